@@ -1,0 +1,90 @@
+# The Phoenix retrieval server. `make help` lists the targets.
+PYTHON     ?= python3
+CHECKPOINT ?= build/demo/checkpoint
+BUNDLE     ?= build/demo/bundle/1
+CORPUS     ?= build/demo/corpus
+DTYPE      ?= bfloat16
+LISTEN     ?= 127.0.0.1:50051
+SHARDS     ?=
+ARGS       ?=
+
+BIN       := .venv/bin
+INSTALLED := .venv/.installed
+DEMO      := build/demo/checkpoint
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve demo export corpus test check lint typecheck imports proto \
+        proto-check constraints format clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
+	  awk -F ':.*## ' '{printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}'
+	@echo
+	@echo "Variables: CHECKPOINT, BUNDLE, CORPUS, DTYPE, LISTEN, SHARDS, ARGS, as in"
+	@echo "  make serve LISTEN=0.0.0.0:50051 SHARDS=2"
+
+install: $(INSTALLED) ## Install everything into .venv
+
+$(INSTALLED): constraints.txt pyproject.toml $(wildcard */pyproject.toml)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --group dev \
+	  --group tests/pyproject.toml:test \
+	  -e proto -e phoenix -e 'export[tensorflow]' -e server -e client
+	touch $@
+
+demo: $(DEMO)/retrieval/config.json ## Write a demo checkpoint whose answers make sense
+
+$(DEMO)/retrieval/config.json: | $(INSTALLED)
+	$(BIN)/phoenix-export demo $(DEMO)
+
+export: $(BUNDLE)/manifest.json ## Compile CHECKPOINT into BUNDLE
+
+$(BUNDLE)/manifest.json: | $(CHECKPOINT)/retrieval/config.json $(INSTALLED)
+	$(BIN)/phoenix-export bundle $(CHECKPOINT) --out $(BUNDLE) --dtype $(DTYPE)
+
+corpus: $(CORPUS)/manifest.json ## Build CORPUS from the posts of CHECKPOINT
+
+$(CORPUS)/manifest.json: | $(BUNDLE)/manifest.json
+	$(BIN)/phoenix-server import-corpus $(CHECKPOINT)/sports_corpus.npz --bundle $(BUNDLE) --out $(CORPUS)
+
+serve: $(CORPUS)/manifest.json ## Install, export, build the corpus and serve
+	exec $(BIN)/phoenix-server serve --bundle $(BUNDLE) --corpus $(CORPUS) --listen $(LISTEN) \
+	  $(if $(SHARDS),--shards $(SHARDS)) $(ARGS)
+
+test: $(INSTALLED) ## Run the tests (ARGS go to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint typecheck imports proto-check ## Everything CI checks besides the tests
+
+lint: $(INSTALLED) ## Check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(INSTALLED) ## Rewrite the code to the style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+typecheck: $(INSTALLED) ## Check types (pyright, strict)
+	$(BIN)/pyright
+
+imports: $(INSTALLED) ## Check which member imports which
+	$(BIN)/lint-imports
+
+proto: $(INSTALLED) ## Regenerate the stubs in proto/gen
+	rm -rf proto/gen
+	PATH="$(CURDIR)/$(BIN):$$PATH" proto/generate.sh
+
+proto-check: $(INSTALLED) ## Lint the contract and compare the committed stubs with fresh ones
+	$(BIN)/buf lint proto
+	rm -rf build/proto
+	PATH="$(CURDIR)/$(BIN):$$PATH" proto/generate.sh "$(CURDIR)/build/proto"
+	diff -r --exclude=__pycache__ build/proto proto/gen
+
+constraints: $(INSTALLED) ## Pin the newest versions that fit, in constraints.txt
+	$(BIN)/uv lock --quiet --upgrade
+	$(BIN)/uv export --quiet --no-header --no-annotate --no-hashes --no-emit-workspace \
+	  --all-packages --all-extras --all-groups --output-file constraints.txt
+
+clean: ## Remove what was built, keep .venv
+	rm -rf build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
