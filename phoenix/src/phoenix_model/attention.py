@@ -1,0 +1,115 @@
+"""Grouped-query attention with rotary positions and capped logits.
+
+Glossary of shapes:
+    B: users in the batch.
+    T: sequence positions.
+    D: width of the residual stream.
+    d: width of one head (`key_size`).
+    Hq: query heads, Hkv: key and value heads, G = Hq / Hkv: query heads per key head.
+    Q, K as axes of logits and masks: query positions and key positions, both T long.
+"""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from phoenix_model.config import TransformerConfig
+from phoenix_model.layers import Linear
+from phoenix_model.numerics import dot_precision
+
+_ROPE_BASE = 10_000.0
+_LOGIT_CAP = 30.0
+_MASKED_LOGIT = -1e30
+
+
+def attention_mask(padding_mask: jax.Array, candidate_start_offset: int | None = None) -> jax.Array:
+    """Say which key positions each query position sees.
+
+    A position sees the valid positions up to and including itself. From `candidate_start_offset`
+    on, a position sees the valid ones before the offset and itself: candidates that share one
+    sequence are scored as if each were alone in it.
+
+    Args:
+        padding_mask: [B, T] bool, True where the position holds something.
+        candidate_start_offset: First candidate position; None where there are no candidates.
+
+    Returns:
+        [B, Q, K] bool, True where seen. A row may be False throughout, at a padded position.
+    """
+    positions = jnp.arange(padding_mask.shape[1])
+    query, key = positions[:, None], positions[None, :]
+    seen = key <= query  # [Q, K]
+    if candidate_start_offset is not None:
+        seen &= (key < candidate_start_offset) | (key == query)
+    return seen[None, :, :] & padding_mask[:, None, :]
+
+
+def rotary_tables(num_positions: int, key_size: int) -> tuple[jax.Array, jax.Array]:
+    """Return cosines and sines of the rotary angles, each [T, d] float32.
+
+    The two halves of the last axis carry the same angles (Su et al. 2021, arXiv:2104.09864, in
+    the half-split layout).
+    """
+    exponents = jnp.arange(0, key_size, 2, dtype=jnp.float32) / key_size  # [d/2]
+    positions = jnp.arange(num_positions, dtype=jnp.float32)
+    angles = positions[:, None] / _ROPE_BASE ** exponents[None, :]  # [T, d/2]
+    angles = jnp.concatenate([angles, angles], axis=-1)  # [T, d]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotate heads [B, T, H, d] by tables [T, d], in float32; returned in the dtype of `x`."""
+    wide = x.astype(jnp.float32)
+    first, second = jnp.split(wide, 2, axis=-1)
+    turned = jnp.concatenate([-second, first], axis=-1)
+    rotated = wide * cos[None, :, None, :] + turned * sin[None, :, None, :]
+    return rotated.astype(x.dtype)
+
+
+class MultiHeadAttention(hk.Module):
+    """Self-attention in which G query heads share a key and value head."""
+
+    def __init__(self, config: TransformerConfig, *, name: str = "multi_head_attention") -> None:
+        super().__init__(name=name)
+        self.config = config
+
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, rotary: tuple[jax.Array, jax.Array]
+    ) -> jax.Array:
+        """Mix positions.
+
+        Args:
+            x: [B, T, D].
+            mask: [B, Q, K] bool, True where the key is seen.
+            rotary: Cosines and sines, each [T, d] float32.
+
+        Returns:
+            [B, T, D] in the dtype of `x`.
+        """
+        config = self.config
+        num_groups = config.num_q_heads // config.num_kv_heads
+        precision = dot_precision(x.dtype)
+        batch, length, _ = x.shape
+
+        query = rotate(self._heads(x, config.num_q_heads, "query"), *rotary)  # [B, T, Hq, d]
+        key = rotate(self._heads(x, config.num_kv_heads, "key"), *rotary)  # [B, T, Hkv, d]
+        value = self._heads(x, config.num_kv_heads, "value")  # [B, T, Hkv, d]
+        # Query head h belongs to key head h // G.
+        query = query.reshape(batch, length, config.num_kv_heads, num_groups, config.key_size)
+
+        # The product is rounded to the dtype of x before the rest happens in float32, as published.
+        logits = jnp.einsum("bqhgd,bkhd->bhgqk", query, key, precision=precision)
+        logits = logits.astype(jnp.float32) * config.attn_output_multiplier
+        logits = _LOGIT_CAP * jnp.tanh(logits / _LOGIT_CAP)
+        logits = jnp.where(mask[:, None, None, :, :], logits, _MASKED_LOGIT)
+        weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)  # [B, Hkv, G, Q, K]
+
+        mixed = jnp.einsum("bhgqk,bkhd->bqhgd", weights, value, precision=precision)
+        mixed = mixed.reshape(batch, length, config.num_q_heads * config.key_size)
+        return Linear(config.emb_size, name="linear")(mixed)
+
+    @hk.transparent
+    def _heads(self, x: jax.Array, num_heads: int, name: str) -> jax.Array:
+        batch, length, _ = x.shape
+        heads = Linear(num_heads * self.config.key_size, name=name)(x)
+        return heads.reshape(batch, length, num_heads, self.config.key_size)
