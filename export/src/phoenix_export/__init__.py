@@ -1,0 +1,1 @@
+"""Turn a Phoenix checkpoint into portable compiled programs."""

@@ -1,0 +1,128 @@
+"""Arrays too large to hold twice: read them from `.npz` and write them as safetensors in pieces.
+
+`np.load` reads a whole member of an `.npz`, and the safetensors library writes whole tensors. An
+embedding table of the published checkpoint is half a gigabyte, so here both go piece by piece.
+"""
+
+import json
+import math
+import zipfile
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_export.errors import CheckpointError
+
+_PIECE_BYTES = 8 << 20
+_ALIGNMENT = 64  # so that a mapped file can become a device array without a copy
+_BAD_FILE = (zipfile.BadZipFile, EOFError, OSError, ValueError)
+
+
+class ArrayHeader(NamedTuple):
+    """What an array of an `.npz` is, before its data are read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    fortran_order: bool
+
+
+def npz_headers(path: Path) -> dict[str, ArrayHeader]:
+    """Return the header of every array in an `.npz`.
+
+    Raises:
+        CheckpointError: The file is missing, truncated or no `.npz`.
+    """
+    headers: dict[str, ArrayHeader] = {}
+    with _opened(path) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                headers[member.removesuffix(".npy")] = _read_header(file)
+    return headers
+
+
+def npz_pieces(path: Path, name: str) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield a float32 array of an `.npz` in flat pieces of a few megabytes.
+
+    Raises:
+        CheckpointError: The file is truncated or damaged.
+    """
+    with _opened(path) as archive, archive.open(f"{name}.npy") as file:
+        header = _read_header(file)
+        rest = math.prod(header.shape) * header.dtype.itemsize
+        while rest:
+            piece = file.read(min(rest, _PIECE_BYTES))
+            if not piece:
+                raise CheckpointError(path, f"{name} is truncated: {rest} bytes are missing")
+            while len(piece) % header.dtype.itemsize:
+                piece += file.read(header.dtype.itemsize - len(piece) % header.dtype.itemsize)
+            rest -= len(piece)
+            yield np.frombuffer(piece, np.float32)
+
+
+def write_safetensors(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    pieces: Callable[[str], Iterator[npt.NDArray[np.float32]]],
+) -> None:
+    """Write float32 tensors, each delivered in flat pieces, as one safetensors file.
+
+    Args:
+        path: Where to.
+        shapes: The tensors' shapes by name.
+        pieces: Yields the data of a tensor, by name.
+
+    Raises:
+        ValueError: The pieces of a tensor do not add up to its shape.
+    """
+    header: dict[str, dict[str, object]] = {}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
+            written = 0
+            for piece in pieces(name):
+                file.write(piece.astype("<f4", copy=False).data)
+                written += piece.size
+            if written != math.prod(shape):
+                raise ValueError(f"{name}: {written} numbers do not make the shape {shape}")
+
+
+def map_safetensor(path: Path, name: str) -> npt.NDArray[np.float32]:
+    """Map one tensor of a file of `write_safetensors` into memory, read-only."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+    offset = 8 + length + entry["data_offsets"][0]
+    return np.memmap(path, np.float32, mode="r", offset=offset, shape=tuple(entry["shape"]))
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[zipfile.ZipFile, None, None]:
+    if not path.is_file():
+        raise CheckpointError(path, "missing")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except _BAD_FILE as exc:
+        raise CheckpointError(path, f"truncated or damaged: {exc}") from exc
+
+
+def _read_header(file: IO[bytes]) -> ArrayHeader:
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"unknown .npy version {version}")
+    shape, fortran_order, dtype = read(file)
+    return ArrayHeader(shape, dtype, fortran_order)

@@ -1,0 +1,229 @@
+"""Write a bundle: all that a server needs of a checkpoint.
+
+The directory is written beside its final name, flushed to the disk and renamed: what bears the
+name is whole.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from google.protobuf import json_format
+from jax import export
+
+from phoenix_export.arrays import map_safetensor, write_safetensors
+from phoenix_export.checkpoint import Checkpoint
+from phoenix_export.errors import OutputError
+from phoenix_export.programs import TowerProgram, candidate_program, user_program
+from phoenix_export.saved_model import require_tensorflow, write_saved_model
+from phoenix_export.selftest import TOLERANCES, selftest_arrays
+from phoenix_model import HashFunctions
+from phoenix_retrieval.v1 import manifest_pb2
+
+FORMAT_VERSION = 1
+READABLE_FOR = timedelta(days=180)  # JAX promises to read an exported program for six months
+WEIGHTS = "weights.safetensors"
+
+Report = Callable[[str], None]
+
+
+def write_bundle(
+    checkpoint: Checkpoint, out: Path, *, saved_model: bool, report: Report = lambda step: None
+) -> manifest_pb2.BundleManifest:
+    """Export a checkpoint.
+
+    Args:
+        checkpoint: What to export.
+        out: The directory to write; must not exist.
+        saved_model: Whether to write a SavedModel too; needs TensorFlow.
+        report: Called with each step's name as it begins.
+
+    Returns:
+        The bundle's manifest.
+
+    Raises:
+        CheckpointError: The checkpoint holds values that are not finite, or is damaged.
+        ExportError: The bundle cannot be written, or TensorFlow is missing.
+    """
+    if saved_model:
+        require_tensorflow()
+    with _new_directory(out) as directory:
+        (directory / "programs").mkdir()
+        (directory / "tables").mkdir()
+
+        report("weights")
+        write_safetensors(directory / WEIGHTS, checkpoint.parameter_shapes, checkpoint.parameter)
+        for name, shape in checkpoint.table_shapes.items():
+            report(f"table {name}")
+            write_safetensors(_table(directory, name), {name: shape}, checkpoint.table)
+
+        arguments = (checkpoint.model, checkpoint.parameter_shapes, checkpoint.table_shapes)
+        users, candidates = user_program(*arguments), candidate_program(*arguments)
+        towers = {"user_tower": users, "candidate_tower": candidates}
+        manifest = _describe_model(checkpoint)
+        for name, tower in towers.items():
+            report(f"program {name}")
+            exported = tower.export()
+            getattr(manifest, name).CopyFrom(_write_program(directory, name, tower, exported))
+            manifest.platforms[:] = exported.platforms
+            manifest.stablehlo_version = _stablehlo_version(exported)
+
+        def weights(name: str) -> npt.NDArray[np.float32]:
+            return map_safetensor(directory / WEIGHTS, name)
+
+        def tables(name: str) -> npt.NDArray[np.float32]:
+            return map_safetensor(_table(directory, name), name)
+
+        report("self-test")
+        arrays = selftest_arrays(
+            checkpoint.model, checkpoint.hashes, users, candidates, weights, tables
+        )
+        np.savez(directory / "selftest.npz", allow_pickle=False, **arrays)
+        if saved_model:
+            report("SavedModel")
+            write_saved_model(directory / "saved_model", towers, weights, tables)
+
+        report("sums")
+        manifest.files.extend(_describe_files(directory))
+        manifest.tower_fingerprint = _fingerprint(manifest)
+        text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, indent=1)
+        (directory / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    return manifest
+
+
+def _describe_model(checkpoint: Checkpoint) -> manifest_pb2.BundleManifest:
+    model = checkpoint.model
+    dtype = np.dtype(model.fprop_dtype).name
+    manifest = manifest_pb2.BundleManifest(
+        format_version=FORMAT_VERSION,
+        model=manifest_pb2.ModelSizes(
+            embedding_size=model.emb_size,
+            history_length=model.history_seq_len,
+            num_actions=model.num_actions,
+            product_surface_vocab_size=model.product_surface_vocab_size,
+            num_layers=model.model.num_layers,
+            num_query_heads=model.model.num_q_heads,
+            num_key_value_heads=model.model.num_kv_heads,
+            key_size=model.model.key_size,
+        ),
+        user_hash=_describe_hash(checkpoint.hashes["user"]),
+        item_hash=_describe_hash(checkpoint.hashes["item"]),
+        author_hash=_describe_hash(checkpoint.hashes["author"]),
+        compute_dtype=dtype,
+        jax_version=jax.__version__,
+        selftest_tolerance=TOLERANCES[dtype],
+    )
+    now = datetime.now(UTC).replace(microsecond=0)
+    manifest.created_at.FromDatetime(now)
+    manifest.expires_at.FromDatetime(now + READABLE_FOR)
+    return manifest
+
+
+def _describe_hash(functions: HashFunctions) -> manifest_pb2.HashFunctions:
+    return manifest_pb2.HashFunctions(
+        scales=functions.scales,
+        biases=functions.biases,
+        modulus=functions.modulus,
+        vocab_size=functions.vocab_size,
+    )
+
+
+def _write_program(
+    directory: Path, name: str, tower: TowerProgram, exported: export.Exported
+) -> manifest_pb2.Program:
+    path, text_path = f"programs/{name}.jax", f"programs/{name}.stablehlo.mlir"
+    (directory / path).write_bytes(exported.serialize())
+    (directory / text_path).write_text(exported.mlir_module(), encoding="utf-8")
+    outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    return manifest_pb2.Program(
+        path=path,
+        stablehlo_path=text_path,
+        weights=tower.weights,
+        tables=tower.tables,
+        inputs=[_describe_array(key, spec) for key, spec in tower.inputs.items()],
+        outputs=[_describe_array(key, aval) for key, aval in outputs.items()],
+    )
+
+
+def _describe_array(name: str, array: jax.ShapeDtypeStruct) -> manifest_pb2.ArraySignature:
+    return manifest_pb2.ArraySignature(
+        name=name, dtype=array.dtype.name, dimensions=map(str, array.shape)
+    )
+
+
+def _stablehlo_version(exported: export.Exported) -> str:
+    """Return the version that a portable artifact carries in its first bytes."""
+    found = re.search(rb"StableHLO_v([0-9.]+)", exported.mlir_module_serialized)
+    return found[1].decode() if found else "unknown"
+
+
+def _fingerprint(manifest: manifest_pb2.BundleManifest) -> str:
+    """Hash all that decides an embedding: programs, weights, tables and hash functions."""
+    programs = (manifest.user_tower.path, manifest.candidate_tower.path)
+    digest = hashlib.sha256()
+    for file in manifest.files:
+        if file.path in programs or file.path == WEIGHTS or file.path.startswith("tables/"):
+            digest.update(f"{file.path} {file.sha256}\n".encode())
+    for functions in (manifest.user_hash, manifest.item_hash, manifest.author_hash):
+        constants = (*functions.scales, *functions.biases, functions.modulus, functions.vocab_size)
+        digest.update((" ".join(map(str, constants)) + "\n").encode())
+    return digest.hexdigest()
+
+
+def _describe_files(directory: Path) -> Iterator[manifest_pb2.File]:
+    for path in sorted(_files(directory)):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        yield manifest_pb2.File(
+            path=path.relative_to(directory).as_posix(),
+            size_bytes=path.stat().st_size,
+            sha256=digest,
+        )
+
+
+def _table(directory: Path, name: str) -> Path:
+    return directory / "tables" / f"{name}.safetensors"
+
+
+def _files(directory: Path) -> Iterable[Path]:
+    return (path for path in directory.rglob("*") if path.is_file())
+
+
+@contextmanager
+def _new_directory(out: Path) -> Generator[Path, None, None]:
+    """Yield a directory to write in that becomes `out` if, and only if, the block succeeds."""
+    if out.exists():
+        raise OutputError(f"{out}: exists; a bundle is never changed, choose another version")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as exc:
+        raise OutputError(f"{out}: cannot be written: {exc.strerror}") from exc
+    try:
+        yield staging
+        staging.chmod(0o755)
+        for path in (*_files(staging), staging):
+            _flush(path)
+        staging.rename(out)
+        _flush(out.parent)
+    except OSError as exc:
+        raise OutputError(f"{out}: cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

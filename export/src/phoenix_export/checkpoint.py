@@ -1,0 +1,241 @@
+"""Read a checkpoint in the published layout, and check all of it against its configuration."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_export.arrays import ArrayHeader, npz_headers, npz_pieces
+from phoenix_export.errors import CheckpointError
+from phoenix_model import (
+    HashConfig,
+    HashFunctions,
+    PhoenixRetrievalModelConfig,
+    TransformerConfig,
+    parameter_shapes,
+)
+
+CONFIG = "retrieval/config.json"
+PARAMS = "retrieval/model_params.npz"
+TABLES = "retrieval/embedding_tables.npz"
+ENTITIES = ("user", "item", "author")
+
+# The published checkpoint was trained with these, and its config.json does not mention them.
+_WIDENING_FACTOR = 2.0
+_ATTN_OUTPUT_MULTIPLIER = 0.125
+_PRODUCT_SURFACES = 16
+_UNUSED_PARAMETER = "log_temperature"  # scales the training loss
+_MAX_ACTIONS = 64  # bits of an action mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint on disk, whose shapes and types have been checked.
+
+    Attributes:
+        path: Its directory.
+        model: The model's configuration.
+        hashes: The hash functions by entity: user, item, author.
+    """
+
+    path: Path
+    model: PhoenixRetrievalModelConfig
+    hashes: Mapping[str, HashFunctions]
+
+    @cached_property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The model's parameters: flat name to shape."""
+        return parameter_shapes(self.model)
+
+    @cached_property
+    def table_shapes(self) -> dict[str, tuple[int, int]]:
+        """The embedding tables: name to shape."""
+        return {
+            f"{entity}_embeddings": (self.hashes[entity].vocab_size, self.model.emb_size)
+            for entity in ENTITIES
+        }
+
+    def parameter(self, name: str) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield a parameter in flat pieces, checked to be finite."""
+        yield from _finite(self.path / PARAMS, name)
+
+    def table(self, name: str) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield an embedding table in flat pieces, checked to be finite."""
+        yield from _finite(self.path / TABLES, name)
+
+
+def open_checkpoint(path: Path, dtype: str) -> Checkpoint:
+    """Open a checkpoint and check names, shapes and types of all it holds.
+
+    Args:
+        path: The directory that holds `retrieval/`.
+        dtype: Element type of the forward pass, "bfloat16" or "float32".
+
+    Raises:
+        CheckpointError: Something is missing or odd; lists all that is.
+    """
+    checkpoint = read_config(path, dtype)
+    _check_arrays(path / PARAMS, checkpoint.parameter_shapes)
+    _check_arrays(path / TABLES, checkpoint.table_shapes)
+    return checkpoint
+
+
+def read_config(path: Path, dtype: str) -> Checkpoint:
+    """Read a checkpoint's `config.json` alone; arguments and errors as for `open_checkpoint`."""
+    config_path = path / CONFIG
+    reader = _ConfigReader(_read_json(config_path))
+    model = _model_config(reader, dtype)
+    hashes = {entity: _hash_functions(reader, entity) for entity in ENTITIES}
+    if reader.problems or model is None:
+        raise CheckpointError(config_path, reader.problems)
+    complete = {entity: functions for entity, functions in hashes.items() if functions}
+    return Checkpoint(path=path, model=model, hashes=complete)
+
+
+class _ConfigReader:
+    """Reads keys of a configuration and collects what is wrong with them."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = config
+        self.problems: list[str] = []
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self._config.get(key, default)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+        self.problems.append(f"{key}: {self._found(key)}, should be a positive integer")
+        return 0
+
+    def number(self, key: str, default: float) -> float:
+        value = self._config.get(key, default)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        self.problems.append(f"{key}: {self._found(key)}, should be a number")
+        return default
+
+    def hash_constants(self, key: str, count: int | None) -> tuple[int, ...]:
+        params = self._config.get("hash_params")
+        value: Any = params.get(key) if isinstance(params, dict) else None
+        values = [value] if count is None else value
+        if (
+            not isinstance(values, list)
+            or (count is not None and len(values) != count)
+            or not all(isinstance(v, int) and -(2**63) <= v < 2**63 for v in values)
+        ):
+            wanted = "an integer" if count is None else f"{count} integers"
+            self.problems.append(f"hash_params.{key}: should be {wanted} of 64 bits, is {value!r}")
+            return ()
+        return tuple(values)
+
+    def _found(self, key: str) -> str:
+        return f"is {self._config[key]!r}" if key in self._config else "missing"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(path, "missing; a checkpoint has the published layout") from None
+    except (OSError, ValueError) as exc:
+        raise CheckpointError(path, f"cannot be read as JSON: {exc}") from exc
+    if not isinstance(config, dict):
+        raise CheckpointError(path, "is not a JSON object")
+    return config
+
+
+def _model_config(reader: _ConfigReader, dtype: str) -> PhoenixRetrievalModelConfig | None:
+    emb_size, key_size = reader.integer("emb_size"), reader.integer("key_size")
+    num_layers, num_heads = reader.integer("num_layers"), reader.integer("num_heads")
+    history, candidates = reader.integer("history_seq_len"), reader.integer("candidate_seq_len")
+    num_actions = reader.integer("num_actions")
+    hashes = {entity: reader.integer(f"num_{entity}_hashes") for entity in ENTITIES}
+    surfaces = reader.integer("product_surface_vocab_size", _PRODUCT_SURFACES)
+    widening = reader.number("widening_factor", _WIDENING_FACTOR)
+    multiplier = reader.number("attn_output_multiplier", _ATTN_OUTPUT_MULTIPLIER)
+    if num_actions > _MAX_ACTIONS:
+        reader.problems.append(f"num_actions: is {num_actions}, a mask has {_MAX_ACTIONS} bits")
+    if reader.problems:
+        return None
+    try:
+        return PhoenixRetrievalModelConfig(
+            model=TransformerConfig(
+                emb_size=emb_size,
+                key_size=key_size,
+                num_q_heads=num_heads,
+                num_kv_heads=num_heads,
+                num_layers=num_layers,
+                widening_factor=widening,
+                attn_output_multiplier=multiplier,
+            ),
+            emb_size=emb_size,
+            history_seq_len=history,
+            candidate_seq_len=candidates,
+            fprop_dtype=jnp.dtype(dtype),
+            hash_config=HashConfig(
+                num_user_hashes=hashes["user"],
+                num_item_hashes=hashes["item"],
+                num_author_hashes=hashes["author"],
+            ),
+            product_surface_vocab_size=surfaces,
+            num_actions=num_actions,
+        )
+    except ValueError as exc:
+        reader.problems.append(str(exc))
+        return None
+
+
+def _hash_functions(reader: _ConfigReader, entity: str) -> HashFunctions | None:
+    count, vocab_size = (
+        reader.integer(f"num_{entity}_hashes"),
+        reader.integer(f"{entity}_vocab_size"),
+    )
+    scales = reader.hash_constants(f"{entity}_hash_scales", count)
+    biases = reader.hash_constants(f"{entity}_biases", count)
+    modulus = reader.hash_constants(f"{entity}_modulus", None)
+    try:
+        return HashFunctions(
+            scales=scales, biases=biases, modulus=modulus[0], vocab_size=vocab_size
+        )
+    except (ValueError, IndexError) as exc:
+        if not reader.problems:
+            reader.problems.append(f"hash_params: {entity}: {exc}")
+        return None
+
+
+def _check_arrays(path: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
+    found = npz_headers(path)
+    problems = [f"{name}: missing" for name in expected if name not in found]
+    for name, header in found.items():
+        if name in expected:
+            problems += [f"{name}: {odd}" for odd in _oddities(header, expected[name])]
+        elif name.rpartition("/")[2] != _UNUSED_PARAMETER:
+            problems.append(f"{name}: the model that config.json describes has no such array")
+    if problems:
+        raise CheckpointError(path, problems)
+
+
+def _oddities(header: ArrayHeader, shape: tuple[int, ...]) -> Iterator[str]:
+    if header.dtype != np.float32:
+        yield f"is {header.dtype}, should be float32"
+    if header.shape != shape:
+        yield f"has shape {header.shape}, config.json asks for {shape}"
+    if header.fortran_order and len(shape) > 1:
+        yield "is stored in Fortran order; save it with numpy.ascontiguousarray"
+
+
+def _finite(path: Path, name: str) -> Iterator[npt.NDArray[np.float32]]:
+    start = 0
+    for piece in npz_pieces(path, name):
+        if not np.isfinite(piece).all():
+            where = start + int(np.flatnonzero(~np.isfinite(piece))[0])
+            raise CheckpointError(
+                path, f"{name}: holds {piece[where - start]} at flat index {where}"
+            )
+        start += piece.size
+        yield piece

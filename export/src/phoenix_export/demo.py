@@ -1,0 +1,239 @@
+"""Write a checkpoint in the published layout whose answers make sense without training.
+
+One direction a topic is planted in the embedding rows of its posts and authors. The user tower
+averages the rows of what a user engaged with, the candidate tower those of a post, and the
+transformer adds a little to each user: a user who liked posts of a topic gets posts of that topic.
+
+Shapes:
+    N  posts        M  authors        V  rows of a table        D  embedding width
+    H  hashes of an id
+"""
+
+import json
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_export.checkpoint import CONFIG, ENTITIES, PARAMS, TABLES, Checkpoint, read_config
+from phoenix_export.demo_weights import demo_weights
+from phoenix_export.errors import OutputError
+from phoenix_model import encode_candidates, hash_ids, unflatten_params
+
+TOPICS = (
+    "NFL", "NBA", "MLB", "NHL", "Soccer", "Tennis", "Golf", "Formula 1", "Cricket", "Rugby",
+    "Boxing", "Cycling",
+)  # fmt: skip
+LIKED_TOPIC = "NFL"
+
+_WIDTH = 128
+_HASHES = 2
+_POSTS_PER_AUTHOR = 20
+_LIKED_POSTS = 12  # older than the corpus, and not in it
+_WEEK_MS = 7 * 24 * 3600 * 1000
+_SNOWFLAKE_EPOCH_MS = 1_288_834_974_657
+_ROW_NOISE = 0.8  # length of what tells rows apart, beside a topic's direction of length 1
+_CHUNK = 1 << 16
+_FAVORITE, _REPLY, _DWELL = "1", "4", "11"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSizes:
+    """How large a demo is.
+
+    Attributes:
+        posts: N. The published corpus has 537,000.
+        vocab: V of each table. Below about twice the posts, topics blur as posts share rows.
+        history: Longest history. The published model takes 127.
+        layers: Transformer layers. The published model has 4.
+    """
+
+    posts: int = 20_000
+    vocab: int = 50_000
+    history: int = 127
+    layers: int = 2
+
+
+class _Posts(NamedTuple):
+    post_ids: npt.NDArray[np.uint64]  # [N]
+    author_ids: npt.NDArray[np.uint64]  # [N]
+    topics: npt.NDArray[np.intp]  # [N], index into TOPICS
+
+
+def write_demo(
+    out: Path,
+    sizes: DemoSizes,
+    *,
+    seed: int = 0,
+    now_ms: int | None = None,
+    report: Report = lambda step: None,
+) -> None:
+    """Write a demo checkpoint, its corpus and an example user.
+
+    Args:
+        out: The directory to write; must not exist.
+        sizes: How large.
+        seed: Seed of all that is drawn; equal arguments give equal files.
+        now_ms: When the newest post was written, in milliseconds since 1970. Default: now.
+        report: Called with each step's name as it begins.
+
+    Raises:
+        OutputError: The directory exists or cannot be written.
+    """
+    if out.exists():
+        raise OutputError(f"{out}: exists; choose another place or remove it")
+    rng = np.random.default_rng(seed)
+    now_ms = int(time.time() * 1000) if now_ms is None else now_ms
+    try:
+        (out / "retrieval").mkdir(parents=True)
+        report("posts")
+        posts, liked = _draw_posts(sizes.posts, now_ms, rng)
+        (out / CONFIG).write_text(json.dumps(_config(sizes, rng), indent=1) + "\n")
+        report("weights")
+        checkpoint = read_config(out, "float32")
+        weights = demo_weights(checkpoint.model, rng)
+        np.savez(out / PARAMS, allow_pickle=False, **weights)
+        report("tables")
+        known = _Posts(
+            np.concatenate([posts.post_ids, liked.post_ids]),
+            np.concatenate([posts.author_ids, liked.author_ids]),
+            np.concatenate([posts.topics, liked.topics]),
+        )
+        tables = _write_tables(out / TABLES, checkpoint, known, rng)
+        report("candidate tower")
+        vectors = _encode(checkpoint, weights, tables, posts)
+        np.savez(
+            out / "sports_corpus.npz",
+            post_ids=posts.post_ids,
+            author_ids=posts.author_ids,
+            candidate_representations=vectors,
+            topics=np.array(TOPICS)[posts.topics],
+        )
+        sequence = _example_sequence(liked, sizes.history, rng)
+        (out / "example_sequence.json").write_text(json.dumps(sequence, indent=1) + "\n")
+    except OSError as exc:
+        raise OutputError(f"{out}: cannot be written: {exc.strerror or exc}") from exc
+
+
+def _draw_posts(count: int, now_ms: int, rng: np.random.Generator) -> tuple[_Posts, _Posts]:
+    """Draw the posts of the corpus, a week's, and the older ones that the example user liked."""
+    authors = rng.integers(
+        1 << 55, 1 << 61, max(count // _POSTS_PER_AUTHOR, len(TOPICS)), np.uint64
+    )
+    topic_of_author = np.arange(len(authors)) % len(TOPICS)
+    written_by = rng.integers(0, len(authors), count)
+    liked_by = rng.choice(
+        np.flatnonzero(topic_of_author == TOPICS.index(LIKED_TOPIC)), _LIKED_POSTS
+    )
+    posts, liked = (
+        _Posts(_snowflakes(until_ms, len(index), rng), authors[index], topic_of_author[index])
+        for index, until_ms in ((written_by, now_ms), (liked_by, now_ms - _WEEK_MS))
+    )
+    return posts, liked
+
+
+def _snowflakes(until_ms: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.uint64]:
+    """Draw distinct ids, oldest first, that carry a time of the week before `until_ms`."""
+    last = (until_ms - _SNOWFLAKE_EPOCH_MS) << 22
+    span = _WEEK_MS << 22
+    ids = np.unique(rng.integers(last - span, last, count + count // 1000 + 8, np.uint64))
+    return np.sort(rng.permutation(ids)[:count])
+
+
+def _config(sizes: DemoSizes, rng: np.random.Generator) -> dict[str, object]:
+    def constants() -> list[int]:
+        return [int(value) for value in rng.integers(1 << 57, 1 << 62, _HASHES)]
+
+    hash_params: dict[str, object] = {}
+    for entity in ENTITIES:
+        hash_params[f"{entity}_hash_scales"] = [value | 1 for value in constants()]
+        hash_params[f"{entity}_biases"] = constants()
+        hash_params[f"{entity}_modulus"] = 2**61 - 1
+    return {
+        "emb_size": _WIDTH,
+        "num_layers": sizes.layers,
+        "num_heads": 4,
+        "key_size": 32,
+        "history_seq_len": sizes.history,
+        "candidate_seq_len": 64,
+        "num_actions": 19,
+        **{f"num_{entity}_hashes": _HASHES for entity in ENTITIES},
+        "product_surface_vocab_size": 16,
+        **{f"{entity}_vocab_size": sizes.vocab for entity in ENTITIES},
+        "hash_params": hash_params,
+    }
+
+
+def _write_tables(
+    path: Path, checkpoint: Checkpoint, posts: _Posts, rng: np.random.Generator
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Write the embedding tables; return those that the candidate tower reads."""
+    topics = np.linalg.qr(rng.standard_normal((_WIDTH, len(TOPICS))))[0].T.astype(np.float32)
+    planted = {"item": posts.post_ids, "author": posts.author_ids}
+    kept: dict[str, npt.NDArray[np.float32]] = {}
+    with zipfile.ZipFile(path, "w") as archive:
+        for entity in ENTITIES:
+            name = f"{entity}_embeddings"
+            functions = checkpoint.hashes[entity]
+            table = rng.standard_normal((functions.vocab_size, _WIDTH), np.float32)
+            table *= _ROW_NOISE / _WIDTH**0.5
+            if entity in planted:
+                _plant(table, hash_ids(planted[entity], functions), topics[posts.topics])
+                kept[name] = table
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, table)
+    return kept
+
+
+def _plant(
+    table: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int32],
+    directions: npt.NDArray[np.float32],
+) -> None:
+    """Add to the rows of each id, [n, H], its direction, [n, D]; shared rows get the mean."""
+    uses = np.bincount(rows.ravel(), minlength=len(table))
+    for hashed in rows.T:  # [n]
+        np.add.at(table, hashed, directions / uses[hashed, None])
+
+
+def _encode(
+    checkpoint: Checkpoint,
+    weights: Mapping[str, npt.NDArray[np.float32]],
+    tables: Mapping[str, npt.NDArray[np.float32]],
+    posts: _Posts,
+) -> npt.NDArray[np.float32]:
+    """Return the posts' vectors, [N, D]."""
+    params = unflatten_params(weights)
+    vectors: list[npt.NDArray[np.float32]] = []
+    for start in range(0, len(posts.post_ids), _CHUNK):  # gathering all would hold N*2H*D floats
+        chunk = slice(start, start + _CHUNK)
+        items = hash_ids(posts.post_ids[chunk], checkpoint.hashes["item"])
+        authors = hash_ids(posts.author_ids[chunk], checkpoint.hashes["author"])
+        gathered = tables["item_embeddings"][items], tables["author_embeddings"][authors]
+        vectors.append(encode_candidates(checkpoint.model, params, *gathered))
+    return np.concatenate(vectors)
+
+
+def _example_sequence(liked: _Posts, history: int, rng: np.random.Generator) -> dict[str, object]:
+    newest = slice(-history, None)
+    extras = ({}, {_DWELL: 1.0}, {_REPLY: 1.0, _DWELL: 1.0})
+    return {
+        "user_id": int(rng.integers(1 << 55, 1 << 61)),
+        "history": [
+            {
+                "post_id": int(post_id),
+                "author_id": int(author_id),
+                "actions": {_FAVORITE: 1.0, **extras[i % len(extras)]},
+            }
+            for i, (post_id, author_id) in enumerate(
+                zip(liked.post_ids[newest], liked.author_ids[newest], strict=True)
+            )
+        ],
+    }
