@@ -1,0 +1,47 @@
+"""Client of the Phoenix retrieval server.
+
+    from phoenix_client import Action, Engagement, History, PhoenixClient, User
+
+    history = History.from_engagements([Engagement(2, 3, {Action.FAVORITE, Action.DWELL})])
+    with PhoenixClient("127.0.0.1:50051") as client:
+        result = client.retrieve(User(1, history), top_k=10, with_author_ids=True)
+    for candidate in result.candidates:
+        ...
+
+`AsyncPhoenixClient` has the same methods, to be awaited. `phoenix_client.errors` shows the tree of
+exceptions.
+"""
+
+from phoenix_client.aio import AsyncPhoenixClient as AsyncPhoenixClient
+from phoenix_client.client import PhoenixClient as PhoenixClient
+from phoenix_client.errors import CallCancelledError as CallCancelledError
+from phoenix_client.errors import DeadlineExceededError as DeadlineExceededError
+from phoenix_client.errors import FieldViolation as FieldViolation
+from phoenix_client.errors import InternalError as InternalError
+from phoenix_client.errors import InvalidArgumentError as InvalidArgumentError
+from phoenix_client.errors import MalformedReplyError as MalformedReplyError
+from phoenix_client.errors import NotFoundError as NotFoundError
+from phoenix_client.errors import PermissionDeniedError as PermissionDeniedError
+from phoenix_client.errors import PhoenixClientError as PhoenixClientError
+from phoenix_client.errors import ResourceExhaustedError as ResourceExhaustedError
+from phoenix_client.errors import SequenceError as SequenceError
+from phoenix_client.errors import UnauthenticatedError as UnauthenticatedError
+from phoenix_client.errors import UnavailableError as UnavailableError
+from phoenix_client.errors import UnimplementedError as UnimplementedError
+from phoenix_client.errors import UnknownStatusError as UnknownStatusError
+from phoenix_client.model import Model as Model
+from phoenix_client.queries import RetrieveQuery as RetrieveQuery
+from phoenix_client.results import Candidate as Candidate
+from phoenix_client.results import Candidates as Candidates
+from phoenix_client.results import EncodedCandidates as EncodedCandidates
+from phoenix_client.results import EncodedUser as EncodedUser
+from phoenix_client.results import RetrieveResult as RetrieveResult
+from phoenix_client.results import ScoredPost as ScoredPost
+from phoenix_client.results import ScoredPosts as ScoredPosts
+from phoenix_client.results import ScoreResult as ScoreResult
+from phoenix_client.sequence import load_sequence as load_sequence
+from phoenix_client.sequence import parse_sequence as parse_sequence
+from phoenix_client.users import Action as Action
+from phoenix_client.users import Engagement as Engagement
+from phoenix_client.users import History as History
+from phoenix_client.users import User as User

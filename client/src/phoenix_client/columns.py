@@ -1,0 +1,91 @@
+"""Columns of equal length that read as a sequence of rows, which are built when asked for."""
+
+from __future__ import annotations
+
+import operator
+from abc import abstractmethod
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Self, TypeVar, overload
+
+_Row = TypeVar("_Row")
+
+
+def u64_column(name: str, values: Iterable[int]) -> tuple[int, ...]:
+    """Return `values` as a tuple, checked to be unsigned 64-bit integers.
+
+    Raises:
+        ValueError: A value is no such integer. The message starts with `name`.
+    """
+    return _column("Q", 64, name, values)
+
+
+def u32_column(name: str, values: Iterable[int]) -> tuple[int, ...]:
+    """Return `values` as a tuple, checked to be unsigned 32-bit integers.
+
+    Raises:
+        ValueError: A value is no such integer. The message starts with `name`.
+    """
+    return _column("I", 32, name, values)
+
+
+def _column(typecode: str, bits: int, name: str, values: Iterable[int]) -> tuple[int, ...]:
+    # An array checks in C what a loop would check fifty times slower.
+    try:
+        return tuple(array(typecode, values))
+    except (OverflowError, TypeError) as error:
+        raise ValueError(f"{name}: must be integers from 0 to 2**{bits} - 1 ({error})") from error
+
+
+@dataclass(frozen=True)
+class Columns(Sequence[_Row]):
+    """A sequence of rows that is stored as columns, each a field of the dataclass.
+
+    A subclass names in `_may_be_empty` the columns that stay empty where nothing is known. A slice
+    is again columns.
+
+    Attributes:
+        post_ids: Ids of the posts. Every other column is as long.
+    """
+
+    _may_be_empty: ClassVar[frozenset[str]] = frozenset()
+
+    post_ids: Sequence[int]
+
+    def __post_init__(self) -> None:
+        """Check that the columns fit together.
+
+        Raises:
+            ValueError: A column is longer or shorter than `post_ids`.
+        """
+        for field in fields(self):
+            length = len(getattr(self, field.name))
+            if length == 0 and field.name in self._may_be_empty:
+                continue
+            if length != len(self.post_ids):
+                raise ValueError(
+                    f"{field.name}: has {length} entries where post_ids has {len(self.post_ids)}"
+                )
+
+    @abstractmethod
+    def row(self, index: int, /) -> _Row:
+        """Build row `index`, which lies from 0 to `len(self) - 1`."""
+
+    def __len__(self) -> int:
+        return len(self.post_ids)
+
+    def __iter__(self) -> Iterator[_Row]:
+        return map(self.row, range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> _Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> _Row | Self:
+        if isinstance(index, slice):
+            return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        position = operator.index(index)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"row {position} of {len(self)}")
+        return self.row(position % len(self))

@@ -1,0 +1,208 @@
+"""Builds requests and reads replies: all that the sync and the async client have in common."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
+
+from phoenix_client.columns import u64_column
+from phoenix_client.errors import MalformedReplyError, PhoenixClientError
+from phoenix_client.model import Model
+from phoenix_client.queries import RetrieveQuery
+from phoenix_client.results import (
+    Candidates,
+    EncodedCandidates,
+    EncodedUser,
+    RetrieveResult,
+    ScoredPosts,
+    ScoreResult,
+)
+from phoenix_client.statuses import from_request_status
+from phoenix_client.users import User
+from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
+from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
+from phoenix_retrieval.v1 import user_pb2
+
+# 9999-12-31T23:59:59.999 UTC, the last millisecond that a datetime can hold.
+_LAST_UNIX_MS = 253_402_300_799_999
+
+
+def user_message(user: User) -> user_pb2.User:
+    """Write a user."""
+    return user_pb2.User(
+        user_id=user.user_id,
+        post_ids=user.history.post_ids,
+        author_ids=user.history.author_ids,
+        action_masks=user.history.action_masks,
+        product_surfaces=user.history.product_surfaces,
+    )
+
+
+def retrieve_request(query: RetrieveQuery) -> retrieval_pb2.RetrieveRequest:
+    """Write a query."""
+    return retrieval_pb2.RetrieveRequest(
+        user=user_message(query.user),
+        top_k=query.top_k,
+        return_user_representation=query.with_representation,
+        return_author_ids=query.with_author_ids,
+        return_labels=query.with_labels,
+        return_created_at=query.with_created_at,
+    )
+
+
+def batch_retrieve_request(queries: Iterable[RetrieveQuery]) -> retrieval_pb2.BatchRetrieveRequest:
+    """Write many queries."""
+    return retrieval_pb2.BatchRetrieveRequest(requests=map(retrieve_request, queries))
+
+
+def encode_user_request(user: User) -> retrieval_pb2.EncodeUserRequest:
+    """Write a request for a user's representation."""
+    return retrieval_pb2.EncodeUserRequest(user=user_message(user))
+
+
+def encode_candidates_request(
+    post_ids: Iterable[int], author_ids: Iterable[int]
+) -> retrieval_pb2.EncodeCandidatesRequest:
+    """Write a request for posts' vectors.
+
+    Raises:
+        ValueError: An id is no unsigned 64-bit integer, or there are not as many authors as posts.
+    """
+    posts, authors = u64_column("post_ids", post_ids), u64_column("author_ids", author_ids)
+    if len(posts) != len(authors):
+        raise ValueError(f"author_ids: has {len(authors)} entries where post_ids has {len(posts)}")
+    return retrieval_pb2.EncodeCandidatesRequest(post_ids=posts, author_ids=authors)
+
+
+def score_posts_request(user: User, post_ids: Iterable[int]) -> retrieval_pb2.ScorePostsRequest:
+    """Write a request for scores and ranks.
+
+    Raises:
+        ValueError: An id is no unsigned 64-bit integer.
+    """
+    return retrieval_pb2.ScorePostsRequest(
+        user=user_message(user), post_ids=u64_column("post_ids", post_ids)
+    )
+
+
+def read_retrieve(reply: retrieval_pb2.RetrieveResponse) -> RetrieveResult:
+    """Read the top k.
+
+    Raises:
+        MalformedReplyError: The reply contradicts itself.
+    """
+    if max(reply.created_at_unix_ms, default=0) > _LAST_UNIX_MS:
+        raise MalformedReplyError("created_at_unix_ms: lies after the year 9999")
+    try:
+        candidates = Candidates(
+            post_ids=tuple(reply.post_ids),
+            scores=tuple(reply.scores),
+            author_ids=tuple(reply.author_ids),
+            created_at_unix_ms=tuple(reply.created_at_unix_ms),
+            labels=_read_labels(reply.label_names, reply.label_counts, reply.label_indices),
+        )
+    except ValueError as error:
+        raise MalformedReplyError(str(error)) from error
+    return RetrieveResult(
+        generation=reply.generation,
+        rows_scanned=reply.rows_scanned,
+        rows_eligible=reply.rows_eligible,
+        candidates=candidates,
+        user_representation=tuple(reply.user_representation) or None,
+    )
+
+
+def _read_labels(
+    names: Sequence[str], counts: Sequence[int], indices: Sequence[int]
+) -> tuple[tuple[str, ...], ...]:
+    ends = list(accumulate(counts, initial=0))
+    if ends[-1] != len(indices) or max(indices, default=-1) >= len(names):
+        raise ValueError("label_indices: do not fit label_counts and label_names")
+    flat = [names[index] for index in indices]
+    return tuple(tuple(flat[start:end]) for start, end in pairwise(ends))
+
+
+def read_batch_retrieve(
+    reply: retrieval_pb2.BatchRetrieveResponse, num_queries: int
+) -> list[RetrieveResult | PhoenixClientError]:
+    """Read the results of a batch: one a query, in order, an exception where a query failed.
+
+    Raises:
+        MalformedReplyError: There are not as many results as queries.
+    """
+    if len(reply.results) != num_queries:
+        raise MalformedReplyError(f"results: has {len(reply.results)} entries, not {num_queries}")
+    return [_read_batch_result(result) for result in reply.results]
+
+
+def _read_batch_result(
+    result: retrieval_pb2.RetrieveResult,
+) -> RetrieveResult | PhoenixClientError:
+    if result.status.code != 0:
+        return from_request_status(result.status)
+    try:
+        return read_retrieve(result.response)
+    except MalformedReplyError as error:
+        return error
+
+
+def read_encode_user(reply: retrieval_pb2.EncodeUserResponse) -> EncodedUser:
+    """Read a user's representation."""
+    return EncodedUser(reply.generation, tuple(reply.user_representation), reply.user_norm)
+
+
+def read_encode_candidates(
+    reply: retrieval_pb2.EncodeCandidatesResponse, num_posts: int
+) -> EncodedCandidates:
+    """Read posts' vectors.
+
+    Raises:
+        MalformedReplyError: There are not as many vectors as posts.
+    """
+    floats = reply.candidate_representations
+    if reply.embedding_size == 0 or len(floats) != num_posts * reply.embedding_size:
+        raise MalformedReplyError(
+            f"candidate_representations: has {len(floats)} floats,"
+            f" not {num_posts} vectors of {reply.embedding_size}"
+        )
+    values = memoryview(array("f", floats)).toreadonly()
+    return EncodedCandidates(reply.generation, reply.embedding_size, values)
+
+
+def read_score_posts(
+    reply: retrieval_pb2.ScorePostsResponse, post_ids: Iterable[int]
+) -> ScoreResult:
+    """Read scores and ranks.
+
+    Raises:
+        MalformedReplyError: There are not as many of them as posts.
+    """
+    try:
+        posts = ScoredPosts(tuple(post_ids), tuple(reply.scores), tuple(reply.ranks))
+    except ValueError as error:
+        raise MalformedReplyError(str(error)) from error
+    return ScoreResult(reply.generation, reply.rows_scanned, reply.rows_eligible, posts)
+
+
+def read_model(reply: model_pb2.GetModelResponse) -> Model:
+    """Read the description of the model and the corpus."""
+    return Model(
+        generation=reply.generation,
+        tower_fingerprint=reply.bundle.tower_fingerprint,
+        embedding_size=reply.bundle.model.embedding_size,
+        history_length=reply.bundle.model.history_length,
+        num_actions=reply.bundle.model.num_actions,
+        product_surface_vocab_size=reply.bundle.model.product_surface_vocab_size,
+        compute_dtype=reply.bundle.compute_dtype,
+        corpus_rows=reply.corpus_rows,
+        corpus_dtype=reply.corpus.dtype,
+        label_names=tuple(reply.corpus.label_names),
+        shards=reply.shards,
+        devices=tuple(reply.devices),
+        max_top_k=reply.max_top_k,
+        max_batch_users=reply.max_batch_users,
+        max_candidates=reply.max_candidates,
+        max_request_bytes=reply.max_request_bytes,
+        server_version=reply.server_version,
+    )

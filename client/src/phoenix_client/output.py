@@ -1,0 +1,125 @@
+"""How the command line shows results: as tables for people, as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from phoenix_client.model import Model
+from phoenix_client.results import Candidates, RetrieveResult
+
+_FLOAT32 = struct.Struct("<f")
+
+
+def shortest_float32(value: float) -> float:
+    """Return the number of fewest digits, 6 to 9, that is `value` again as a float32."""
+    for digits in range(6, 9):
+        rounded = float(f"{value:.{digits}g}")
+        if _FLOAT32.pack(rounded) == _FLOAT32.pack(value):
+            return rounded
+    return float(f"{value:.9g}")
+
+
+def retrieve_json(result: RetrieveResult) -> str:
+    """Write a result as one line of JSON. Ids are exact integers."""
+    document: dict[str, object] = {
+        "generation": result.generation,
+        "rows_scanned": result.rows_scanned,
+        "rows_eligible": result.rows_eligible,
+        "candidates": [
+            {
+                "post_id": candidate.post_id,
+                "author_id": candidate.author_id,
+                "score": shortest_float32(candidate.score),
+                "labels": candidate.labels,
+            }
+            for candidate in result.candidates
+        ],
+    }
+    if result.user_representation is not None:
+        document["user_representation"] = [shortest_float32(x) for x in result.user_representation]
+    return json.dumps(document)
+
+
+def model_json(model: Model) -> str:
+    """Write a model's description as one line of JSON."""
+    return json.dumps(asdict(model))
+
+
+def unbounded_console(file: TextIO | None = None) -> Console:
+    """Return a console without an edge, on standard output by default.
+
+    Rich cuts what does not fit its width, and an id that is cut is another id.
+    """
+    return Console(file=file, width=2**20)
+
+
+def print_result(result: RetrieveResult, console: Console, now: datetime) -> None:
+    """Print a heading and a table of candidates; ages are as of `now`."""
+    heading = (
+        f"generation {_clean(result.generation)}: {result.rows_scanned:,} rows scanned,"
+        f" {result.rows_eligible:,} eligible"
+    )
+    console.print(Text(heading))
+    console.print(_candidates_table(result.candidates, now))
+    if result.user_representation is not None:
+        values = " ".join(str(shortest_float32(x)) for x in result.user_representation)
+        console.print(Text(f"user representation: {values}"))
+
+
+def print_model(model: Model, console: Console) -> None:
+    """Print a model's description."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in asdict(model).items():
+        shown = ", ".join(value) if isinstance(value, tuple) else str(value)
+        table.add_row(name.replace("_", " "), Text(_clean(shown)))
+    console.print(table)
+
+
+def age(created_at: datetime | None, now: datetime) -> str:
+    """Say how old a post is, in the largest unit of which it is at least one."""
+    if created_at is None:
+        return "-"
+    elapsed = max(now - created_at, timedelta())
+    units: Mapping[str, timedelta] = {
+        "y": timedelta(days=365),
+        "d": timedelta(days=1),
+        "h": timedelta(hours=1),
+        "m": timedelta(minutes=1),
+    }
+    for unit, length in units.items():
+        if elapsed >= length:
+            return f"{elapsed // length}{unit}"
+    return f"{elapsed // timedelta(seconds=1)}s"
+
+
+def _candidates_table(candidates: Candidates, now: datetime) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in ("rank", "post id", "author", "age"):
+        table.add_column(heading, justify="right")
+    table.add_column("labels")
+    table.add_column("score", justify="right")
+    for rank, candidate in enumerate(candidates, start=1):
+        table.add_row(
+            str(rank),
+            str(candidate.post_id),
+            "-" if candidate.author_id is None else str(candidate.author_id),
+            age(candidate.created_at, now),
+            Text(_clean(", ".join(candidate.labels))),
+            str(shortest_float32(candidate.score)),
+        )
+    return table
+
+
+def _clean(text: str) -> str:
+    """Replace what could steer a terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
