@@ -28,9 +28,10 @@ if _version_not_supported:
 class RetrievalServiceStub:
     """Exact retrieval of posts for users.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the field; NOT_FOUND for a post that
-    the corpus does not hold; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the queue is full;
-    UNAVAILABLE while the server loads or drains.
+    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
+    `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
+    `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
+    queue is full; UNAVAILABLE while the server loads or drains.
     """
 
     def __init__(self, channel):
@@ -69,9 +70,10 @@ class RetrievalServiceStub:
 class RetrievalServiceServicer:
     """Exact retrieval of posts for users.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the field; NOT_FOUND for a post that
-    the corpus does not hold; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the queue is full;
-    UNAVAILABLE while the server loads or drains.
+    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
+    `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
+    `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
+    queue is full; UNAVAILABLE while the server loads or drains.
     """
 
     def Retrieve(self, request, context):
@@ -148,9 +150,10 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
 class RetrievalService:
     """Exact retrieval of posts for users.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the field; NOT_FOUND for a post that
-    the corpus does not hold; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the queue is full;
-    UNAVAILABLE while the server loads or drains.
+    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
+    `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
+    `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
+    queue is full; UNAVAILABLE while the server loads or drains.
     """
 
     @staticmethod

@@ -29,9 +29,10 @@ GRPC_VERSION: str
 class RetrievalServiceStub:
     """Exact retrieval of posts for users.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the field; NOT_FOUND for a post that
-    the corpus does not hold; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the queue is full;
-    UNAVAILABLE while the server loads or drains.
+    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
+    `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
+    `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
+    queue is full; UNAVAILABLE while the server loads or drains.
     """
 
     @_typing.overload
@@ -53,9 +54,10 @@ class RetrievalServiceStub:
 class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """Exact retrieval of posts for users.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the field; NOT_FOUND for a post that
-    the corpus does not hold; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the queue is full;
-    UNAVAILABLE while the server loads or drains.
+    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
+    `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
+    `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
+    queue is full; UNAVAILABLE while the server loads or drains.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -73,9 +75,10 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
 class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
     """Exact retrieval of posts for users.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the field; NOT_FOUND for a post that
-    the corpus does not hold; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the queue is full;
-    UNAVAILABLE while the server loads or drains.
+    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
+    `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
+    `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
+    queue is full; UNAVAILABLE while the server loads or drains.
     """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,1 @@
+"""A gRPC server of exact top-k retrieval over exported Phoenix towers."""

@@ -1,0 +1,179 @@
+"""The command line: `phoenix-server serve`, `import-corpus`, `build-corpus` and `inspect`."""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from phoenix_server.artifacts import describe_error
+from phoenix_server.bundle import Bundle, open_bundle, verify
+from phoenix_server.corpus.building import build_corpus
+from phoenix_server.corpus.importing import import_corpus
+from phoenix_server.engine import EngineConfig
+from phoenix_server.errors import PhoenixServerError
+from phoenix_server.inspecting import explain
+from phoenix_server.serve import ServeConfig
+from phoenix_server.serve import serve as run_server
+from phoenix_server.service.state import Limits
+
+app = typer.Typer(
+    help="Serve exact top-k retrieval over exported Phoenix towers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+_console = Console(stderr=True, highlight=False)
+
+BundleOption = Annotated[
+    Path, typer.Option("--bundle", envvar="PHOENIX_BUNDLE", help="The bundle's directory.")
+]
+OutOption = Annotated[Path, typer.Option(help="The corpus to write; must not exist.")]
+DropOption = Annotated[
+    bool, typer.Option("--drop-duplicates", help="Keep the first of posts that come twice.")
+]
+_ENGINE, _LIMITS = EngineConfig(), Limits()
+
+
+@app.command()
+def serve(
+    bundle: BundleOption,
+    corpus: Annotated[Path, typer.Option(envvar="PHOENIX_CORPUS", help="The corpus's directory.")],
+    listen: Annotated[
+        str, typer.Option(envvar="PHOENIX_LISTEN", help="host:port; port 0 takes a free one.")
+    ] = ServeConfig.listen,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            envvar="PHOENIX_SHARDS",
+            help="Devices to spread the corpus over. Default: all accelerators, or one CPU device.",
+        ),
+    ] = None,
+    max_top_k: Annotated[
+        int, typer.Option(min=1, envvar="PHOENIX_MAX_TOP_K", help="Largest top_k of a request.")
+    ] = _ENGINE.max_top_k,
+    max_request_bytes: Annotated[
+        int, typer.Option(min=1024, help="Largest request.")
+    ] = _LIMITS.max_request_bytes,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Users in the queue; further calls are refused.")
+    ] = ServeConfig.max_waiting,
+    grace_s: Annotated[
+        float, typer.Option(min=0, help="Seconds that calls in flight may take after SIGTERM.")
+    ] = ServeConfig.grace_s,
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option(envvar="PHOENIX_LOG_LEVEL")
+    ] = "INFO",
+) -> None:
+    """Serve a bundle and a corpus over gRPC until SIGTERM."""
+    logging.getLogger("phoenix_server").setLevel(log_level)
+    config = ServeConfig(
+        bundle=bundle,
+        corpus=corpus,
+        listen=listen,
+        shards=shards,
+        max_waiting=max_waiting,
+        grace_s=grace_s,
+        limits=Limits(max_request_bytes=max_request_bytes),
+        engine=EngineConfig(max_top_k=max_top_k),
+    )
+    asyncio.run(run_server(config))
+
+
+@app.command(name="import-corpus")
+def import_command(
+    npz: Annotated[Path, typer.Argument(help="An .npz in the published layout.")],
+    bundle: BundleOption,
+    out: OutOption,
+    trust_pickle: Annotated[
+        bool,
+        typer.Option("--trust-pickle", help="Read object arrays, which runs code in the file."),
+    ] = False,
+    drop_duplicates: DropOption = False,
+) -> None:
+    """Make a corpus of published posts, with the vectors that come with them."""
+    opened = open_bundle(bundle)
+    with _progress(out) as report:
+        import_corpus(
+            npz,
+            opened,
+            out,
+            trust_pickle=trust_pickle,
+            drop_duplicates=drop_duplicates,
+            report=report,
+        )
+
+
+@app.command(name="build-corpus")
+def build_command(
+    parquet: Annotated[
+        Path,
+        typer.Argument(help="Posts: post_id, author_id and, if you like, created_at, labels."),
+    ],
+    bundle: BundleOption,
+    out: OutOption,
+    drop_duplicates: DropOption = False,
+) -> None:
+    """Make a corpus of posts: the bundle's candidate tower encodes them."""
+    opened = _verified(bundle)
+    with _progress(out) as report:
+        build_corpus(parquet, opened, out, drop_duplicates=drop_duplicates, report=report)
+
+
+@app.command()
+def inspect(
+    paths: Annotated[list[Path], typer.Argument(help="Bundles and corpora.")],
+) -> None:
+    """Say what a bundle or a corpus is, whether it is whole, and whether two fit together."""
+    for line in explain(paths, datetime.now(UTC)):
+        typer.echo(line)
+
+
+def _verified(path: Path) -> Bundle:
+    bundle = open_bundle(path)
+    bundle.check_current(datetime.now(UTC))
+    verify(bundle)
+    return bundle
+
+
+@contextmanager
+def _progress(out: Path) -> Generator[Callable[[int, int], None], None, None]:
+    """Show progress, and afterwards what was done."""
+    began = time.monotonic()
+    done = 0
+    columns = (TextColumn("posts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_console, transient=True) as progress:
+        task = progress.add_task("posts", total=None)
+
+        def report(completed: int, total: int) -> None:
+            nonlocal done
+            done = completed
+            progress.update(task, completed=completed, total=total)
+
+        yield report
+    spent = time.monotonic() - began
+    _console.print(f"Wrote {out}: {done:,} posts in {spent:.1f} s ({done / spent:,.0f} a second).")
+
+
+def main() -> None:
+    """Run the command line."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        app()
+    except (PhoenixServerError, OSError) as exc:
+        _console.print(f"error: {describe_error(exc)}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Directories that describe themselves: a manifest, and files with their sizes and SHA-256 sums.
+
+Bundles and corpora share this. A directory is written beside its final name, flushed to the disk
+and renamed, so that what bears the name is whole.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from phoenix_retrieval.v1.manifest_pb2 import File
+from phoenix_server.errors import ArtifactError, PhoenixServerError
+
+MANIFEST = "manifest.json"
+_CHUNK_BYTES = 1 << 20
+
+M = TypeVar("M", bound=Message)
+ErrorType = Callable[[Path, str], ArtifactError]
+
+
+def read_manifest(directory: Path, manifest: M, error: ErrorType) -> M:
+    """Read a directory's `manifest.json` into `manifest`, and return it.
+
+    Raises:
+        ArtifactError: Of the given kind, when there is none or it is not a manifest.
+    """
+    path = directory / MANIFEST
+    if not directory.is_dir():
+        raise error(directory, "no such directory" if not directory.exists() else "not a directory")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise error(path, "missing; this directory is not whole") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise error(path, f"cannot be read: {exc}") from exc
+    try:
+        return json_format.Parse(text, manifest)
+    except json_format.ParseError as exc:
+        raise error(path, f"is not a {type(manifest).__name__}: {exc}") from exc
+
+
+def write_manifest(directory: Path, manifest: Message) -> None:
+    """Write `manifest.json`."""
+    text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, indent=1)
+    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256 in lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_files(directory: Path, files: Iterable[File], error: ErrorType) -> None:
+    """Check that files are there, of the right size and with the right contents.
+
+    Raises:
+        ArtifactError: Of the given kind, naming the first file that is not.
+    """
+    files = list(files)
+    for file in files:
+        path = directory / file.path
+        if not path.resolve().is_relative_to(directory.resolve()):
+            raise error(path, "lies outside the directory that lists it")
+        if not path.is_file():
+            raise error(path, "missing")
+        if (size := path.stat().st_size) != file.size_bytes:
+            raise error(
+                path, f"has {size} bytes, the manifest says {file.size_bytes}: it is truncated"
+            )
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # hashing releases the GIL
+        sums = pool.map(lambda file: sha256(directory / file.path), files)
+        for file, actual in zip(files, sums, strict=True):
+            if actual != file.sha256:
+                raise error(
+                    directory / file.path,
+                    f"was changed: its SHA-256 is {actual}, the manifest says {file.sha256}",
+                )
+
+
+@contextmanager
+def new_directory(out: Path, error: ErrorType) -> Generator[Path, None, None]:
+    """Yield a directory to write in that becomes `out` if, and only if, the block succeeds.
+
+    Raises:
+        ArtifactError: Of the given kind, when `out` exists or the disk refuses.
+    """
+    if out.exists():
+        raise error(out, "exists; choose another place or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as exc:
+        raise error(out, f"cannot be written: {exc.strerror}") from exc
+    try:
+        yield staging
+        staging.chmod(0o755)
+        for path in [*(path for path in staging.rglob("*") if path.is_file()), staging]:
+            _flush(path)
+        staging.rename(out)
+        _flush(out.parent)
+    except OSError as exc:
+        raise error(out, f"cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def describe_file(directory: Path, path: Path) -> File:
+    """Return a manifest's entry for a file."""
+    return File(
+        path=path.relative_to(directory).as_posix(),
+        size_bytes=path.stat().st_size,
+        sha256=sha256(path),
+    )
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def describe_error(exc: Exception) -> str:
+    """Return what to tell a person about an error: one line."""
+    if isinstance(exc, PhoenixServerError):
+        return str(exc)
+    if isinstance(exc, OSError) and exc.filename:
+        return f"{exc.filename}: {exc.strerror}"
+    return f"{type(exc).__name__}: {exc}"

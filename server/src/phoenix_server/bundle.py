@@ -1,0 +1,163 @@
+"""Open a bundle: the towers of one checkpoint as compiled programs, with weights and tables."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.extend
+import numpy as np
+import numpy.typing as npt
+from jax import export
+from safetensors import SafetensorError, safe_open
+
+from phoenix_retrieval.v1.manifest_pb2 import BundleManifest, File, Program
+from phoenix_retrieval.v1.manifest_pb2 import HashFunctions as HashFunctionsMessage
+from phoenix_server.artifacts import read_manifest, verify_files
+from phoenix_server.errors import BundleError
+from phoenix_server.features import FeatureBuilder, HashFunctions
+
+FORMAT_VERSION = 1
+WEIGHTS = "weights.safetensors"
+SELFTEST = "selftest.npz"
+TABLES = ("user_embeddings", "item_embeddings", "author_embeddings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle on disk.
+
+    Attributes:
+        path: Its directory.
+        manifest: What it says of itself.
+    """
+
+    path: Path
+    manifest: BundleManifest
+
+    @cached_property
+    def features(self) -> FeatureBuilder:
+        """How requests become inputs of the towers."""
+        manifest = self.manifest
+        try:
+            return FeatureBuilder(
+                user_hash=_hash_functions(manifest.user_hash),
+                item_hash=_hash_functions(manifest.item_hash),
+                author_hash=_hash_functions(manifest.author_hash),
+                history_length=manifest.model.history_length,
+            )
+        except ValueError as exc:
+            raise BundleError(self.path, f"hash functions: {exc}") from exc
+
+    @property
+    def expires_at(self) -> datetime:
+        """Until when JAX promises to read the programs."""
+        return self.manifest.expires_at.ToDatetime(UTC)
+
+    def serving_files(self) -> Iterator[File]:
+        """Yield the files that a server reads: all but the SavedModel and the texts."""
+        programs = {self.manifest.user_tower.path, self.manifest.candidate_tower.path}
+        tables = {table_path(name) for name in TABLES}
+        wanted = programs | tables | {WEIGHTS, SELFTEST}
+        listed = {file.path: file for file in self.manifest.files}
+        for path in sorted(wanted):
+            if path not in listed:
+                raise BundleError(self.path / path, "not in the manifest; this bundle is not whole")
+            yield listed[path]
+
+    def check_current(self, now: datetime) -> None:
+        """Check that the programs have not expired.
+
+        Raises:
+            BundleError: They have.
+        """
+        if now >= self.expires_at:
+            raise BundleError(
+                self.path,
+                f"its programs expired on {self.expires_at:%Y-%m-%d}; JAX reads a program for six "
+                "months: export the checkpoint again",
+            )
+
+    def load_program(self, program: Program) -> export.Exported:
+        """Read a program.
+
+        Raises:
+            BundleError: JAX does not read it, or it is not for this platform.
+        """
+        path = self.path / program.path
+        try:
+            exported = export.deserialize(bytearray(path.read_bytes()))
+        except Exception as exc:  # flatbuffers and JAX raise many kinds
+            raise BundleError(path, f"JAX {jax.__version__} cannot read it: {exc}") from exc
+        if (platform := _platform()) not in exported.platforms:
+            raise BundleError(path, f"compiled for {exported.platforms}, not for {platform}")
+        return exported
+
+    def load_weights(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+        """Yield the weights by name."""
+        yield from _tensors(self.path / WEIGHTS)
+
+    def load_table(self, name: str) -> npt.NDArray[np.float32]:
+        """Return one embedding table, [vocab_size, D] f32."""
+        path = self.path / table_path(name)
+        found = dict(_tensors(path))
+        if list(found) != [name]:
+            raise BundleError(path, f"should hold {name}, holds {', '.join(found) or 'nothing'}")
+        return found[name]
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read a bundle's manifest, and check what it lists but not the contents (`verify`).
+
+    Raises:
+        BundleError: It is not a bundle of a version that this server reads.
+    """
+    manifest = read_manifest(path, BundleManifest(), BundleError)
+    if manifest.format_version != FORMAT_VERSION:
+        raise BundleError(
+            path,
+            f"has format version {manifest.format_version}, this server reads {FORMAT_VERSION}",
+        )
+    return Bundle(path=path, manifest=manifest)
+
+
+def verify(bundle: Bundle) -> None:
+    """Check the contents of the files that a server reads.
+
+    Raises:
+        BundleError: One is missing, truncated or changed.
+    """
+    verify_files(bundle.path, bundle.serving_files(), BundleError)
+
+
+def table_path(name: str) -> str:
+    """Return where a bundle keeps an embedding table."""
+    return f"tables/{name}.safetensors"
+
+
+def _hash_functions(message: HashFunctionsMessage) -> HashFunctions:
+    return HashFunctions(
+        scales=np.array(message.scales, np.int64),
+        biases=np.array(message.biases, np.int64),
+        modulus=message.modulus,
+        vocab_size=message.vocab_size,
+    )
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118  (not a dictionary)
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError) as exc:
+        raise BundleError(path, f"cannot be read: {exc}") from exc
+
+
+def _platform() -> str:
+    """Return the platform of the default device, as `jax.export` names it."""
+    backend = jax.default_backend()
+    if backend != "gpu":
+        return backend
+    return "rocm" if "rocm" in jax.extend.backend.get_backend().platform_version else "cuda"

@@ -1,0 +1,69 @@
+"""A corpus in memory: vectors on the devices, the other columns on the host.
+
+Shapes:
+    N  posts        n  posts asked for
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_server.corpus.snapshot import Snapshot
+from phoenix_server.devices import Device
+from phoenix_server.errors import PostNotFoundError
+from phoenix_server.topk import ShardedLayout
+
+# A tile of scores should stay in a CPU's cache; an accelerator wants few and large ones.
+_TILE_ROWS = {"cpu": 8192}
+_TILE_ROWS_ACCELERATOR = 1 << 18
+
+
+class CorpusIndex:
+    """The posts that are searched.
+
+    Attributes:
+        layout: How the vectors lie on the devices.
+        device: The vectors, and which rows are valid.
+        label_names: The labels by code.
+        columns: What the host keeps of the posts, by row.
+    """
+
+    def __init__(self, snapshot: Snapshot, devices: tuple[Device, ...]) -> None:
+        """Copy a corpus to the devices.
+
+        Raises:
+            CorpusError: A vector is not finite or not of unit length.
+        """
+        manifest = snapshot.manifest
+        self.layout = ShardedLayout(
+            devices=devices,
+            rows=manifest.rows,
+            width=manifest.embedding_size,
+            tile_rows=_TILE_ROWS.get(devices[0].platform, _TILE_ROWS_ACCELERATOR),
+        )
+        self.device = self.layout.place(snapshot.vectors())
+        self.label_names = tuple(manifest.label_names)
+        self.columns = snapshot.columns()
+        self._order = np.argsort(self.columns.post_ids).astype(np.int32)  # [N], rows by post id
+        self._sorted_ids = self.columns.post_ids[self._order]  # [N]
+
+    def rows_of(self, post_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+        """Return the rows of posts, [n].
+
+        Raises:
+            PostNotFoundError: Some are not in the corpus; lists them.
+        """
+        places = np.searchsorted(self._sorted_ids, post_ids)
+        places = np.minimum(places, len(self._sorted_ids) - 1)
+        found = self._sorted_ids[places] == post_ids
+        if not found.all():
+            raise PostNotFoundError([int(post_id) for post_id in post_ids[~found]])
+        return self._order[places]
+
+    def labels_of(
+        self, rows: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Return how many labels each row has, [n], and their codes, one row after the other."""
+        offsets, codes = self.columns.label_offsets, self.columns.label_codes
+        counts = offsets[rows + 1] - offsets[rows]
+        starts = np.repeat(offsets[rows] - np.cumsum(counts) + counts, counts)
+        return counts, codes[starts + np.arange(counts.sum())]

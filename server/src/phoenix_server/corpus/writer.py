@@ -1,0 +1,137 @@
+"""Write a corpus, batch by batch, as one step: it appears under its name when all went well."""
+
+# pyarrow makes the functions of `pc` when it is imported, out of a type checker's sight.
+# pyright: reportAttributeAccessIssue=false
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from phoenix_retrieval.v1.manifest_pb2 import CorpusManifest
+from phoenix_server.artifacts import describe_file, new_directory, write_manifest
+from phoenix_server.corpus.snapshot import DATA, FORMAT_VERSION, check_vectors, corpus_schema
+from phoenix_server.errors import CorpusError
+
+_SNOWFLAKE_EPOCH_MS = 1_288_834_974_657
+_FIRST_SNOWFLAKE = 1 << 40  # smaller ids would be from the first minutes of the scheme
+
+
+class Posts(NamedTuple):
+    """Posts to write, in columns of equal length n.
+
+    Attributes:
+        post_ids: [n] u64.
+        author_ids: [n] u64.
+        created_at: [n] timestamp[ms, UTC], null where unknown.
+        labels: [n] lists of strings.
+        vectors: [n, D] f32 unit vectors.
+    """
+
+    post_ids: npt.NDArray[np.uint64]
+    author_ids: npt.NDArray[np.uint64]
+    created_at: pa.Array
+    labels: pa.Array
+    vectors: npt.NDArray[np.float32]
+
+
+class SnapshotWriter:
+    """Appends posts to a corpus being written."""
+
+    def __init__(self, out: Path, file: pa.RecordBatchFileWriter, schema: pa.Schema) -> None:
+        self._out = out
+        self._file = file
+        self._schema = schema
+        self.rows = 0
+        self.label_names: set[str] = set()
+
+    def write(self, posts: Posts) -> None:
+        """Append posts.
+
+        Raises:
+            CorpusError: A vector is not finite or not of unit length; names the post.
+        """
+        check_vectors(self._out, posts.post_ids, posts.vectors)
+        vector = self._schema.field("vector").type
+        columns = [
+            pa.array(posts.post_ids),
+            pa.array(posts.author_ids),
+            posts.created_at,
+            posts.labels,
+            pa.FixedSizeListArray.from_arrays(
+                pa.array(np.ascontiguousarray(posts.vectors).reshape(-1)), vector.list_size
+            ).cast(vector),
+        ]
+        self._file.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+        self.label_names.update(pc.unique(posts.labels.flatten()).to_pylist())
+        self.rows += len(posts.post_ids)
+
+
+@contextmanager
+def new_snapshot(
+    out: Path, *, embedding_size: int, tower_fingerprint: str
+) -> Generator[SnapshotWriter, None, None]:
+    """Yield a writer of a corpus that becomes `out` if, and only if, the block succeeds.
+
+    Args:
+        out: The directory to write; must not exist.
+        embedding_size: D.
+        tower_fingerprint: Of the towers that made the vectors.
+
+    Raises:
+        CorpusError: The directory exists or cannot be written.
+    """
+    schema = corpus_schema(embedding_size)
+    with new_directory(out, CorpusError) as directory:
+        with pa.ipc.new_file(str(directory / DATA), schema) as file:
+            writer = SnapshotWriter(out, file, schema)
+            yield writer
+        manifest = CorpusManifest(
+            format_version=FORMAT_VERSION,
+            tower_fingerprint=tower_fingerprint,
+            rows=writer.rows,
+            embedding_size=embedding_size,
+            dtype="float32",
+            label_names=sorted(writer.label_names),
+            files=[describe_file(directory, directory / DATA)],
+        )
+        manifest.created_at.FromDatetime(datetime.now(UTC).replace(microsecond=0))
+        write_manifest(directory, manifest)
+
+
+def select_posts(
+    path: Path, post_ids: npt.NDArray[np.uint64], *, drop_duplicates: bool
+) -> npt.NDArray[np.bool_]:
+    """Check the ids of a whole corpus, [N] u64, and return which posts to keep, [N] bool.
+
+    Raises:
+        CorpusError: There are none, one is 0, or one comes twice and `drop_duplicates` is off.
+    """
+    if not len(post_ids):
+        raise CorpusError(path, "holds no posts")
+    if (zeros := np.flatnonzero(post_ids == 0)).size:
+        raise CorpusError(path, f"post_id is 0 in row {zeros[0]}; 0 means padding")
+    _, first = np.unique(post_ids, return_index=True)
+    keep = np.zeros(len(post_ids), np.bool_)
+    keep[first] = True
+    if not drop_duplicates and not keep.all():
+        repeated = post_ids[np.flatnonzero(~keep)[0]]
+        raise CorpusError(
+            path,
+            f"post_id {repeated} comes more than once ({np.count_nonzero(~keep)} repeated rows); "
+            "--drop-duplicates keeps the first of each",
+        )
+    return keep
+
+
+def snowflake_times(post_ids: npt.NDArray[np.uint64]) -> pa.Array:
+    """Return the times that post ids carry; null for ids too small to carry one."""
+    milliseconds = (post_ids >> np.uint64(22)).astype(np.int64) + _SNOWFLAKE_EPOCH_MS
+    times = pa.array(milliseconds, mask=post_ids < _FIRST_SNOWFLAKE)
+    return times.cast(pa.timestamp("ms", "UTC"))

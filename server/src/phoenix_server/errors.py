@@ -1,0 +1,96 @@
+"""What can go wrong, as one tree.
+
+    PhoenixServerError
+    ├── ArtifactError            a bundle or a corpus cannot be used
+    │   ├── BundleError
+    │   └── CorpusError
+    ├── StartupError             the machine does not allow what was asked for (a port in use, ...)
+    ├── InvalidRequestError      the caller's mistake; names the fields
+    ├── PostNotFoundError        the corpus does not hold a post
+    ├── OverloadedError          the queue is full
+    └── NotReadyError            the server loads or drains
+
+`interceptors.py` maps the last four to status codes; the command line prints the others.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class PhoenixServerError(Exception):
+    """Base of everything this server raises on purpose."""
+
+
+class ArtifactError(PhoenixServerError):
+    """A bundle or a corpus that cannot be used.
+
+    Attributes:
+        path: The file or directory at fault.
+        reason: What is wrong with it, in words.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class BundleError(ArtifactError):
+    """A bundle that cannot be used."""
+
+
+class CorpusError(ArtifactError):
+    """A corpus, or a file to make one from, that cannot be used."""
+
+
+class StartupError(PhoenixServerError):
+    """The machine does not allow what was asked for."""
+
+
+class Violation(NamedTuple):
+    """A field of a request, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class InvalidRequestError(PhoenixServerError):
+    """The caller's mistake.
+
+    Attributes:
+        violations: Every field at fault.
+    """
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = tuple(violations)
+
+
+class PostNotFoundError(PhoenixServerError):
+    """The corpus does not hold some of the posts asked for.
+
+    Attributes:
+        post_ids: Those posts.
+    """
+
+    def __init__(self, post_ids: Sequence[int]) -> None:
+        listed = ", ".join(map(str, post_ids[:5])) + (", ..." if len(post_ids) > 5 else "")
+        super().__init__(f"{len(post_ids)} of the posts are not in the corpus: {listed}")
+        self.post_ids = tuple(post_ids)
+
+
+class OverloadedError(PhoenixServerError):
+    """The queue is full.
+
+    Attributes:
+        retry_after_s: When to try again, in seconds from now.
+    """
+
+    def __init__(self, waiting: int, retry_after_s: float) -> None:
+        super().__init__(f"the queue is full: {waiting} users wait")
+        self.retry_after_s = retry_after_s
+
+
+class NotReadyError(PhoenixServerError):
+    """The server loads or drains."""

@@ -1,0 +1,125 @@
+"""From ids to what the towers take: hashing, truncation and padding.
+
+Shapes:
+    B  users of a batch           S  engagements, padded
+    J  hash functions of an entity
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class UserColumns(NamedTuple):
+    """One user and their history, oldest first; the columns are equally long.
+
+    Attributes:
+        user_id: 0 if unknown.
+        post_ids: [n] u64.
+        author_ids: [n] u64.
+        action_masks: [n] u64, bit a for action a.
+        product_surfaces: [n] u32.
+    """
+
+    user_id: int
+    post_ids: npt.NDArray[np.uint64]
+    author_ids: npt.NDArray[np.uint64]
+    action_masks: npt.NDArray[np.uint64]
+    product_surfaces: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashFunctions:
+    """How the ids of one kind of entity become rows of its embedding table.
+
+    Attributes:
+        scales: [J] i64.
+        biases: [J] i64.
+        modulus: Above 0.
+        vocab_size: Rows of the table, at least 2; row 0 stands for padding.
+    """
+
+    scales: npt.NDArray[np.int64]
+    biases: npt.NDArray[np.int64]
+    modulus: int
+    vocab_size: int
+
+    def __post_init__(self) -> None:
+        if self.scales.shape != self.biases.shape or self.scales.ndim != 1 or not self.scales.size:
+            raise ValueError("scales and biases: must be two equally long lists, not empty")
+        if self.modulus < 1 or self.vocab_size < 2:
+            raise ValueError("modulus must be positive and vocab_size at least 2")
+
+    def rows(self, ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+        """Return the embedding rows of ids: [...] u64 to [..., J] i32, 0 for id 0.
+
+        The arithmetic is signed, 64 bits wide, and wraps; remainders are not negative, as numpy's.
+        """
+        signed = ids.view(np.int64)[..., None]
+        hashed = (signed * self.scales + self.biases) % self.modulus
+        rows = (hashed % (self.vocab_size - 1) + 1).astype(np.int32)
+        rows[ids == 0] = 0
+        return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureBuilder:
+    """Builds the inputs of the towers.
+
+    Attributes:
+        user_hash: For user ids.
+        item_hash: For post ids.
+        author_hash: For author ids.
+        history_length: Longest history; longer ones keep the newest engagements.
+    """
+
+    user_hash: HashFunctions
+    item_hash: HashFunctions
+    author_hash: HashFunctions
+    history_length: int
+
+    def users(
+        self, users: Sequence[UserColumns], batch_size: int, length: int
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the user tower's inputs, padded to [batch_size, length].
+
+        Args:
+            users: At most `batch_size`, each of at most `length` engagements once truncated.
+            batch_size: B.
+            length: S.
+        """
+        user_ids = np.zeros(batch_size, np.uint64)  # [B]
+        post_ids, author_ids, action_masks = np.zeros((3, batch_size, length), np.uint64)  # [B, S]
+        surfaces = np.zeros((batch_size, length), np.int32)  # [B, S]
+        for i, user in enumerate(users):
+            newest = slice(-self.history_length, None)
+            n = min(len(user.post_ids), self.history_length)
+            user_ids[i] = user.user_id
+            post_ids[i, :n] = user.post_ids[newest]
+            author_ids[i, :n] = user.author_ids[newest]
+            action_masks[i, :n] = user.action_masks[newest]
+            surfaces[i, :n] = user.product_surfaces[newest]
+        words = action_masks.astype("<u8", copy=False).view("<u4").reshape(batch_size, length, 2)
+        return {
+            "user_rows": self.user_hash.rows(user_ids),
+            "history_post_rows": self.item_hash.rows(post_ids),
+            "history_author_rows": self.author_hash.rows(author_ids),
+            "history_action_words": words.astype(np.uint32, copy=False),
+            "history_product_surfaces": surfaces,
+        }
+
+    def candidates(
+        self,
+        post_ids: npt.NDArray[np.uint64],
+        author_ids: npt.NDArray[np.uint64],
+        batch_size: int,
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the candidate tower's inputs for [n] u64 ids, padded to `batch_size`."""
+        padding = (0, batch_size - len(post_ids))
+        return {
+            "post_rows": self.item_hash.rows(np.pad(post_ids, padding)),
+            "author_rows": self.author_hash.rows(np.pad(author_ids, padding)),
+        }

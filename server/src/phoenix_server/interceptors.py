@@ -1,0 +1,118 @@
+"""What happens around every call: size limit, errors to statuses, one access line."""
+
+from __future__ import annotations  # gRPC's types are generic to type checkers only
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from phoenix_server.errors import (
+    InvalidRequestError,
+    NotReadyError,
+    OverloadedError,
+    PhoenixServerError,
+    PostNotFoundError,
+    Violation,
+)
+
+_access = logging.getLogger("phoenix_server.access")
+_log = logging.getLogger(__name__)
+
+# Details travel in a header, and peers refuse headers beyond 8 KiB.
+_MAX_DETAILS = 40
+_MAX_MESSAGE = 1024
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps unary calls; streams (health, reflection) pass."""
+
+    def __init__(self, *, max_request_bytes: int) -> None:
+        self._max_request_bytes = max_request_bytes
+
+    async def intercept_service(
+        self,
+        continuation: Any,
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return the method's handler, wrapped."""
+        handler: Any = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        method = handler_call_details.method
+        return grpc.unary_unary_rpc_method_handler(
+            self._wrap(method, handler.unary_unary),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _wrap(self, method: str, behave: Callable[..., Awaitable[Message]]) -> Any:
+        async def call(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+            began = time.perf_counter()
+            code = "CANCELLED"
+            try:
+                if (size := request.ByteSize()) > self._max_request_bytes:
+                    limit = f"has {size} bytes, at most {self._max_request_bytes} are taken"
+                    raise InvalidRequestError([Violation("request", limit)])
+                response = await behave(request, context)
+                code = "OK"
+                return response
+            except Exception as exc:
+                if not isinstance(exc, PhoenixServerError):
+                    _log.exception("%s failed", method)
+                status = to_status(exc)
+                code = code_pb2.Code.Name(status.code)
+                await context.abort_with_status(rpc_status.to_status(status))
+                raise
+            finally:
+                _access.info("%s %s %.1f ms", method, code, 1e3 * (time.perf_counter() - began))
+
+        return call
+
+
+def to_status(exc: Exception) -> status_pb2.Status:
+    """Return the status that tells a caller of an error; an unforeseen one says nothing of it."""
+    match exc:
+        case InvalidRequestError():
+            violations = [
+                error_details_pb2.BadRequest.FieldViolation(
+                    field=violation.field, description=violation.description
+                )
+                for violation in exc.violations[:_MAX_DETAILS]
+            ]
+            detail = error_details_pb2.BadRequest(field_violations=violations)
+            return _status(code_pb2.INVALID_ARGUMENT, str(exc), detail)
+        case PostNotFoundError():
+            missing = [
+                error_details_pb2.ResourceInfo(
+                    resource_type="post",
+                    resource_name=str(post_id),
+                    description="not in the corpus",
+                )
+                for post_id in exc.post_ids[:_MAX_DETAILS]
+            ]
+            return _status(code_pb2.NOT_FOUND, str(exc), *missing)
+        case OverloadedError():
+            delay = Duration()
+            delay.FromMilliseconds(max(1, round(exc.retry_after_s * 1e3)))
+            detail = error_details_pb2.RetryInfo(retry_delay=delay)
+            return _status(code_pb2.RESOURCE_EXHAUSTED, str(exc), detail)
+        case NotReadyError():
+            return _status(code_pb2.UNAVAILABLE, str(exc))
+        case _:
+            return _status(code_pb2.INTERNAL, "internal error; the server's log says more")
+
+
+def _status(code: int, message: str, *details: Message) -> status_pb2.Status:
+    packed: list[AnyMessage] = []
+    for detail in details:
+        packed.append(AnyMessage())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(code=code, message=message[:_MAX_MESSAGE], details=packed)

@@ -1,0 +1,222 @@
+"""A server's life: bind, load, serve, drain. The only place that builds things."""
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from phoenix_retrieval.v1 import (
+    model_service_pb2,
+    model_service_pb2_grpc,
+    retrieval_service_pb2,
+    retrieval_service_pb2_grpc,
+)
+from phoenix_server import bundle as bundles
+from phoenix_server.batching import Batcher
+from phoenix_server.corpus import snapshot as snapshots
+from phoenix_server.devices import choose_devices
+from phoenix_server.engine import Engine, EngineConfig, check_pair
+from phoenix_server.errors import StartupError
+from phoenix_server.interceptors import CallInterceptor
+from phoenix_server.service.model import ModelServicer
+from phoenix_server.service.retrieval import RetrievalServicer
+from phoenix_server.service.state import Limits, ServingState
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SERVICES = (
+    retrieval_service_pb2.DESCRIPTOR.services_by_name["RetrievalService"].full_name,
+    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+)
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+# gRPC itself refuses what is far beyond the limit, before it is in memory; what is a little beyond
+# reaches the interceptor, whose error names the field.
+_TRANSPORT_LIMIT_FACTOR = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """What to serve, and how.
+
+    Attributes:
+        bundle: A bundle's directory.
+        corpus: A corpus's directory.
+        listen: Where to, as host:port; port 0 takes a free one.
+        shards: How many devices to spread the corpus over. Default: all accelerators, or one CPU
+            device.
+        max_waiting: Most queries in the queue.
+        grace_s: How long calls in flight may take to finish after SIGTERM, in seconds.
+        limits: The largest requests that are taken.
+        engine: The sizes to compile for.
+    """
+
+    bundle: Path
+    corpus: Path
+    listen: str = "127.0.0.1:50051"
+    shards: int | None = None
+    max_waiting: int = 1024
+    grace_s: float = 10.0
+    limits: Limits = field(default_factory=Limits)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+class Server:
+    """One server.
+
+    Attributes:
+        address: Where it listens, once it does.
+    """
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.address = config.listen
+        self._config = config
+        self._state = ServingState(config.limits)
+        self._health = health.aio.HealthServicer()
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Begin to drain; from the event loop's thread."""
+        self._stop.set()
+
+    async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until `stop`.
+
+        Args:
+            on_ready: Called when the server has begun to answer.
+
+        Raises:
+            ArtifactError: The bundle or the corpus cannot be used.
+            StartupError: The address is taken, or there are too few devices.
+        """
+        await self._set_health(_NOT_SERVING)
+        server = self._listen()
+        await server.start()
+        stopped = asyncio.create_task(self._stop.wait())
+        loading = _in_thread(lambda: load_engine(self._config))
+        try:
+            await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
+            if self._stop.is_set():
+                return
+            engine = loading.result()
+            batcher = Batcher(engine, max_waiting=self._config.max_waiting)
+            self._state.set_ready(engine, batcher)
+            await self._set_health(_SERVING)
+            on_ready()
+            await stopped
+            _log.info("draining, for at most %g s", self._config.grace_s)
+            await self._set_health(_NOT_SERVING)
+            await server.stop(self._config.grace_s)
+            await asyncio.to_thread(batcher.close)
+        finally:
+            stopped.cancel()
+            await server.stop(None)
+
+    def _listen(self) -> grpc.aio.Server:
+        limit = self._config.limits.max_request_bytes
+        server = grpc.aio.server(
+            interceptors=[CallInterceptor(max_request_bytes=limit)],
+            options=[
+                ("grpc.max_receive_message_length", _TRANSPORT_LIMIT_FACTOR * limit),
+                ("grpc.so_reuseport", 0),  # or a second server would take half of the calls
+            ],
+        )
+        retrieval_service_pb2_grpc.add_RetrievalServiceServicer_to_server(
+            RetrievalServicer(self._state), server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            ModelServicer(self._state), server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        try:
+            port = server.add_insecure_port(self._config.listen)
+        except RuntimeError as exc:
+            raise StartupError(
+                f"cannot listen on {self._config.listen}: it is in use, or not an address of "
+                "this machine; choose another with --listen"
+            ) from exc
+        host, colon, given = self._config.listen.rpartition(":")
+        if colon and given == "0":
+            self.address = f"{host}:{port}"
+        return server
+
+    async def _set_health(self, status: int) -> None:
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)
+
+
+def load_engine(config: ServeConfig) -> Engine:
+    """Verify the files and bring up the engine; takes seconds.
+
+    Raises:
+        ArtifactError: The bundle or the corpus cannot be used.
+        StartupError: There are too few devices.
+    """
+    bundle = bundles.open_bundle(config.bundle)
+    snapshot = snapshots.open_snapshot(config.corpus)
+    bundle.check_current(datetime.now(UTC))
+    check_pair(bundle, snapshot)
+    _log.info("verifying %s and %s", config.bundle, config.corpus)
+    bundles.verify(bundle)
+    snapshots.verify(snapshot)
+    return Engine(bundle, snapshot, choose_devices(config.shards), config.engine)
+
+
+async def serve(config: ServeConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
+
+    Raises:
+        PhoenixServerError: As `Server.run`.
+    """
+    server = Server(config)
+    loop = asyncio.get_running_loop()
+
+    def drain() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        server.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, drain)
+    began = loop.time()
+    await server.run(
+        on_ready=lambda: _log.info(
+            "SERVING on %s after %.1f s", server.address, loop.time() - began
+        )
+    )
+    _log.info("stopped")
+
+
+def _in_thread(function: Callable[[], T]) -> asyncio.Future[T]:
+    """Run a function in a thread of its own, which does not keep the process alive."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def resolve(settle: Callable[[], None]) -> None:
+        if not future.done():
+            settle()
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as exc:
+            error = exc
+            loop.call_soon_threadsafe(resolve, lambda: future.set_exception(error))
+        else:
+            loop.call_soon_threadsafe(resolve, lambda: future.set_result(result))
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return future

@@ -1,0 +1,145 @@
+"""`RetrievalService`: protobuf in, protobuf out. Handlers only await."""
+
+from __future__ import annotations  # gRPC's types are generic to type checkers only
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+
+from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
+from phoenix_retrieval.v1 import retrieval_service_pb2_grpc
+from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
+from phoenix_server.engine import Answer, Engine, Query, exact_ranks
+from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
+from phoenix_server.interceptors import to_status
+from phoenix_server.service import requests
+from phoenix_server.service.state import ServingState
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
+    """Answers over the generation that is ready."""
+
+    def __init__(self, state: ServingState) -> None:
+        self._state = state
+
+    async def Retrieve(self, request: pb.RetrieveRequest, context: Context) -> pb.RetrieveResponse:
+        """Return the exact top k of one user."""
+        return await self._retrieve(request)
+
+    async def BatchRetrieve(
+        self, request: pb.BatchRetrieveRequest, context: Context
+    ) -> pb.BatchRetrieveResponse:
+        """Return the exact top k of many users; one's failure does not fail the others."""
+        requests.read_batch_size(len(request.requests), self._state.limits.max_batch_users)
+        results = await asyncio.gather(*map(self._result, request.requests))
+        return pb.BatchRetrieveResponse(results=results)
+
+    async def EncodeUser(
+        self, request: pb.EncodeUserRequest, context: Context
+    ) -> pb.EncodeUserResponse:
+        """Return a user's representation."""
+        engine = self._state.engine
+        user = requests.read_user(request.user, self._model)
+        answer = await self._state.batcher.retrieve(Query(user, top_k=0))
+        return pb.EncodeUserResponse(
+            generation=engine.generation,
+            user_representation=answer.representation.tolist(),
+            user_norm=answer.norm,
+        )
+
+    async def EncodeCandidates(
+        self, request: pb.EncodeCandidatesRequest, context: Context
+    ) -> pb.EncodeCandidatesResponse:
+        """Return the candidate tower's vectors of posts."""
+        engine = self._state.engine
+        posts, authors = requests.read_candidates(
+            request.post_ids, request.author_ids, self._state.limits.max_candidates
+        )
+        encode = partial(engine.encode_candidates, posts, authors)
+        vectors = await self._state.batcher.call(encode)
+        return pb.EncodeCandidatesResponse(
+            generation=engine.generation,
+            embedding_size=vectors.shape[1],
+            candidate_representations=vectors.ravel().tolist(),
+        )
+
+    async def ScorePosts(
+        self, request: pb.ScorePostsRequest, context: Context
+    ) -> pb.ScorePostsResponse:
+        """Return exact scores and ranks of posts for a user."""
+        engine = self._state.engine
+        user = requests.read_user(request.user, self._model)
+        post_ids = requests.read_post_ids(request.post_ids, self._state.limits.max_candidates)
+        rows = engine.corpus.rows_of(post_ids)
+        scores = await self._state.batcher.call(partial(engine.score_all, user))
+        ranks = await asyncio.to_thread(exact_ranks, scores, rows)  # sorts the whole corpus
+        return pb.ScorePostsResponse(
+            generation=engine.generation,
+            rows_scanned=engine.corpus.layout.rows,
+            rows_eligible=int(np.isfinite(scores).sum()),
+            scores=scores[rows].tolist(),
+            ranks=ranks.tolist(),
+        )
+
+    @property
+    def _model(self) -> ModelSizes:
+        return self._state.engine.bundle.manifest.model
+
+    async def _retrieve(self, request: pb.RetrieveRequest) -> pb.RetrieveResponse:
+        engine = self._state.engine
+        top_k = requests.read_top_k(request.top_k, engine.config.max_top_k)
+        user = requests.read_user(request.user, self._model)
+        answer = await self._state.batcher.retrieve(Query(user, top_k))
+        return _response(request, answer, engine)
+
+    async def _result(self, request: pb.RetrieveRequest) -> pb.RetrieveResult:
+        try:
+            response = await self._retrieve(request)
+        except PhoenixServerError as exc:
+            return pb.RetrieveResult(status=_request_status(exc))
+        return pb.RetrieveResult(status=pb.RequestStatus(), response=response)
+
+
+def _response(request: pb.RetrieveRequest, answer: Answer, engine: Engine) -> pb.RetrieveResponse:
+    columns, rows = engine.corpus.columns, answer.rows
+    response = pb.RetrieveResponse(
+        generation=engine.generation,
+        rows_scanned=engine.corpus.layout.rows,
+        rows_eligible=answer.eligible,
+        post_ids=columns.post_ids[rows].tolist(),
+        scores=answer.scores.tolist(),
+    )
+    if request.return_author_ids:
+        response.author_ids.extend(columns.author_ids[rows].tolist())
+    if request.return_created_at:
+        response.created_at_unix_ms.extend(columns.created_at_unix_ms[rows].tolist())
+    if request.return_labels:
+        counts, codes = engine.corpus.labels_of(rows)
+        distinct, indices = np.unique(codes, return_inverse=True)
+        response.label_names.extend(engine.corpus.label_names[code] for code in distinct)
+        response.label_counts.extend(counts.tolist())
+        response.label_indices.extend(indices.tolist())
+    if request.return_user_representation:
+        response.user_representation.extend(answer.representation.tolist())
+    return response
+
+
+def _request_status(exc: PhoenixServerError) -> pb.RequestStatus:
+    """Return what the call's own status would say, had the request come alone."""
+    status = to_status(exc)
+    result = pb.RequestStatus(code=status.code, message=status.message)
+    match exc:
+        case InvalidRequestError():
+            for field, description in exc.violations:
+                result.field_violations.add(field=field, description=description)
+        case OverloadedError():
+            result.retry_delay.FromMilliseconds(round(exc.retry_after_s * 1e3))
+        case _:
+            pass
+    return result

@@ -1,0 +1,53 @@
+"""What the services share: the generation that answers, once there is one, and the limits."""
+
+from dataclasses import dataclass
+
+from phoenix_server.batching import Batcher
+from phoenix_server.engine import Engine
+from phoenix_server.errors import NotReadyError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The largest requests that are taken.
+
+    Attributes:
+        max_batch_users: Requests of a batch.
+        max_candidates: Posts to encode or score in one call.
+        max_request_bytes: Size of a request.
+    """
+
+    max_batch_users: int = 256
+    max_candidates: int = 4096
+    max_request_bytes: int = 4 << 20
+
+
+class ServingState:
+    """The engine and its queue, once they are ready."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._engine: Engine | None = None
+        self._batcher: Batcher | None = None
+
+    def set_ready(self, engine: Engine, batcher: Batcher) -> None:
+        """Begin to answer."""
+        self._engine, self._batcher = engine, batcher
+
+    @property
+    def engine(self) -> Engine:
+        """The engine.
+
+        Raises:
+            NotReadyError: The server still loads.
+        """
+        if self._engine is None:
+            raise NotReadyError("the server loads its bundle and corpus")
+        return self._engine
+
+    @property
+    def batcher(self) -> Batcher:
+        """The queue before the engine; errors as for `engine`."""
+        if self._batcher is None:
+            raise NotReadyError("the server loads its bundle and corpus")
+        return self._batcher

@@ -1,0 +1,218 @@
+"""The two towers on a device: weights, tables and compiled programs.
+
+Shapes:
+    B  users, of a compiled batch size        S  engagements, of a compiled length
+    P  posts, of the compiled batch size      D  width of a representation
+
+Programs are compiled ahead, for a few sizes each; a size that was not compiled is a mistake, never
+a pause on the request path.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax import export
+
+from phoenix_retrieval.v1.manifest_pb2 import Program
+from phoenix_server.bundle import SELFTEST, TABLES, WEIGHTS, Bundle, table_path
+from phoenix_server.devices import Device
+from phoenix_server.errors import BundleError
+
+HostArrays = Mapping[str, npt.NDArray[np.generic]]
+DeviceArrays = Mapping[str, jax.Array]
+
+_log = logging.getLogger(__name__)
+
+
+class EncodedUsers(NamedTuple):
+    """What the user tower gives.
+
+    Attributes:
+        representations: [B, D] f32 unit vectors.
+        norms: [B] f32, their lengths before normalisation.
+    """
+
+    representations: jax.Array
+    norms: jax.Array
+
+
+class Towers:
+    """The towers of one bundle on one device."""
+
+    def __init__(self, bundle: Bundle, device: Device) -> None:
+        """Load programs, weights and tables.
+
+        Raises:
+            BundleError: JAX cannot read a program, or a number is not finite.
+        """
+        self._bundle = bundle
+        self._device = device
+        manifest = bundle.manifest
+        weights = {
+            name: self._put(bundle.path / WEIGHTS, name, array)
+            for name, array in bundle.load_weights()
+        }
+        tables = {
+            name: self._put(bundle.path / table_path(name), name, bundle.load_table(name))
+            for name in TABLES
+        }
+        self._users = _Tower(bundle, manifest.user_tower, weights, tables)
+        self._candidates = _Tower(bundle, manifest.candidate_tower, weights, tables)
+        self._user_programs: dict[tuple[int, int], Callable[[DeviceArrays], DeviceArrays]] = {}
+        self._candidate_programs: dict[int, Callable[[DeviceArrays], DeviceArrays]] = {}
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Size of the tables and the weights on the device."""
+        return self._users.bytes
+
+    def compile_users(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Compile the user tower for batches of [B, S]."""
+        for b, s in sizes:
+            self._user_programs[b, s] = self._users.compile({"b": b, "s": s})
+
+    def compile_candidates(self, batch_size: int) -> None:
+        """Compile the candidate tower for batches of P posts."""
+        self._candidate_programs[batch_size] = self._candidates.compile({"n": batch_size})
+
+    def encode_users(self, inputs: HostArrays) -> EncodedUsers:
+        """Encode a batch of a compiled size, as `FeatureBuilder.users` gives it."""
+        run = self._user_programs[inputs["history_product_surfaces"].shape]
+        outputs = run(jax.device_put(inputs, self._device))
+        return EncodedUsers(outputs["user_representation"], outputs["user_norm"])
+
+    def encode_candidates(self, inputs: HostArrays) -> jax.Array:
+        """Encode a batch of a compiled size, as `FeatureBuilder.candidates` gives it: [P, D]."""
+        run = self._candidate_programs[len(inputs["post_rows"])]
+        return run(jax.device_put(inputs, self._device))["candidate_representation"]
+
+    def self_test(self) -> None:
+        """Check hashing and both towers, at their largest sizes, against the bundle's answers.
+
+        Raises:
+            BundleError: An answer differs by more than the bundle allows.
+        """
+        path = self._bundle.path / SELFTEST
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            self._check_hashes(arrays)
+            self._check_users(arrays)
+            self._check_candidates(arrays)
+        except (KeyError, ValueError, OSError) as exc:
+            raise BundleError(path, f"cannot be used: {exc}") from exc
+
+    def _check_hashes(self, arrays: HostArrays) -> None:
+        features = self._bundle.features
+        for entity, functions in (
+            ("user", features.user_hash),
+            ("item", features.item_hash),
+            ("author", features.author_hash),
+        ):
+            ids, rows = arrays[f"ids/{entity}"].astype(np.uint64), arrays[f"rows/{entity}"]
+            if not np.array_equal(functions.rows(ids), rows):
+                raise BundleError(self._bundle.path / SELFTEST, f"{entity} ids hash to other rows")
+
+    def _check_users(self, arrays: HostArrays) -> None:
+        batch, length = max(self._user_programs)
+        inputs = {
+            name: _padded(array, batch, length if name.startswith("history_") else None)
+            for name, array in _part(arrays, "user_tower/inputs/").items()
+        }
+        representations, norms = map(np.asarray, self.encode_users(inputs))
+        expected = arrays["user_tower/outputs/user_representation"]
+        self._check_close("user_representation", representations[: len(expected)], expected)
+        expected = arrays["user_tower/outputs/user_norm"]
+        self._check_close("user_norm", norms[: len(expected)] / expected, np.ones_like(expected))
+
+    def _check_candidates(self, arrays: HostArrays) -> None:
+        batch = max(self._candidate_programs)
+        inputs = {
+            name: _padded(array, batch, None)
+            for name, array in _part(arrays, "candidate_tower/inputs/").items()
+        }
+        expected = arrays["candidate_tower/outputs/candidate_representation"]
+        vectors = np.asarray(self.encode_candidates(inputs))[: len(expected)]
+        self._check_close("candidate_representation", vectors, expected)
+
+    def _check_close(
+        self, name: str, actual: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]
+    ) -> None:
+        tolerance = self._bundle.manifest.selftest_tolerance
+        worst = float(np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max())
+        _log.debug("self-test: %s within %.2g", name, worst)
+        if not worst <= tolerance:  # also when it is not a number
+            raise BundleError(
+                self._bundle.path / SELFTEST,
+                f"{name} differs by {worst:.2g} where {tolerance:.2g} is allowed: the programs do "
+                f"not work on {self._device}",
+            )
+
+    def _put(self, path: Path, name: str, array: npt.NDArray[np.float32]) -> jax.Array:
+        """Copy an array to the device and check that it is finite."""
+        placed = jax.device_put(array, self._device)
+        if not _all_finite(placed):
+            raise BundleError(path, f"{name} holds values that are not finite")
+        return placed
+
+
+class _Tower:
+    """One exported program with the weights and tables that it takes."""
+
+    def __init__(
+        self, bundle: Bundle, program: Program, weights: DeviceArrays, tables: DeviceArrays
+    ) -> None:
+        self._path = bundle.path / program.path
+        self._exported: export.Exported = bundle.load_program(program)
+        try:
+            self._weights = {name: weights[name] for name in program.weights}
+            self._tables = {name: tables[name] for name in program.tables}
+        except KeyError as exc:
+            raise BundleError(self._path, f"takes {exc}, which the bundle does not hold") from exc
+        self._inputs = program.inputs
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.nbytes for array in (*self._weights.values(), *self._tables.values()))
+
+    def compile(self, sizes: Mapping[str, int]) -> Callable[[DeviceArrays], DeviceArrays]:
+        """Compile for given values of the symbolic dimensions."""
+        inputs = {
+            array.name: jax.ShapeDtypeStruct(
+                [sizes[d] if d in sizes else int(d) for d in array.dimensions],
+                np.dtype(array.dtype),
+            )
+            for array in self._inputs
+        }
+        try:
+            compiled = (
+                jax.jit(self._exported.call).lower(self._weights, self._tables, inputs).compile()
+            )
+        except (TypeError, ValueError) as exc:
+            raise BundleError(
+                self._path, f"does not take the weights and tables of this bundle: {exc}"
+            ) from exc
+        return lambda arrays: compiled(self._weights, self._tables, arrays)
+
+
+@jax.jit
+def _all_finite(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array).all()
+
+
+def _part(arrays: HostArrays, prefix: str) -> dict[str, npt.NDArray[Any]]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def _padded(array: npt.NDArray[Any], batch: int, length: int | None) -> npt.NDArray[Any]:
+    """Pad the first axis to `batch` and, where given, the second to `length`."""
+    widths = [(0, batch - array.shape[0])] + [(0, 0)] * (array.ndim - 1)
+    if length is not None:
+        widths[1] = (0, length - array.shape[1])
+    return np.pad(array, widths)
