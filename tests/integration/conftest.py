@@ -1,0 +1,53 @@
+"""Servers that tests of the wire share."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from phoenix_server.bundle import open_bundle
+from phoenix_server.corpus.importing import import_corpus
+from phoenix_server.engine import EngineConfig
+from phoenix_server.serve import ServeConfig
+from phoenix_server.service.state import Limits
+from running import run_server
+
+SMALL = EngineConfig(batch_sizes=(1, 4), history_lengths=(16,), result_sizes=(32,), max_top_k=4000)
+
+
+@pytest.fixture(scope="session")
+def golden_corpus_bf16(
+    golden_layout: Path, bundle_bf16: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return the golden posts as a corpus of `bundle_bf16`. Read-only."""
+    out = tmp_path_factory.mktemp("golden_bf16") / "corpus"
+    import_corpus(golden_layout / "sports_corpus.npz", open_bundle(bundle_bf16), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def server_bf16(bundle_bf16: Path, golden_corpus_bf16: Path) -> Generator[str, None, None]:
+    """Serve the golden checkpoint in bfloat16, one shard; return the address."""
+    with run_server(
+        ServeConfig(bundle=bundle_bf16, corpus=golden_corpus_bf16, shards=1, engine=SMALL)
+    ) as server:
+        yield server.address
+
+
+@pytest.fixture(scope="session")
+def server_f32(bundle_f32: Path, golden_corpus: Path) -> Generator[str, None, None]:
+    """Serve the golden checkpoint in float32, one shard, with low limits; return the address."""
+    limits = Limits(max_batch_users=8, max_candidates=64, max_request_bytes=64 << 10)
+    with run_server(
+        ServeConfig(bundle=bundle_f32, corpus=golden_corpus, shards=1, engine=SMALL, limits=limits)
+    ) as server:
+        yield server.address
+
+
+@pytest.fixture(scope="session")
+def server_f32_sharded(bundle_f32: Path, golden_corpus: Path) -> Generator[str, None, None]:
+    """Serve the same, over seven shards."""
+    with run_server(
+        ServeConfig(bundle=bundle_f32, corpus=golden_corpus, shards=7, engine=SMALL)
+    ) as server:
+        yield server.address
