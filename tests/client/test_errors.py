@@ -11,7 +11,8 @@ from google.rpc import error_details_pb2 as details_pb2
 import phoenix_client
 from client.conftest import Ask
 from client.servicer import Failure, FakeServer
-from phoenix_client import User, errors
+from phoenix_client import RetrieveQuery, User, errors
+from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 
 Code = grpc.StatusCode
 
@@ -96,6 +97,25 @@ def test_a_full_queue_says_when_to_come_again(server: FakeServer, ask: Ask) -> N
         ask("get_model")
     assert caught.value.retry_after_s == 1.25
     assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("delay", "retry_after_s"), [(Duration(seconds=2, nanos=500_000_000), 2.5), (Duration(), 0)]
+)
+def test_a_full_queue_says_in_a_batch_when_to_come_again(
+    server: FakeServer, ask: Ask, delay: Duration, retry_after_s: float
+) -> None:
+    reply = retrieval_pb2.BatchRetrieveResponse()
+    reply.results.add().status.MergeFrom(
+        retrieval_pb2.RequestStatus(
+            code=Code.RESOURCE_EXHAUSTED.value[0], message="full", retry_delay=delay
+        )
+    )
+    server.replies = [reply]
+    (error,) = ask("batch_retrieve", [RetrieveQuery(user=User(1), top_k=1)])
+    assert type(error) is errors.ResourceExhaustedError
+    assert (error.message, error.retry_after_s) == ("full", retry_after_s)
+    assert error.retryable
 
 
 @pytest.mark.parametrize("limit", ["max_request_bytes", "max_response_bytes"])

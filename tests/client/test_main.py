@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import grpc
 import pytest
+from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as details_pb2
 
@@ -110,6 +111,14 @@ def test_retrieve_prints_a_whole_table(
         for rank, post in enumerate(POSTS, start=1)
     ]
     assert rows[1][3:] == ["-", "0.33333334"]
+
+
+def test_request_prints_what_retrieve_sends(server: FakeServer, run: Run, sequence: Path) -> None:
+    printed = run("request", "--sequence", sequence, "--top-k", "3").out
+    assert str(2**64 - 1) in printed
+    request = json_format.Parse(printed, retrieval_pb2.RetrieveRequest())
+    run("retrieve", "--sequence", sequence, "--top-k", "3")
+    assert server.requests == [request]
 
 
 def test_model_prints_json_and_a_table(run: Run) -> None:

@@ -15,6 +15,7 @@ from phoenix_client import (
     NotFoundError,
     ResourceExhaustedError,
     RetrieveQuery,
+    UnavailableError,
     UnknownStatusError,
     User,
     messages,
@@ -117,8 +118,9 @@ def test_a_malformed_result_of_a_batch_spares_the_others() -> None:
     [
         (3, InvalidArgumentError, False),
         (5, NotFoundError, False),
-        (8, ResourceExhaustedError, True),
+        (8, ResourceExhaustedError, False),
         (9, UnknownStatusError, False),
+        (14, UnavailableError, True),
         (99, UnknownStatusError, False),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import grpc
 import typer
 
-from phoenix_client import channels, output
+from phoenix_client import channels, messages, output
 from phoenix_client.client import PhoenixClient
 from phoenix_client.errors import (
     InvalidArgumentError,
@@ -21,7 +21,9 @@ from phoenix_client.errors import (
     ResourceExhaustedError,
     SequenceError,
 )
+from phoenix_client.queries import RetrieveQuery
 from phoenix_client.sequence import load_sequence, parse_sequence
+from phoenix_client.users import User
 
 app = typer.Typer(
     help="Ask a Phoenix retrieval server.",
@@ -60,15 +62,19 @@ CaFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
+SequenceFile = Annotated[
+    Path,
+    typer.Option(help="The user's history, as in example_sequence.json; - for standard input."),
+]
+TopK = Annotated[
+    int, typer.Option(envvar="PHOENIX_TOP_K", min=1, max=2**32 - 1, help="How many posts.")
+]
+
+
 @app.command()
 def retrieve(
-    sequence: Annotated[
-        Path,
-        typer.Option(help="The user's history, as in example_sequence.json; - for standard input."),
-    ],
-    top_k: Annotated[
-        int, typer.Option(envvar="PHOENIX_TOP_K", min=1, max=2**32 - 1, help="How many posts.")
-    ] = 10,
+    sequence: SequenceFile,
+    top_k: TopK = 10,
     with_representation: Annotated[
         bool, typer.Option("--with-representation", help="Print the user's representation too.")
     ] = False,
@@ -79,10 +85,7 @@ def retrieve(
     ca_file: CaFile = None,
 ) -> None:
     """Print the posts of highest score for a user."""
-    if sequence == Path("-"):
-        user = parse_sequence(typer.get_binary_stream("stdin").read(), name="standard input")
-    else:
-        user = load_sequence(sequence)
+    user = _read_user(sequence)
     with _connect(target, timeout_s, tls, ca_file) as client:
         result = client.retrieve(
             user,
@@ -96,6 +99,19 @@ def retrieve(
         typer.echo(output.retrieve_json(result))
     else:
         output.print_result(result, output.unbounded_console(), datetime.now(UTC))
+
+
+@app.command()
+def request(sequence: SequenceFile, top_k: TopK = 10) -> None:
+    """Print the request that retrieve sends, as JSON for grpcurl and ghz."""
+    query = RetrieveQuery(
+        user=_read_user(sequence),
+        top_k=top_k,
+        with_author_ids=True,
+        with_labels=True,
+        with_created_at=True,
+    )
+    typer.echo(output.message_json(messages.retrieve_request(query)))
 
 
 @app.command()
@@ -113,6 +129,12 @@ def model(
         typer.echo(output.model_json(description))
     else:
         output.print_model(description, output.unbounded_console())
+
+
+def _read_user(sequence: Path) -> User:
+    if sequence == Path("-"):
+        return parse_sequence(typer.get_binary_stream("stdin").read(), name="standard input")
+    return load_sequence(sequence)
 
 
 def _connect(target: str, timeout_s: float, tls: bool, ca_file: Path | None) -> PhoenixClient:

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TextIO
 
+from google.protobuf import json_format
+from google.protobuf.message import Message
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -48,6 +50,11 @@ def retrieve_json(result: RetrieveResult) -> str:
     if result.user_representation is not None:
         document["user_representation"] = [shortest_float32(x) for x in result.user_representation]
     return json.dumps(document)
+
+
+def message_json(message: Message) -> str:
+    """Write a message as one line of protobuf's JSON, where 64-bit integers are strings."""
+    return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
 
 
 def model_json(model: Model) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TypeVar, cast
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
@@ -66,8 +67,12 @@ def from_request_status(status: retrieval_pb2.RequestStatus) -> PhoenixClientErr
         case grpc.StatusCode.NOT_FOUND:
             return errors.NotFoundError(status.message)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            # The reply arrived, so no message was too large: the queue was full.
-            return errors.ResourceExhaustedError(status.message, retryable=True)
+            told = status.HasField("retry_delay")
+            return errors.ResourceExhaustedError(
+                status.message,
+                retry_after_s=_seconds(status.retry_delay) if told else None,
+                retryable=told,
+            )
         case _:
             return _without_details(code, status.message)
 
@@ -117,5 +122,9 @@ def _missing_post_ids(status: status_pb2.Status) -> tuple[int, ...]:
 
 def _retry_after_s(status: status_pb2.Status) -> float | None:
     for detail in _details(status, error_details_pb2.RetryInfo):
-        return detail.retry_delay.seconds + detail.retry_delay.nanos / 1e9
+        return _seconds(detail.retry_delay)
     return None
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
