@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -53,7 +54,9 @@ def bundle(
         f"for {', '.join(manifest.platforms)}, tower fingerprint "
         f"{manifest.tower_fingerprint[:12]}, readable until "
         f"{manifest.expires_at.ToDatetime():%Y-%m-%d}.",
+        markup=False,
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -62,7 +65,8 @@ def demo(
     checkpoint_dir: Annotated[Path, typer.Argument(help="The directory to write.")],
     posts: Annotated[int, typer.Option(min=1, help="Posts in the corpus.")] = DemoSizes.posts,
     vocab: Annotated[
-        int, typer.Option(min=2, help="Rows of each embedding table; 1000000 as published.")
+        int,
+        typer.Option(min=2, max=2**31, help="Rows of each embedding table; 1000000 as published."),
     ] = DemoSizes.vocab,
     history: Annotated[
         int, typer.Option(min=1, help="Longest history; 127 as published.")
@@ -70,7 +74,7 @@ def demo(
     layers: Annotated[
         int, typer.Option(min=1, help="Transformer layers; 4 as published.")
     ] = DemoSizes.layers,
-    seed: Annotated[int, typer.Option(help="Seed of all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")] = 0,
 ) -> None:
     """Write a checkpoint whose answers make sense without training."""
     sizes = DemoSizes(posts=posts, vocab=vocab, history=history, layers=layers)
@@ -81,7 +85,12 @@ def demo(
             progress.update(task, description=step)
 
         write_demo(checkpoint_dir, sizes, seed=seed, report=report)
-    _console.print(f"Wrote {checkpoint_dir}: {posts:,} posts, tables of {vocab:,} rows.")
+    _console.print(
+        f"Wrote {checkpoint_dir}: {posts:,} posts, tables of {vocab:,} rows.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _progress() -> Progress:
@@ -92,14 +101,15 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         console=_console,
         transient=True,
+        disable=not _console.is_terminal,
     )
 
 
-def main() -> None:
-    """Run the command line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; the exit status is 1 for a failed export and 2 for wrong usage."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app()
+        app(args=arguments)
     except ExportError as exc:
         _console.print(f"error: {exc}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

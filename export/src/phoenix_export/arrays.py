@@ -7,6 +7,7 @@ embedding table of the published checkpoint is half a gigabyte, so here both go 
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,10 @@ import numpy.typing as npt
 
 from phoenix_export.errors import CheckpointError
 
-_PIECE_BYTES = 8 << 20
+_PIECE_BYTES = 8 << 20  # a multiple of the size of a number
 _ALIGNMENT = 64  # so that a mapped file can become a device array without a copy
-_BAD_FILE = (zipfile.BadZipFile, EOFError, OSError, ValueError)
+# RuntimeError: a member is encrypted, or compressed in a way that zipfile does not know.
+_BAD_FILE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 
 
 class ArrayHeader(NamedTuple):
@@ -39,8 +41,9 @@ def npz_headers(path: Path) -> dict[str, ArrayHeader]:
     headers: dict[str, ArrayHeader] = {}
     with _opened(path) as archive:
         for member in archive.namelist():
-            with archive.open(member) as file:
-                headers[member.removesuffix(".npy")] = _read_header(file)
+            if member.endswith(".npy"):
+                with archive.open(member) as file:
+                    headers[member.removesuffix(".npy")] = _read_header(file)
     return headers
 
 
@@ -48,19 +51,20 @@ def npz_pieces(path: Path, name: str) -> Iterator[npt.NDArray[np.float32]]:
     """Yield a float32 array of an `.npz` in flat pieces of a few megabytes.
 
     Raises:
-        CheckpointError: The file is truncated or damaged.
+        CheckpointError: The file is damaged, or holds more or less than the array takes.
     """
     with _opened(path) as archive, archive.open(f"{name}.npy") as file:
         header = _read_header(file)
         rest = math.prod(header.shape) * header.dtype.itemsize
         while rest:
-            piece = file.read(min(rest, _PIECE_BYTES))
-            if not piece:
-                raise CheckpointError(path, f"{name} is truncated: {rest} bytes are missing")
-            while len(piece) % header.dtype.itemsize:
-                piece += file.read(header.dtype.itemsize - len(piece) % header.dtype.itemsize)
+            size = min(rest, _PIECE_BYTES)
+            piece = file.read(size)
             rest -= len(piece)
+            if len(piece) < size:
+                raise CheckpointError(path, f"{name}: truncated, {rest} bytes are missing")
             yield np.frombuffer(piece, np.float32)
+        if file.read(1):  # reading up to the end also has zipfile compare the checksum
+            raise CheckpointError(path, f"{name}: holds more than its shape {header.shape} takes")
 
 
 def write_safetensors(
@@ -112,8 +116,11 @@ def _opened(path: Path) -> Generator[zipfile.ZipFile, None, None]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
+    except OSError as exc:
+        raise CheckpointError(path, f"cannot be read: {exc.strerror or exc}") from exc
     except _BAD_FILE as exc:
-        raise CheckpointError(path, f"truncated or damaged: {exc}") from exc
+        reason = str(exc) or "it ends too early"
+        raise CheckpointError(path, f"truncated, damaged or no .npz: {reason}") from exc
 
 
 def _read_header(file: IO[bytes]) -> ArrayHeader:

@@ -1,16 +1,8 @@
-"""Write a bundle: all that a server needs of a checkpoint.
-
-The directory is written beside its final name, flushed to the disk and renamed: what bears the
-name is whole.
-"""
+"""Write a bundle: all that a server needs of a checkpoint."""
 
 import hashlib
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +14,7 @@ from jax import export
 
 from phoenix_export.arrays import map_safetensor, write_safetensors
 from phoenix_export.checkpoint import Checkpoint
-from phoenix_export.errors import OutputError
+from phoenix_export.directories import new_directory
 from phoenix_export.programs import TowerProgram, candidate_program, user_program
 from phoenix_export.saved_model import require_tensorflow, write_saved_model
 from phoenix_export.selftest import TOLERANCES, selftest_arrays
@@ -56,7 +48,7 @@ def write_bundle(
     """
     if saved_model:
         require_tensorflow()
-    with _new_directory(out) as directory:
+    with new_directory(out) as directory:
         (directory / "programs").mkdir()
         (directory / "tables").mkdir()
 
@@ -180,7 +172,7 @@ def _fingerprint(manifest: manifest_pb2.BundleManifest) -> str:
 
 
 def _describe_files(directory: Path) -> Iterator[manifest_pb2.File]:
-    for path in sorted(_files(directory)):
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         yield manifest_pb2.File(
@@ -192,38 +184,3 @@ def _describe_files(directory: Path) -> Iterator[manifest_pb2.File]:
 
 def _table(directory: Path, name: str) -> Path:
     return directory / "tables" / f"{name}.safetensors"
-
-
-def _files(directory: Path) -> Iterable[Path]:
-    return (path for path in directory.rglob("*") if path.is_file())
-
-
-@contextmanager
-def _new_directory(out: Path) -> Generator[Path, None, None]:
-    """Yield a directory to write in that becomes `out` if, and only if, the block succeeds."""
-    if out.exists():
-        raise OutputError(f"{out}: exists; a bundle is never changed, choose another version")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as exc:
-        raise OutputError(f"{out}: cannot be written: {exc.strerror}") from exc
-    try:
-        yield staging
-        staging.chmod(0o755)
-        for path in (*_files(staging), staging):
-            _flush(path)
-        staging.rename(out)
-        _flush(out.parent)
-    except OSError as exc:
-        raise OutputError(f"{out}: cannot be written: {exc.strerror or exc}") from exc
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

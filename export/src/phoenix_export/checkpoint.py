@@ -1,11 +1,12 @@
 """Read a checkpoint in the published layout, and check all of it against its configuration."""
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +33,7 @@ _ATTN_OUTPUT_MULTIPLIER = 0.125
 _PRODUCT_SURFACES = 16
 _UNUSED_PARAMETER = "log_temperature"  # scales the training loss
 _MAX_ACTIONS = 64  # bits of an action mask
+_MAX_ROWS = 2**31  # of a table, whose row numbers are int32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +83,14 @@ def open_checkpoint(path: Path, dtype: str) -> Checkpoint:
         CheckpointError: Something is missing or odd; lists all that is.
     """
     checkpoint = read_config(path, dtype)
-    _check_arrays(path / PARAMS, checkpoint.parameter_shapes)
-    _check_arrays(path / TABLES, checkpoint.table_shapes)
+    expected = {PARAMS: checkpoint.parameter_shapes, TABLES: checkpoint.table_shapes}
+    problems = [
+        f"{file}: {problem}"
+        for file, shapes in expected.items()
+        for problem in _array_problems(path / file, shapes)
+    ]
+    if problems:
+        raise CheckpointError(path, problems)
     return checkpoint
 
 
@@ -90,8 +98,9 @@ def read_config(path: Path, dtype: str) -> Checkpoint:
     """Read a checkpoint's `config.json` alone; arguments and errors as for `open_checkpoint`."""
     config_path = path / CONFIG
     reader = _ConfigReader(_read_json(config_path))
-    model = _model_config(reader, dtype)
-    hashes = {entity: _hash_functions(reader, entity) for entity in ENTITIES}
+    counts = {entity: reader.integer(f"num_{entity}_hashes") for entity in ENTITIES}
+    model = _model_config(reader, counts, dtype)
+    hashes = {entity: _hash_functions(reader, entity, counts[entity]) for entity in ENTITIES}
     if reader.problems or model is None:
         raise CheckpointError(config_path, reader.problems)
     complete = {entity: functions for entity, functions in hashes.items() if functions}
@@ -102,39 +111,54 @@ class _ConfigReader:
     """Reads keys of a configuration and collects what is wrong with them."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        params = config.get("hash_params")
         self._config = config
+        self._hash_params: dict[str, Any] = params if isinstance(params, dict) else {}
         self.problems: list[str] = []
 
-    def integer(self, key: str, default: int | None = None) -> int:
+    def integer(
+        self, key: str, default: int | None = None, *, least: int = 1, most: int = 2**31 - 1
+    ) -> int:
         value = self._config.get(key, default)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if _is_integer(value, least, most):
             return value
-        self.problems.append(f"{key}: {self._found(key)}, should be a positive integer")
+        self._refuse(self._config, key, f"an integer from {least} to {most}")
         return 0
 
     def number(self, key: str, default: float) -> float:
         value = self._config.get(key, default)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
             return float(value)
-        self.problems.append(f"{key}: {self._found(key)}, should be a number")
+        self._refuse(self._config, key, "a number above 0, and finite")
         return default
 
-    def hash_constants(self, key: str, count: int | None) -> tuple[int, ...]:
-        params = self._config.get("hash_params")
-        value: Any = params.get(key) if isinstance(params, dict) else None
-        values = [value] if count is None else value
+    def hash_constants(self, key: str, count: int) -> tuple[int, ...]:
+        """Read `count` constants, or any number of them where `count` is 0."""
+        value = self._hash_params.get(key)
         if (
-            not isinstance(values, list)
-            or (count is not None and len(values) != count)
-            or not all(isinstance(v, int) and -(2**63) <= v < 2**63 for v in values)
+            isinstance(value, list)
+            and count in (0, len(value))
+            and all(_is_integer(constant, -(2**63), 2**63 - 1) for constant in value)
         ):
-            wanted = "an integer" if count is None else f"{count} integers"
-            self.problems.append(f"hash_params.{key}: should be {wanted} of 64 bits, is {value!r}")
-            return ()
-        return tuple(values)
+            return tuple(value)
+        wanted = f"{count or 'a list of'} integers of 64 bits, signed"
+        self._refuse(self._hash_params, key, wanted, "hash_params.")
+        return ()
 
-    def _found(self, key: str) -> str:
-        return f"is {self._config[key]!r}" if key in self._config else "missing"
+    def modulus(self, key: str) -> int:
+        value = self._hash_params.get(key)
+        if _is_integer(value, 1, 2**63 - 1):
+            return value
+        self._refuse(self._hash_params, key, "an integer from 1 to 2**63 - 1", "hash_params.")
+        return 0
+
+    def _refuse(self, values: dict[str, Any], key: str, wanted: str, prefix: str = "") -> None:
+        found = f"is {values[key]!r}" if key in values else "missing"
+        self.problems.append(f"{prefix}{key}: {found}, should be {wanted}")
+
+
+def _is_integer(value: Any, least: int, most: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -149,17 +173,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return config
 
 
-def _model_config(reader: _ConfigReader, dtype: str) -> PhoenixRetrievalModelConfig | None:
+def _model_config(
+    reader: _ConfigReader, hashes: Mapping[str, int], dtype: str
+) -> PhoenixRetrievalModelConfig | None:
     emb_size, key_size = reader.integer("emb_size"), reader.integer("key_size")
     num_layers, num_heads = reader.integer("num_layers"), reader.integer("num_heads")
     history, candidates = reader.integer("history_seq_len"), reader.integer("candidate_seq_len")
-    num_actions = reader.integer("num_actions")
-    hashes = {entity: reader.integer(f"num_{entity}_hashes") for entity in ENTITIES}
+    num_actions = reader.integer("num_actions", most=_MAX_ACTIONS)
     surfaces = reader.integer("product_surface_vocab_size", _PRODUCT_SURFACES)
     widening = reader.number("widening_factor", _WIDENING_FACTOR)
     multiplier = reader.number("attn_output_multiplier", _ATTN_OUTPUT_MULTIPLIER)
-    if num_actions > _MAX_ACTIONS:
-        reader.problems.append(f"num_actions: is {num_actions}, a mask has {_MAX_ACTIONS} bits")
+    if key_size % 2:
+        reader.problems.append(f"key_size: is {key_size}, should be even")
     if reader.problems:
         return None
     try:
@@ -190,34 +215,28 @@ def _model_config(reader: _ConfigReader, dtype: str) -> PhoenixRetrievalModelCon
         return None
 
 
-def _hash_functions(reader: _ConfigReader, entity: str) -> HashFunctions | None:
-    count, vocab_size = (
-        reader.integer(f"num_{entity}_hashes"),
-        reader.integer(f"{entity}_vocab_size"),
-    )
+def _hash_functions(reader: _ConfigReader, entity: str, count: int) -> HashFunctions | None:
+    vocab_size = reader.integer(f"{entity}_vocab_size", least=2, most=_MAX_ROWS)
     scales = reader.hash_constants(f"{entity}_hash_scales", count)
     biases = reader.hash_constants(f"{entity}_biases", count)
-    modulus = reader.hash_constants(f"{entity}_modulus", None)
-    try:
-        return HashFunctions(
-            scales=scales, biases=biases, modulus=modulus[0], vocab_size=vocab_size
-        )
-    except (ValueError, IndexError) as exc:
-        if not reader.problems:
-            reader.problems.append(f"hash_params: {entity}: {exc}")
+    modulus = reader.modulus(f"{entity}_modulus")
+    if reader.problems:
         return None
+    return HashFunctions(scales=scales, biases=biases, modulus=modulus, vocab_size=vocab_size)
 
 
-def _check_arrays(path: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
-    found = npz_headers(path)
+def _array_problems(path: Path, expected: Mapping[str, tuple[int, ...]]) -> Sequence[str]:
+    try:
+        found = npz_headers(path)
+    except CheckpointError as exc:
+        return exc.problems
     problems = [f"{name}: missing" for name in expected if name not in found]
     for name, header in found.items():
         if name in expected:
             problems += [f"{name}: {odd}" for odd in _oddities(header, expected[name])]
         elif name.rpartition("/")[2] != _UNUSED_PARAMETER:
             problems.append(f"{name}: the model that config.json describes has no such array")
-    if problems:
-        raise CheckpointError(path, problems)
+    return problems
 
 
 def _oddities(header: ArrayHeader, shape: tuple[int, ...]) -> Iterator[str]:

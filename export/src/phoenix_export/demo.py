@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from phoenix_export.checkpoint import CONFIG, ENTITIES, PARAMS, TABLES, Checkpoint, read_config
 from phoenix_export.demo_weights import demo_weights
-from phoenix_export.errors import OutputError
+from phoenix_export.directories import new_directory
 from phoenix_model import encode_candidates, hash_ids, unflatten_params
 
 TOPICS = (
@@ -60,6 +60,12 @@ class DemoSizes:
     history: int = 127
     layers: int = 2
 
+    def __post_init__(self) -> None:
+        least = {"posts": 1, "vocab": 2, "history": 1, "layers": 1}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name}: must be at least {minimum}, is {getattr(self, name)}")
+
 
 class _Posts(NamedTuple):
     post_ids: npt.NDArray[np.uint64]  # [N]
@@ -87,39 +93,37 @@ def write_demo(
     Raises:
         OutputError: The directory exists or cannot be written.
     """
-    if out.exists():
-        raise OutputError(f"{out}: exists; choose another place or remove it")
     rng = np.random.default_rng(seed)
     now_ms = int(time.time() * 1000) if now_ms is None else now_ms
-    try:
-        (out / "retrieval").mkdir(parents=True)
+    with new_directory(out) as directory:
+        (directory / "retrieval").mkdir()
         report("posts")
         posts, liked = _draw_posts(sizes.posts, now_ms, rng)
-        (out / CONFIG).write_text(json.dumps(_config(sizes, rng), indent=1) + "\n")
+        (directory / CONFIG).write_text(json.dumps(_config(sizes, rng), indent=1) + "\n")
         report("weights")
-        checkpoint = read_config(out, "float32")
+        checkpoint = read_config(directory, "float32")
         weights = demo_weights(checkpoint.model, rng)
-        np.savez(out / PARAMS, allow_pickle=False, **weights)
+        np.savez(directory / PARAMS, allow_pickle=False, **weights)
         report("tables")
         known = _Posts(
             np.concatenate([posts.post_ids, liked.post_ids]),
             np.concatenate([posts.author_ids, liked.author_ids]),
             np.concatenate([posts.topics, liked.topics]),
         )
-        tables = _write_tables(out / TABLES, checkpoint, known, rng)
+        tables = _write_tables(directory / TABLES, checkpoint, known, rng)
         report("candidate tower")
         vectors = _encode(checkpoint, weights, tables, posts)
         np.savez(
-            out / "sports_corpus.npz",
+            directory / "sports_corpus.npz",
+            allow_pickle=False,
             post_ids=posts.post_ids,
             author_ids=posts.author_ids,
             candidate_representations=vectors,
             topics=np.array(TOPICS)[posts.topics],
         )
         sequence = _example_sequence(liked, sizes.history, rng)
-        (out / "example_sequence.json").write_text(json.dumps(sequence, indent=1) + "\n")
-    except OSError as exc:
-        raise OutputError(f"{out}: cannot be written: {exc.strerror or exc}") from exc
+        text = json.dumps(sequence, indent=1)
+        (directory / "example_sequence.json").write_text(text + "\n")
 
 
 def _draw_posts(count: int, now_ms: int, rng: np.random.Generator) -> tuple[_Posts, _Posts]:

@@ -50,14 +50,17 @@ class TowerProgram(NamedTuple):
     def export(self) -> export.Exported:
         """Lower the tower for all platforms at once."""
         lower = export.export(jax.jit(self.function), platforms=PLATFORMS)
-        # Float32 means float32 on accelerators too, where products of it are rounded by default.
-        with _without_source_locations(), jax.default_matmul_precision("highest"):
+        with lowering():
             return lower(self.weights, self.tables, self.inputs)
 
 
 @contextmanager
-def _without_source_locations() -> Generator[None, None, None]:
-    """Keep this machine's paths out of programs, and so out of their fingerprint."""
+def lowering() -> Generator[None, None, None]:
+    """Make what is traced and lowered in the block the same on every machine.
+
+    Keeps this machine's paths out of programs, and so out of their fingerprint. And float32 means
+    float32 on accelerators too, where products of it are rounded by default.
+    """
     settings = {
         "jax_include_full_tracebacks_in_locations": True,  # of no frames
         "jax_traceback_in_locations_limit": 0,
@@ -66,7 +69,8 @@ def _without_source_locations() -> Generator[None, None, None]:
     for name, value in settings.items():
         jax.config.update(name, value)
     try:
-        yield
+        with jax.default_matmul_precision("highest"):
+            yield
     finally:
         for name, value in before.items():
             jax.config.update(name, value)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_export.errors import ExportError
-from phoenix_export.programs import PLATFORMS, TowerProgram
+from phoenix_export.programs import PLATFORMS, TowerProgram, lowering
 
 
 def require_tensorflow() -> None:
@@ -94,4 +94,5 @@ def _signature(
         )
         for name, spec in tower.inputs.items()
     }
-    return tf.function(serve, autograph=False).get_concrete_function(**specs)
+    with lowering():
+        return tf.function(serve, autograph=False).get_concrete_function(**specs)

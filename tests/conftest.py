@@ -1,0 +1,47 @@
+"""What several folders share: eight CPU devices, the golden checkpoint, and what is made of it."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from phoenix_export.bundle import write_bundle
+from phoenix_export.checkpoint import open_checkpoint
+from phoenix_server.bundle import open_bundle
+from phoenix_server.corpus.importing import import_corpus
+
+# Before anything looks at a device: afterwards JAX refuses.
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+def _bundle(layout: Path, out: Path, dtype: str) -> Path:
+    write_bundle(open_checkpoint(layout, dtype), out, saved_model=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def golden_layout() -> Path:
+    """Return a small checkpoint in the published layout, with its corpus and answers."""
+    return Path(__file__).parent / "golden" / "published_layout"
+
+
+@pytest.fixture(scope="session")
+def bundle_f32(golden_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of the golden checkpoint, computing in float32. Read-only."""
+    return _bundle(golden_layout, tmp_path_factory.mktemp("f32") / "bundle", "float32")
+
+
+@pytest.fixture(scope="session")
+def bundle_bf16(golden_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of the golden checkpoint, computing in bfloat16. Read-only."""
+    return _bundle(golden_layout, tmp_path_factory.mktemp("bf16") / "bundle", "bfloat16")
+
+
+@pytest.fixture(scope="session")
+def golden_corpus(
+    golden_layout: Path, bundle_f32: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return the golden posts as a corpus of `bundle_f32`. Read-only."""
+    out = tmp_path_factory.mktemp("golden") / "corpus"
+    import_corpus(golden_layout / "sports_corpus.npz", open_bundle(bundle_f32), out)
+    return out

@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from google.protobuf import json_format
+from safetensors.numpy import load_file
+
+from export.cases import Files, read_manifest, tiny_files
+from phoenix_export import bundle
+from phoenix_export.bundle import write_bundle
+from phoenix_export.checkpoint import open_checkpoint
+from phoenix_export.errors import CheckpointError, OutputError
+from phoenix_retrieval.v1 import manifest_pb2
+
+
+def _signature(arrays: object) -> dict[str, tuple[str, list[str]]]:
+    assert isinstance(arrays, list)
+    return {array.name: (array.dtype, list(array.dimensions)) for array in arrays}
+
+
+def test_the_manifest_lists_every_other_file(tiny_bundle: Path) -> None:
+    found = {
+        path.relative_to(tiny_bundle).as_posix(): path
+        for path in tiny_bundle.rglob("*")
+        if path.is_file()
+    }
+    del found["manifest.json"]
+    listed = {file.path: file for file in read_manifest(tiny_bundle).files}
+    assert listed.keys() == found.keys()
+    assert found.keys() == {
+        "programs/candidate_tower.jax",
+        "programs/candidate_tower.stablehlo.mlir",
+        "programs/user_tower.jax",
+        "programs/user_tower.stablehlo.mlir",
+        "selftest.npz",
+        "tables/author_embeddings.safetensors",
+        "tables/item_embeddings.safetensors",
+        "tables/user_embeddings.safetensors",
+        "weights.safetensors",
+    }
+    for name, path in found.items():
+        content = path.read_bytes()
+        assert listed[name].size_bytes == len(content)
+        assert listed[name].sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_the_manifest_describes_the_model(tiny_bundle: Path, files: Files) -> None:
+    manifest = read_manifest(tiny_bundle)
+    assert manifest.format_version == 1
+    assert manifest.model == manifest_pb2.ModelSizes(
+        embedding_size=13,
+        history_length=11,
+        num_actions=19,
+        product_surface_vocab_size=17,
+        num_layers=1,
+        num_query_heads=3,
+        num_key_value_heads=3,
+        key_size=6,
+    )
+    for entity in ("user", "item", "author"):
+        functions = getattr(manifest, f"{entity}_hash")
+        constants = files.config["hash_params"]
+        assert list(functions.scales) == constants[f"{entity}_hash_scales"]
+        assert list(functions.biases) == constants[f"{entity}_biases"]
+        assert functions.modulus == constants[f"{entity}_modulus"]
+        assert functions.vocab_size == files.config[f"{entity}_vocab_size"]
+    assert manifest.compute_dtype == "float32"
+    assert list(manifest.platforms) == ["cpu", "cuda", "rocm", "tpu"]
+    assert manifest.jax_version == jax.__version__
+    major, *rest = manifest.stablehlo_version.split(".")
+    assert int(major) >= 1 and all(part.isdecimal() for part in rest)
+    assert manifest.selftest_tolerance == 1e-5
+
+
+def test_the_manifest_has_the_signatures_with_symbolic_sizes(tiny_bundle: Path) -> None:
+    manifest = read_manifest(tiny_bundle)
+    assert _signature(list(manifest.user_tower.inputs)) == {
+        "user_rows": ("int32", ["b", "4"]),
+        "history_post_rows": ("int32", ["b", "s", "2"]),
+        "history_author_rows": ("int32", ["b", "s", "5"]),
+        "history_action_words": ("uint32", ["b", "s", "2"]),
+        "history_product_surfaces": ("int32", ["b", "s"]),
+    }
+    assert _signature(list(manifest.user_tower.outputs)) == {
+        "user_representation": ("float32", ["b", "13"]),
+        "user_norm": ("float32", ["b"]),
+    }
+    assert _signature(list(manifest.candidate_tower.inputs)) == {
+        "post_rows": ("int32", ["n", "2"]),
+        "author_rows": ("int32", ["n", "5"]),
+    }
+    assert _signature(list(manifest.candidate_tower.outputs)) == {
+        "candidate_representation": ("float32", ["n", "13"])
+    }
+    for name in ("user_tower", "candidate_tower"):
+        program = getattr(manifest, name)
+        assert program.path == f"programs/{name}.jax"
+        assert program.stablehlo_path == f"programs/{name}.stablehlo.mlir"
+
+
+def test_weights_and_tables_are_those_of_the_checkpoint(tiny_bundle: Path, files: Files) -> None:
+    weights = load_file(tiny_bundle / "weights.safetensors")
+    assert weights.keys() == files.params.keys()
+    for name, expected in files.params.items():
+        np.testing.assert_array_equal(weights[name], expected, strict=True)
+    for name, expected in files.tables.items():
+        table = load_file(tiny_bundle / "tables" / f"{name}.safetensors")
+        assert table.keys() == {name}
+        np.testing.assert_array_equal(table[name], expected, strict=True)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, manifest_pb2.BundleManifest]:
+    """Return the tiny bundle written once more, and the manifest that was returned."""
+    folder = tmp_path_factory.mktemp("again")
+    checkpoint = open_checkpoint(tiny_files().write(folder / "checkpoint"), "float32")
+    out = folder / "deep" / "er" / "7"
+    return out, write_bundle(checkpoint, out, saved_model=False)
+
+
+def test_the_returned_manifest_is_the_written_one(
+    written: tuple[Path, manifest_pb2.BundleManifest],
+) -> None:
+    out, manifest = written
+    assert read_manifest(out) == manifest
+    text = json.loads((out / "manifest.json").read_text())
+    assert text["user_hash"]["scales"] == ["3", str(-(2**63)), str(2**63 - 1), str(2**61 + 15)]
+
+
+def test_programs_are_readable_for_180_days(
+    written: tuple[Path, manifest_pb2.BundleManifest],
+) -> None:
+    _, manifest = written
+    created = manifest.created_at.ToDatetime(UTC)
+    assert abs(datetime.now(UTC) - created) < timedelta(hours=1)
+    assert manifest.expires_at.ToDatetime(UTC) - created == timedelta(days=180)
+
+
+def test_exporting_again_keeps_the_fingerprint_and_every_sum(
+    tiny_bundle: Path, written: tuple[Path, manifest_pb2.BundleManifest]
+) -> None:
+    out, again = written
+    first = read_manifest(tiny_bundle)
+    assert len(first.tower_fingerprint) == 64
+    assert again.tower_fingerprint == first.tower_fingerprint
+    sums = {f.path: f.sha256 for f in first.files}
+    assert {f.path: f.sha256 for f in again.files} == sums
+    assert sorted(os.listdir(out.parent)) == ["7"]
+
+
+def test_another_process_and_a_saved_model_keep_the_fingerprint(
+    bundle_f32: Path, bundle_with_saved_model: Path
+) -> None:
+    without, with_it = read_manifest(bundle_f32), read_manifest(bundle_with_saved_model)
+    assert with_it.tower_fingerprint == without.tower_fingerprint
+    extra = {file.path for file in with_it.files} - {file.path for file in without.files}
+    assert "saved_model/saved_model.pb" in extra
+    assert all(path.startswith("saved_model/") for path in extra)
+
+
+def _fingerprint(files: Files, folder: Path, dtype: str = "float32") -> str:
+    checkpoint = open_checkpoint(files.write(folder / "changed"), dtype)
+    return write_bundle(checkpoint, folder / "1", saved_model=False).tower_fingerprint
+
+
+CHANGES = ["a weight", "a table", "dtype", "a scale", "a bias", "a modulus"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_fingerprint_changes_with_all_that_decides_an_embedding(
+    tiny_bundle: Path, files: Files, tmp_path: Path, change: str
+) -> None:
+    hash_params = files.config["hash_params"]
+    match change:
+        case "a weight":
+            files.params["phoenix_retrieval_model/proj_mat_1"][-1, -1] += 1
+        case "a table":
+            files.tables["user_embeddings"][-1, -1] += 1
+        case "a scale":
+            hash_params["author_hash_scales"][-1] += 1
+        case "a bias":
+            hash_params["item_biases"][0] += 1
+        case "a modulus":
+            hash_params["user_modulus"] -= 1
+        case _:
+            pass
+    dtype = "bfloat16" if change == "dtype" else "float32"
+    changed = _fingerprint(files, tmp_path, dtype)
+    assert changed != read_manifest(tiny_bundle).tower_fingerprint
+
+
+def test_the_self_test_holds_what_is_easily_wrong(tiny_bundle: Path) -> None:
+    with np.load(tiny_bundle / "selftest.npz", allow_pickle=False) as archive:
+        arrays = dict(archive)
+    for entity, rows in (("user", 29), ("item", 31), ("author", 37)):
+        ids, hashed = arrays[f"ids/{entity}"], arrays[f"rows/{entity}"]
+        assert ids.dtype == np.uint64 and ids[-1] == 0 and ids.max() >= 2**63
+        assert not hashed[-1].any() and hashed[:-1].min() >= 1 and hashed.max() < rows
+    users = arrays["user_tower/inputs/user_rows"]
+    lengths = (arrays["user_tower/inputs/history_post_rows"][..., 0] != 0).sum(axis=1)
+    assert 0 in lengths and lengths.max() == 11
+    assert not users[-1].any() and lengths[-1] > 0
+    np.testing.assert_allclose(
+        np.linalg.norm(arrays["user_tower/outputs/user_representation"], axis=-1), 1, rtol=1e-5
+    )
+    assert arrays["candidate_tower/outputs/candidate_representation"].shape == (8, 13)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_actions": 64, "history_seq_len": 1, "product_surface_vocab_size": 1},
+        {"num_actions": 1, "user_vocab_size": 2, "item_vocab_size": 2, "author_vocab_size": 2},
+    ],
+)
+def test_models_of_extreme_sizes_are_exported(tmp_path: Path, changes: dict[str, int]) -> None:
+    checkpoint = open_checkpoint(tiny_files(**changes).write(tmp_path / "checkpoint"), "float32")
+    manifest = write_bundle(checkpoint, tmp_path / "1", saved_model=False)
+    assert manifest.model.num_actions == changes["num_actions"]
+
+
+# Reads bundles with jax, numpy and safetensors alone, and does their self-tests.
+CONSUMER = """
+import json, pathlib, sys
+for name in ("haiku", "tensorflow", "phoenix_model", "phoenix_export", "phoenix_retrieval"):
+    sys.modules[name] = None
+import jax, numpy as np
+from safetensors.numpy import load_file
+def selftest(path):
+    manifest = json.loads((path / "manifest.json").read_text())
+    weights = load_file(path / "weights.safetensors")
+    arrays = np.load(path / "selftest.npz", allow_pickle=False)
+    for tower in ("user_tower", "candidate_tower"):
+        program = manifest[tower]
+        exported = jax.export.deserialize(bytearray((path / program["path"]).read_bytes()))
+        outputs = jax.jit(exported.call)(
+            {name: weights[name] for name in program["weights"]},
+            {n: load_file(path / f"tables/{n}.safetensors")[n] for n in program["tables"]},
+            {i["name"]: arrays[f"{tower}/inputs/{i['name']}"] for i in program["inputs"]},
+        )
+        for output in program["outputs"]:
+            name = output["name"]
+            expected = arrays[f"{tower}/outputs/{name}"]
+            assert outputs[name].shape == expected.shape, name
+            assert outputs[name].dtype == output["dtype"], name
+            scale = expected if name == "user_norm" else 1  # all else is of unit vectors
+            yield name, float(np.abs((np.asarray(outputs[name]) - expected) / scale).max())
+print(json.dumps([dict(selftest(pathlib.Path(path))) for path in sys.argv[1:]]))
+"""
+
+
+def test_bundles_need_no_model_code(bundle_f32: Path, bundle_bf16: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CONSUMER, bundle_f32, bundle_bf16],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    of_float32, of_bfloat16 = json.loads(done.stdout)
+    names = {"user_representation", "user_norm", "candidate_representation"}
+    assert of_float32.keys() == of_bfloat16.keys() == names
+    assert max(of_float32.values()) <= read_manifest(bundle_f32).selftest_tolerance
+    assert max(of_bfloat16.values()) <= read_manifest(bundle_bf16).selftest_tolerance
+
+
+@pytest.mark.parametrize("kind", ["directory", "file", "dangling link"])
+def test_what_exists_is_never_overwritten(tiny_checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "1"
+    match kind:
+        case "directory":
+            out.mkdir()
+        case "file":
+            out.write_text("mine")
+        case _:
+            out.symlink_to(tmp_path / "nowhere")
+    before = out.lstat()
+    with pytest.raises(OutputError, match="exists and is never overwritten"):
+        write_bundle(open_checkpoint(tiny_checkpoint, "float32"), out, saved_model=False)
+    assert os.listdir(tmp_path) == ["1"]
+    assert out.lstat() == before
+
+
+def test_a_place_that_cannot_be_written_says_why(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    checkpoint = open_checkpoint(tiny_checkpoint, "float32")
+    with pytest.raises(OutputError) as caught:
+        write_bundle(checkpoint, tmp_path / "file" / "1", saved_model=False)
+    file = tmp_path / "file"
+    assert str(caught.value) == f"{file}/1: cannot be written: File exists: {file}"
+
+
+def test_a_bad_value_leaves_nothing_behind(files: Files, tmp_path: Path) -> None:
+    files.tables["author_embeddings"][3, 2] = np.nan
+    checkpoint = open_checkpoint(files.write(tmp_path / "checkpoint"), "float32")
+    (tmp_path / "bundles").mkdir()
+    with pytest.raises(CheckpointError, match="author_embeddings: holds nan at flat index 41"):
+        write_bundle(checkpoint, tmp_path / "bundles" / "1", saved_model=False)
+    assert os.listdir(tmp_path / "bundles") == []
+
+
+@pytest.mark.parametrize("step", ["weights", "program candidate_tower", "self-test", "sums"])
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_in_the_middle_leaves_nothing_behind(
+    tiny_checkpoint: Path, tmp_path: Path, step: str, failure: BaseException
+) -> None:
+    seen: list[Path] = []
+
+    def report(name: str) -> None:
+        seen[:] = list(tmp_path.iterdir())
+        if name == step:
+            raise failure
+
+    checkpoint = open_checkpoint(tiny_checkpoint, "float32")
+    expected = OutputError if isinstance(failure, OSError) else KeyboardInterrupt
+    with pytest.raises(expected) as caught:
+        write_bundle(checkpoint, tmp_path / "1", saved_model=False, report=report)
+    if isinstance(failure, OSError):
+        assert str(caught.value).endswith("/1: cannot be written: No space left on device")
+    assert [path.name.startswith(".1.") for path in seen] == [True]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_and_folders_are_flushed_before_the_name_appears(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flushed.append("." if path == tmp_path else "/".join(path.relative_to(tmp_path).parts[1:]))
+        assert path == tmp_path or not (tmp_path / "1").exists()
+        fsync(descriptor)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs /proc")
+    monkeypatch.setattr("phoenix_export.directories.os.fsync", record)
+    manifest = write_bundle(
+        open_checkpoint(tiny_checkpoint, "float32"), tmp_path / "1", saved_model=False
+    )
+    files = {file.path for file in manifest.files} | {"manifest.json"}
+    assert set(flushed) == files | {"programs", "tables", "", "."}
+    assert flushed[-1] == "."
+
+
+def test_the_steps_are_reported_in_order(
+    written: tuple[Path, manifest_pb2.BundleManifest], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    steps: list[str] = []
+    checkpoint = open_checkpoint(tiny_checkpoint, "float32")
+    write_bundle(checkpoint, tmp_path / "1", saved_model=False, report=steps.append)
+    assert steps[0] == "weights" and steps[-1] == "sums"
+    assert len(steps) == 8
+
+
+def test_a_manifest_is_text_that_any_protobuf_reads(tiny_bundle: Path) -> None:
+    text = (tiny_bundle / "manifest.json").read_text(encoding="utf-8")
+    manifest = json_format.Parse(text, manifest_pb2.BundleManifest())
+    assert manifest.format_version == bundle.FORMAT_VERSION
+    assert text.endswith("}\n")

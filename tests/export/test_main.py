@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from export.cases import Files, read_manifest
+from phoenix_export.__main__ import main
+from phoenix_export.checkpoint import open_checkpoint
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process."""
+
+    def run_main(*arguments: str | Path | int) -> Outcome:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return Outcome(caught.value.code, printed.out, printed.err)
+
+    return run_main
+
+
+def test_bundle_says_in_one_line_what_it_wrote(
+    run: Run, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / ("long" * 30) / "1"
+    status, printed, err = run("bundle", tiny_checkpoint, "--out", out, "--no-saved-model")
+    manifest = read_manifest(out)
+    assert (status, printed) == (0, "")
+    expires = manifest.expires_at.ToDatetime()
+    assert re.sub(r"in [0-9.]+ s", "in T s", err) == (
+        f"Wrote {out} (0 MB) in T s: bfloat16, for cpu, cuda, rocm, tpu, tower fingerprint "
+        f"{manifest.tower_fingerprint[:12]}, readable until {expires:%Y-%m-%d}.\n"
+    )
+    assert manifest.compute_dtype == "bfloat16"
+    assert not (out / "saved_model").exists()
+
+
+def test_bundle_takes_the_element_type(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ("--out", tmp_path / "1", "--no-saved-model", "--dtype", "float32")
+    assert run("bundle", tiny_checkpoint, *arguments).status == 0
+    assert read_manifest(tmp_path / "1").compute_dtype == "float32"
+
+
+def test_demo_says_in_one_line_what_it_wrote(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / ("long" * 30)
+    sizes = ("--posts", 1000, "--vocab", 1234, "--history", 3, "--layers", 1, "--seed", 5)
+    assert run("demo", out, *sizes) == (
+        0,
+        "",
+        f"Wrote {out}: 1,000 posts, tables of 1,234 rows.\n",
+    )
+    checkpoint = open_checkpoint(out, "float32")
+    assert checkpoint.model.history_seq_len == 3
+    assert checkpoint.model.model.num_layers == 1
+    assert checkpoint.table_shapes["user_embeddings"] == (1234, 128)
+
+
+def test_an_output_that_exists_is_an_error(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("bundle", tiny_checkpoint, "--out", tmp_path, "--no-saved-model"),
+        ("demo", tmp_path),
+    ):
+        status, out, err = run(*arguments)
+        assert (status, out) == (1, "")
+        assert err == f"error: {tmp_path}: exists and is never overwritten; choose another name\n"
+
+
+def test_all_problems_of_a_checkpoint_are_listed(run: Run, files: Files, tmp_path: Path) -> None:
+    del files.tables["user_embeddings"], files.tables["item_embeddings"]
+    path = files.write(tmp_path / "[bold]checkpoint")
+    status, out, err = run("bundle", path, "--out", tmp_path / "1", "--no-saved-model")
+    assert (status, out) == (1, "")
+    assert err == (
+        f"error: {path}:\n"
+        "  - retrieval/embedding_tables.npz: user_embeddings: missing\n"
+        "  - retrieval/embedding_tables.npz: item_embeddings: missing\n"
+    )
+    assert not (tmp_path / "1").exists()
+
+
+def test_without_tensorflow_the_error_names_the_option(
+    run: Run, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    status, _, err = run("bundle", tiny_checkpoint, "--out", tmp_path / "1")
+    assert status == 1
+    assert err.startswith("error: a SavedModel needs TensorFlow") and "--no-saved-model" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bundle", "somewhere"),
+        ("bundle", "somewhere", "--out", "1", "--dtype", "float16"),
+        ("demo", "somewhere", "--posts", "0"),
+        ("demo", "somewhere", "--vocab", "1"),
+        ("demo", "somewhere", "--vocab", "2147483649"),
+        ("demo", "somewhere", "--seed", "-1"),
+        ("nonsense",),
+    ],
+)
+def test_wrong_usage_has_status_2(run: Run, arguments: tuple[str, ...]) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert "Usage:" in err
+
+
+def test_an_error_of_the_installed_command_has_no_traceback(tmp_path: Path) -> None:
+    command = [Path(sys.executable).with_name("phoenix-export"), "bundle", tmp_path / "none"]
+    done = subprocess.run(
+        [*command, "--out", tmp_path / "1"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"error: {tmp_path}/none/retrieval/config.json: missing; a checkpoint has the published "
+        "layout\n"
+    )

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
+
+from phoenix_retrieval.v1 import (
+    manifest_pb2,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    retrieval_service_pb2,
+    retrieval_service_pb2_grpc,
+    user_pb2,
+)
+
+FILES: list[FileDescriptor] = [
+    manifest_pb2.DESCRIPTOR,
+    model_service_pb2.DESCRIPTOR,
+    retrieval_service_pb2.DESCRIPTOR,
+    user_pb2.DESCRIPTOR,
+]
+SERVICES = {
+    "RetrievalService": [
+        "Retrieve",
+        "BatchRetrieve",
+        "EncodeUser",
+        "EncodeCandidates",
+        "ScorePosts",
+    ],
+    "ModelService": ["GetModel"],
+}
+GRPC = {
+    "RetrievalService": retrieval_service_pb2_grpc,
+    "ModelService": model_service_pb2_grpc,
+}
+
+
+def _messages() -> Iterator[Descriptor]:
+    for file in FILES:
+        yield from file.message_types_by_name.values()
+
+
+def _fields() -> Iterator[FieldDescriptor]:
+    for message in _messages():
+        yield from message.fields
+
+
+def test_the_path_of_a_file_is_its_package() -> None:
+    for file in FILES:
+        assert file.package == "phoenix_retrieval.v1"
+        assert file.name.startswith("phoenix_retrieval/v1/")
+
+
+def test_an_action_is_a_bit_of_a_mask() -> None:
+    values = user_pb2.Action.values()
+    assert sorted(values) == list(range(19))
+    assert max(values) < 64
+    everything = sum(1 << value for value in values)
+    user = user_pb2.User(action_masks=[everything, 1 << 63])
+    assert list(user_pb2.User.FromString(user.SerializeToString()).action_masks) == [
+        2**19 - 1,
+        2**63,
+    ]
+
+
+def test_the_actions_that_the_published_model_names() -> None:
+    named = {
+        name.removeprefix("ACTION_"): value
+        for name, value in user_pb2.Action.items()
+        if "INDEX" not in name
+    }
+    assert named == {
+        "UNSPECIFIED": 0,
+        "FAVORITE": 1,
+        "REPLY": 4,
+        "QUOTE": 5,
+        "REPOST": 6,
+        "DWELL": 11,
+        "VIDEO_QUALITY_VIEW": 13,
+    }
+    for name, value in user_pb2.Action.items():
+        assert "INDEX" not in name or name == f"ACTION_INDEX_{value}"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_method_has_its_own_request_and_response(name: str) -> None:
+    pool = descriptor_pool.Default()
+    service = pool.FindServiceByName(f"phoenix_retrieval.v1.{name}")
+    assert [method.name for method in service.methods] == SERVICES[name]
+    for method in service.methods:
+        assert method.input_type.full_name == f"phoenix_retrieval.v1.{method.name}Request"
+        assert method.output_type.full_name == f"phoenix_retrieval.v1.{method.name}Response"
+        assert not method.client_streaming and not method.server_streaming
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_stubs_have_every_method(name: str) -> None:
+    servicer = getattr(GRPC[name], f"{name}Servicer")
+    assert callable(getattr(GRPC[name], f"add_{name}Servicer_to_server"))
+    for method in SERVICES[name]:
+        assert callable(getattr(servicer, method))
+
+
+def test_every_message_can_be_made_and_read() -> None:
+    for message in _messages():
+        made = message_factory.GetMessageClass(message)()
+        assert made.SerializeToString() == b""
+        assert made == type(made).FromString(b"")
+
+
+def test_ids_and_masks_are_of_64_fixed_bits() -> None:
+    ids = [
+        field
+        for field in _fields()
+        if field.type != FieldDescriptor.TYPE_BOOL
+        and field.name.endswith(("_id", "_ids", "_masks", "_unix_ms", "scales", "biases"))
+    ]
+    assert {field.name for field in ids} == {
+        "action_masks",
+        "author_ids",
+        "biases",
+        "created_at_unix_ms",
+        "post_ids",
+        "scales",
+        "user_id",
+    }
+    for field in ids:
+        signed = field.name in ("scales", "biases")
+        wanted = FieldDescriptor.TYPE_SFIXED64 if signed else FieldDescriptor.TYPE_FIXED64
+        assert field.type == wanted, field.full_name
+        assert field.is_repeated == (field.name != "user_id"), field.full_name
+
+
+def test_scores_and_vectors_are_packed_float32() -> None:
+    floats = [f for f in _fields() if f.type == FieldDescriptor.TYPE_FLOAT]
+    assert {field.full_name.removeprefix("phoenix_retrieval.v1.") for field in floats} == {
+        "RetrieveResponse.scores",
+        "RetrieveResponse.user_representation",
+        "EncodeUserResponse.user_representation",
+        "EncodeUserResponse.user_norm",
+        "EncodeCandidatesResponse.candidate_representations",
+        "ScorePostsResponse.scores",
+    }
+
+
+def test_columns_of_numbers_are_packed() -> None:
+    columns = [
+        field
+        for field in _fields()
+        if field.is_repeated
+        and field.type not in (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_STRING)
+    ]
+    assert columns and all(field.is_packed for field in columns)
+    reply = retrieval_service_pb2.RetrieveResponse(post_ids=[2**64 - 1] * 200, scores=[0.5] * 200)
+    assert len(reply.SerializeToString()) < 200 * 12 + 10
+
+
+def test_a_request_of_a_batch_carries_what_a_call_would() -> None:
+    types = {
+        (message.name, field.name): field.message_type.full_name
+        for message in _messages()
+        for field in message.fields
+        if field.message_type is not None
+    }
+    assert types["RequestStatus", "retry_delay"] == "google.protobuf.Duration"
+    expected = {
+        ("BatchRetrieveRequest", "requests"): "RetrieveRequest",
+        ("BatchRetrieveResponse", "results"): "RetrieveResult",
+        ("RequestStatus", "field_violations"): "FieldViolation",
+        ("RetrieveResult", "response"): "RetrieveResponse",
+        ("RetrieveResult", "status"): "RequestStatus",
+    }
+    for place, name in expected.items():
+        assert types[place] == f"phoenix_retrieval.v1.{name}"
+
+
+def test_manifests_travel_in_the_description_of_the_model() -> None:
+    fields = model_service_pb2.GetModelResponse.DESCRIPTOR.fields_by_name
+    assert fields["bundle"].message_type is manifest_pb2.BundleManifest.DESCRIPTOR
+    assert fields["corpus"].message_type is manifest_pb2.CorpusManifest.DESCRIPTOR
