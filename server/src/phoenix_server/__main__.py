@@ -150,7 +150,8 @@ def _progress(out: Path) -> Generator[Callable[[int, int], None], None, None]:
     began = time.monotonic()
     done = 0
     columns = (TextColumn("posts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console, transient=True) as progress:
+    hidden = not _console.is_terminal  # or it leaves an empty line in logs
+    with Progress(*columns, console=_console, transient=True, disable=hidden) as progress:
         task = progress.add_task("posts", total=None)
 
         def report(completed: int, total: int) -> None:
@@ -160,7 +161,8 @@ def _progress(out: Path) -> Generator[Callable[[int, int], None], None, None]:
 
         yield report
     spent = time.monotonic() - began
-    _console.print(f"Wrote {out}: {done:,} posts in {spent:.1f} s ({done / spent:,.0f} a second).")
+    what = f"Wrote {out}: {done:,} posts in {spent:.1f} s ({done / spent:,.0f} a second)."
+    _console.print(what, markup=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -74,9 +74,7 @@ def verify_files(directory: Path, files: Iterable[File], error: ErrorType) -> No
         if not path.is_file():
             raise error(path, "missing")
         if (size := path.stat().st_size) != file.size_bytes:
-            raise error(
-                path, f"has {size} bytes, the manifest says {file.size_bytes}: it is truncated"
-            )
+            raise error(path, f"was truncated or changed: has {size} bytes, not {file.size_bytes}")
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # hashing releases the GIL
         sums = pool.map(lambda file: sha256(directory / file.path), files)
         for file, actual in zip(files, sums, strict=True):
@@ -134,7 +132,9 @@ def _flush(path: Path) -> None:
 def describe_error(exc: Exception) -> str:
     """Return what to tell a person about an error: one line."""
     if isinstance(exc, PhoenixServerError):
-        return str(exc)
-    if isinstance(exc, OSError) and exc.filename:
-        return f"{exc.filename}: {exc.strerror}"
-    return f"{type(exc).__name__}: {exc}"
+        text = str(exc)
+    elif isinstance(exc, OSError) and exc.filename:
+        text = f"{exc.filename}: {exc.strerror}"
+    else:
+        text = f"{type(exc).__name__}: {exc}"
+    return " ".join(map(str.strip, text.splitlines()))  # JAX and protobuf explain at length

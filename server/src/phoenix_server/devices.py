@@ -10,10 +10,16 @@ Device: TypeAlias = Any
 """A `jax.Device`, which is a class of a compiled module: type checkers do not see it."""
 
 
+def split_cpu(shards: int) -> None:
+    """Make the CPU as many devices as there are shards; it is one to JAX otherwise.
+
+    Call it once, before anything touches a device.
+    """
+    jax.config.update("jax_num_cpu_devices", shards)
+
+
 def choose_devices(shards: int | None) -> tuple[Device, ...]:
     """Return one device a shard.
-
-    A CPU is one device to JAX unless it is told otherwise before it first looks.
 
     Args:
         shards: How many. Default: all accelerators, or one CPU device.
@@ -21,8 +27,6 @@ def choose_devices(shards: int | None) -> tuple[Device, ...]:
     Raises:
         StartupError: There are too few.
     """
-    if shards is not None:
-        jax.config.update("jax_num_cpu_devices", shards)
     devices = jax.devices()
     if shards is None:
         return tuple(devices) if devices[0].platform != "cpu" else (devices[0],)

@@ -208,8 +208,9 @@ def exact_ranks(
     after = np.searchsorted(ascending, targets, side="right")
     ties = after - np.searchsorted(ascending, targets, side="left")
     ranks = len(scores) - after + 1
-    for i in np.flatnonzero(ties > 1):
-        ranks[i] += np.count_nonzero(scores[: rows[i]] == targets[i])
+    for score in np.unique(targets[ties > 1]):
+        here = targets == score
+        ranks[here] += np.searchsorted(np.flatnonzero(scores == score), rows[here])
     return ranks
 
 

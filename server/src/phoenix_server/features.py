@@ -39,7 +39,7 @@ class HashFunctions:
         scales: [J] i64.
         biases: [J] i64.
         modulus: Above 0.
-        vocab_size: Rows of the table, at least 2; row 0 stands for padding.
+        vocab_size: Rows of the table, 2 to 2**31; row 0 stands for padding.
     """
 
     scales: npt.NDArray[np.int64]
@@ -50,8 +50,8 @@ class HashFunctions:
     def __post_init__(self) -> None:
         if self.scales.shape != self.biases.shape or self.scales.ndim != 1 or not self.scales.size:
             raise ValueError("scales and biases: must be two equally long lists, not empty")
-        if self.modulus < 1 or self.vocab_size < 2:
-            raise ValueError("modulus must be positive and vocab_size at least 2")
+        if self.modulus < 1 or not 2 <= self.vocab_size <= 2**31:
+            raise ValueError("modulus must be positive and vocab_size from 2 to 2**31")
 
     def rows(self, ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
         """Return the embedding rows of ids: [...] u64 to [..., J] i32, 0 for id 0.

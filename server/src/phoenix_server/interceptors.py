@@ -1,10 +1,12 @@
-"""What happens around every call: size limit, errors to statuses, one access line."""
+"""What happens around every call: size limit, errors to statuses, draining, one access line."""
 
 from __future__ import annotations  # gRPC's types are generic to type checkers only
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -31,11 +33,32 @@ _MAX_DETAILS = 40
 _MAX_MESSAGE = 1024
 
 
+_OURS = "/phoenix_retrieval."  # health and reflection answer to the end
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps unary calls; streams (health, reflection) pass."""
 
     def __init__(self, *, max_request_bytes: int) -> None:
         self._max_request_bytes = max_request_bytes
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._draining = False
+
+    async def drain(self, grace_s: float) -> int:
+        """Refuse new calls and wait for those in flight, at most `grace_s` seconds.
+
+        gRPC's own shutdown would cancel calls that arrive meanwhile, which tells a caller nothing.
+
+        Returns:
+            How many calls did not finish.
+        """
+        self._draining = True
+        if self._in_flight:
+            self._idle.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), grace_s)
+        return self._in_flight
 
     async def intercept_service(
         self,
@@ -57,7 +80,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
             began = time.perf_counter()
             code = "CANCELLED"
+            self._in_flight += 1
             try:
+                if self._draining and method.startswith(_OURS):
+                    raise NotReadyError("the server drains")
                 if (size := request.ByteSize()) > self._max_request_bytes:
                     limit = f"has {size} bytes, at most {self._max_request_bytes} are taken"
                     raise InvalidRequestError([Violation("request", limit)])
@@ -72,6 +98,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 await context.abort_with_status(rpc_status.to_status(status))
                 raise
             finally:
+                self._in_flight -= 1
+                if not self._in_flight:
+                    self._idle.set()
                 _access.info("%s %s %.1f ms", method, code, 1e3 * (time.perf_counter() - began))
 
         return call
@@ -100,14 +129,19 @@ def to_status(exc: Exception) -> status_pb2.Status:
             ]
             return _status(code_pb2.NOT_FOUND, str(exc), *missing)
         case OverloadedError():
-            delay = Duration()
-            delay.FromMilliseconds(max(1, round(exc.retry_after_s * 1e3)))
-            detail = error_details_pb2.RetryInfo(retry_delay=delay)
+            detail = error_details_pb2.RetryInfo(retry_delay=retry_delay(exc))
             return _status(code_pb2.RESOURCE_EXHAUSTED, str(exc), detail)
         case NotReadyError():
             return _status(code_pb2.UNAVAILABLE, str(exc))
         case _:
             return _status(code_pb2.INTERNAL, "internal error; the server's log says more")
+
+
+def retry_delay(exc: OverloadedError) -> Duration:
+    """Return when to try again: in a millisecond at least."""
+    delay = Duration()
+    delay.FromMilliseconds(max(1, round(exc.retry_after_s * 1e3)))
+    return delay
 
 
 def _status(code: int, message: str, *details: Message) -> status_pb2.Status:

@@ -23,7 +23,7 @@ from phoenix_retrieval.v1 import (
 from phoenix_server import bundle as bundles
 from phoenix_server.batching import Batcher
 from phoenix_server.corpus import snapshot as snapshots
-from phoenix_server.devices import choose_devices
+from phoenix_server.devices import choose_devices, split_cpu
 from phoenix_server.engine import Engine, EngineConfig, check_pair
 from phoenix_server.errors import StartupError
 from phoenix_server.interceptors import CallInterceptor
@@ -84,6 +84,7 @@ class Server:
         self._config = config
         self._state = ServingState(config.limits)
         self._health = health.aio.HealthServicer()
+        self._calls = CallInterceptor(max_request_bytes=config.limits.max_request_bytes)
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -117,8 +118,10 @@ class Server:
             await stopped
             _log.info("draining, for at most %g s", self._config.grace_s)
             await self._set_health(_NOT_SERVING)
-            await server.stop(self._config.grace_s)
-            await asyncio.to_thread(batcher.close)
+            if unfinished := await self._calls.drain(self._config.grace_s):
+                _log.warning("%d calls did not finish in time", unfinished)
+            else:
+                await asyncio.to_thread(batcher.close)
         finally:
             stopped.cancel()
             await server.stop(None)
@@ -126,7 +129,7 @@ class Server:
     def _listen(self) -> grpc.aio.Server:
         limit = self._config.limits.max_request_bytes
         server = grpc.aio.server(
-            interceptors=[CallInterceptor(max_request_bytes=limit)],
+            interceptors=[self._calls],
             options=[
                 ("grpc.max_receive_message_length", _TRANSPORT_LIMIT_FACTOR * limit),
                 ("grpc.so_reuseport", 0),  # or a second server would take half of the calls
@@ -176,11 +179,15 @@ def load_engine(config: ServeConfig) -> Engine:
 
 
 async def serve(config: ServeConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
+    """Be the server of this process: serve until SIGTERM or SIGINT, then drain.
+
+    A second signal ends the process at once.
 
     Raises:
         PhoenixServerError: As `Server.run`.
     """
+    if config.shards is not None:
+        split_cpu(config.shards)
     server = Server(config)
     loop = asyncio.get_running_loop()
 

@@ -86,7 +86,7 @@ class ShardedLayout:
             raise ValueError("a layout needs at least one device, one row and one column")
         if self.rows >= 2**31:
             raise ValueError(f"rows: {self.rows} does not fit in 31 bits")
-        if self.tile_rows % self.block_rows:
+        if min(self.tile_rows, self.block_rows) < 1 or self.tile_rows % self.block_rows:
             raise ValueError(f"tile_rows: {self.tile_rows} is not whole blocks")
 
     @cached_property

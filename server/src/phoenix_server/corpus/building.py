@@ -3,7 +3,8 @@
 # pyarrow makes the functions of `pc` when it is imported, out of a type checker's sight.
 # pyright: reportAttributeAccessIssue=false
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -19,7 +20,9 @@ from phoenix_server.errors import CorpusError
 from phoenix_server.towers import Towers
 
 BATCH_ROWS = 8192
+_COLUMNS = ("post_id", "author_id", "created_at", "labels")
 _TIMES = pa.timestamp("ms", "UTC")
+_EPOCH = pa.scalar(0, _TIMES)
 
 
 def build_corpus(
@@ -34,7 +37,8 @@ def build_corpus(
 
     Args:
         path: A Parquet file: post_id and author_id, integers; if it likes created_at, a timestamp
-            (default: the time that a post id carries), and labels, a list of strings or a string.
+            since 1970, in UTC unless it names a zone (default: the time that a post id carries),
+            and labels, a list of strings or a string.
         bundle: The bundle whose candidate tower encodes; its files have been verified.
         out: The directory to write; must not exist.
         drop_duplicates: Keep the first of posts that come more than once.
@@ -45,34 +49,45 @@ def build_corpus(
 
     Raises:
         CorpusError: The file is damaged, incomplete or odd, or `out` cannot be written.
-        BundleError: The bundle cannot be used.
+        BundleError: The bundle cannot be used, or its towers fail the self-test on this device.
     """
+    with _reading(path):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    with file:
+        _check_columns(path, file.schema_arrow)
+        with _reading(path):
+            post_ids = file.read(columns=["post_id"]).column(0).combine_chunks()
+        keep = select_posts(path, _ids(path, "post_id", post_ids), drop_duplicates=drop_duplicates)
+        towers = Towers(bundle, jax.devices()[0])
+        towers.compile_candidates(BATCH_ROWS)
+        towers.self_test()
+        with new_snapshot(
+            out,
+            source=path,
+            embedding_size=bundle.manifest.model.embedding_size,
+            tower_fingerprint=bundle.manifest.tower_fingerprint,
+        ) as writer:
+            for posts in _encoded(path, file, keep, bundle, towers):
+                writer.write(posts)
+                report(writer.rows, int(keep.sum()))
+            return writer.rows
+
+
+@contextmanager
+def _reading(path: Path) -> Generator[None, None, None]:
+    """Say of what goes wrong that it is the file's fault."""
     try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow)
-            keep = select_posts(
-                path,
-                _ids(path, "post_id", file.read(columns=["post_id"]).column(0).combine_chunks()),
-                drop_duplicates=drop_duplicates,
-            )
-            towers = Towers(bundle, jax.devices()[0])
-            towers.compile_candidates(BATCH_ROWS)
-            with new_snapshot(
-                out,
-                embedding_size=bundle.manifest.model.embedding_size,
-                tower_fingerprint=bundle.manifest.tower_fingerprint,
-            ) as writer:
-                for posts in _encoded(path, file, keep, bundle, towers):
-                    writer.write(posts)
-                    report(writer.rows, int(keep.sum()))
-                return writer.rows
+        yield
     except FileNotFoundError:
         raise CorpusError(path, "no such file") from None
-    except pa.ArrowException as exc:
+    except (pa.ArrowException, OSError) as exc:  # OSError: what is compressed is damaged
         raise CorpusError(path, f"is not a Parquet file that can be read: {exc}") from exc
 
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:
+    for name in _COLUMNS:
+        if schema.names.count(name) > 1:
+            raise CorpusError(path, f"column {name} comes more than once")
     for name in ("post_id", "author_id"):
         if name not in schema.names:
             raise CorpusError(path, f"column {name} is missing; it has {', '.join(schema.names)}")
@@ -84,9 +99,19 @@ def _check_columns(path: Path, schema: pa.Schema) -> None:
             raise CorpusError(path, f"created_at is {found}, should be a timestamp")
     if "labels" in schema.names:
         found = schema.field("labels").type
-        inner = found.value_type if pa.types.is_list(found) else found
-        if not (pa.types.is_string(inner) or pa.types.is_large_string(inner)):
+        if not _is_text(found.value_type if _is_list(found) else found):
             raise CorpusError(path, f"labels is {found}, should be a list of strings")
+
+
+def _is_list(found: pa.DataType) -> bool:
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_kind(found) for is_kind in kinds)
+
+
+def _is_text(found: pa.DataType) -> bool:
+    value = found.value_type if pa.types.is_dictionary(found) else found
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_kind(value) for is_kind in kinds)
 
 
 def _encoded(
@@ -97,14 +122,11 @@ def _encoded(
     towers: Towers,
 ) -> Iterator[Posts]:
     """Yield the posts with their vectors, a batch at a time."""
-    wanted = [
-        name
-        for name in ("post_id", "author_id", "created_at", "labels")
-        if name in file.schema_arrow.names
-    ]
     row = 0
-    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
-        kept = batch.filter(pa.array(keep[row : row + batch.num_rows]))
+    for batch in _batches(path, file):
+        mask = pa.array(keep[row : row + batch.num_rows])
+        labels = _labels(path, batch).filter(mask)  # first: Arrow cannot filter all kinds
+        kept = batch.select([name for name in batch.schema.names if name != "labels"]).filter(mask)
         post_ids = _ids(path, "post_id", kept.column("post_id"), row)
         author_ids = _ids(path, "author_id", kept.column("author_id"), row)
         row += batch.num_rows
@@ -114,10 +136,16 @@ def _encoded(
         yield Posts(
             post_ids=post_ids,
             author_ids=author_ids,
-            created_at=_created_at(kept, post_ids),
-            labels=_labels(path, kept),
+            created_at=_created_at(path, kept, post_ids),
+            labels=labels,
             vectors=np.asarray(towers.encode_candidates(inputs))[: len(post_ids)],
         )
+
+
+def _batches(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    wanted = [name for name in _COLUMNS if name in file.schema_arrow.names]
+    with _reading(path):
+        yield from file.iter_batches(batch_size=BATCH_ROWS, columns=wanted)
 
 
 def _ids(path: Path, name: str, column: pa.Array, row: int = 0) -> npt.NDArray[np.uint64]:
@@ -131,11 +159,14 @@ def _ids(path: Path, name: str, column: pa.Array, row: int = 0) -> npt.NDArray[n
     return ids
 
 
-def _created_at(batch: pa.RecordBatch, post_ids: npt.NDArray[np.uint64]) -> pa.Array:
+def _created_at(path: Path, batch: pa.RecordBatch, post_ids: npt.NDArray[np.uint64]) -> pa.Array:
     carried = snowflake_times(post_ids)
     if "created_at" not in batch.schema.names:
         return carried
-    return pc.coalesce(batch.column("created_at").cast(_TIMES, safe=False), carried)
+    given = batch.column("created_at").cast(_TIMES, safe=False)  # drops what is below 1 ms
+    if pc.any(pc.less(given, _EPOCH)).as_py():
+        raise CorpusError(path, "created_at holds a time before 1970")
+    return pc.coalesce(given, carried)
 
 
 def _labels(path: Path, batch: pa.RecordBatch) -> pa.Array:
@@ -143,10 +174,12 @@ def _labels(path: Path, batch: pa.RecordBatch) -> pa.Array:
     if "labels" not in batch.schema.names:
         return pa.array([[]] * batch.num_rows, lists)
     labels = batch.column("labels")
-    if not pa.types.is_list(labels.type):
-        lengths = np.concatenate([[0], np.cumsum(labels.is_valid().to_numpy(zero_copy_only=False))])
-        offsets = pa.array(lengths.astype(np.int32))
-        return pa.ListArray.from_arrays(offsets, labels.drop_null().cast(pa.string()))
+    if not _is_list(labels.type):
+        texts = labels.cast(pa.string()).fill_null("")
+        given = pc.not_equal(texts, "")
+        offsets = np.concatenate([[0], np.cumsum(given.to_numpy(zero_copy_only=False))])
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts.filter(given))
+    labels = labels.cast(lists)
     if labels.flatten().null_count:
         raise CorpusError(path, "labels holds a list with a null in it")
-    return labels.cast(lists)
+    return labels

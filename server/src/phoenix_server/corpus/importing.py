@@ -52,7 +52,10 @@ def import_corpus(
     post_ids = arrays["post_ids"].astype(np.uint64)
     rows = np.flatnonzero(select_posts(path, post_ids, drop_duplicates=drop_duplicates))
     with new_snapshot(
-        out, embedding_size=width, tower_fingerprint=bundle.manifest.tower_fingerprint
+        out,
+        source=path,
+        embedding_size=width,
+        tower_fingerprint=bundle.manifest.tower_fingerprint,
     ) as writer:
         for start in range(0, len(rows), _CHUNK_ROWS):
             chunk = rows[start : start + _CHUNK_ROWS]
@@ -73,22 +76,26 @@ def _load(path: Path, trust_pickle: bool) -> Arrays:
     arrays: Arrays = {}
     name = ""
     try:
-        with np.load(path, allow_pickle=trust_pickle) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise CorpusError(path, "is one array, not an .npz of several")
-            for name in (*_IDS, _VECTORS, _TOPICS):
-                if name in file.files:
-                    arrays[name] = file[name]
+        with path.open("rb") as opened:
+            if not zipfile.is_zipfile(opened):  # numpy would take it for a pickle
+                raise CorpusError(path, "is not an .npz, or is truncated")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=trust_pickle) as file:
+                for name in (*_IDS, _VECTORS, _TOPICS):
+                    if name in file.files:
+                        arrays[name] = np.asarray(file[name])
+    except CorpusError:
+        raise
     except FileNotFoundError:
         raise CorpusError(path, "no such file") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as exc:
+    except Exception as exc:  # zip, zlib, numpy and pickle raise many kinds
         if "allow_pickle" in str(exc):
             raise CorpusError(
                 path,
-                f"{name or 'the file'} is pickled, and unpickling runs code that the file "
-                "contains; pass --trust-pickle if you trust where it comes from",
+                f"{name} is pickled, and unpickling runs code that the file contains; "
+                "pass --trust-pickle if you trust where it comes from",
             ) from exc
-        raise CorpusError(path, f"truncated or damaged: {exc}") from exc
+        raise CorpusError(path, f"cannot be read: {exc}") from exc
     return arrays
 
 
@@ -96,7 +103,9 @@ def _check(path: Path, arrays: Arrays, width: int) -> None:
     for name in (*_IDS, _VECTORS):
         if name not in arrays:
             raise CorpusError(path, f"{name} is missing")
-    rows = len(arrays["post_ids"]) if arrays["post_ids"].ndim else 0
+    if arrays["post_ids"].ndim != 1:
+        raise CorpusError(path, f"post_ids has shape {arrays['post_ids'].shape}, should be a list")
+    rows = len(arrays["post_ids"])
     for name in _IDS:
         array = arrays[name]
         if array.dtype.kind not in "ui" or (
@@ -108,11 +117,22 @@ def _check(path: Path, arrays: Arrays, width: int) -> None:
             raise CorpusError(path, f"{name} has shape {arrays[name].shape}, should have {shape}")
     if arrays[_VECTORS].dtype.kind != "f":
         raise CorpusError(path, f"{_VECTORS} is {arrays[_VECTORS].dtype}, should be float32")
+    if _TOPICS in arrays:
+        arrays[_TOPICS] = _texts(path, arrays[_TOPICS])
+
+
+def _texts(path: Path, topics: npt.NDArray[np.generic]) -> npt.NDArray[np.str_]:
+    """Return topics as strings; a missing one becomes empty."""
+    if topics.dtype.kind == "O" and all(isinstance(t, str | None) for t in topics):
+        topics = np.array([topic or "" for topic in topics])
+    if topics.dtype.kind != "U":
+        raise CorpusError(path, f"{_TOPICS} is {topics.dtype}, should be strings")
+    return topics.astype(np.str_, copy=False)
 
 
 def _labels(topics: npt.NDArray[np.generic] | None, rows: npt.NDArray[np.intp]) -> pa.Array:
     """Return one label a post, or none where the topic is empty or missing."""
-    chosen = np.full(len(rows), "") if topics is None else topics[rows].astype(np.str_)
+    chosen = np.full(len(rows), "") if topics is None else topics[rows]
     lengths = (chosen != "").astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(chosen[chosen != ""], pa.string()))

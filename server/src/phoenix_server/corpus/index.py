@@ -31,7 +31,7 @@ class CorpusIndex:
         """Copy a corpus to the devices.
 
         Raises:
-            CorpusError: A vector is not finite or not of unit length.
+            CorpusError: A vector is not finite or not of unit length, or a label is unknown.
         """
         manifest = snapshot.manifest
         self.layout = ShardedLayout(

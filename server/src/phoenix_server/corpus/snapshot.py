@@ -62,7 +62,11 @@ class Snapshot:
     manifest: CorpusManifest
 
     def columns(self) -> PostColumns:
-        """Copy all but the vectors into memory."""
+        """Copy all but the vectors into memory.
+
+        Raises:
+            CorpusError: A label is not one of the manifest's.
+        """
         names = pa.array(self.manifest.label_names, pa.string())
         parts: list[PostColumns] = []
         with _batches(self.path / DATA) as batches:
@@ -70,20 +74,22 @@ class Snapshot:
                 labels = batch.column("labels").fill_null([])
                 created_at = batch.column("created_at").cast(pa.int64()).fill_null(0)
                 codes = pc.index_in(labels.flatten(), names)
+                if codes.null_count:
+                    raise CorpusError(self.path, "holds labels that its manifest does not list")
                 parts.append(
                     PostColumns(
                         batch.column("post_id").to_numpy(),
                         batch.column("author_id").to_numpy(),
                         created_at.to_numpy(),
                         pc.list_value_length(labels).cast(pa.int64()).to_numpy(),
-                        codes.to_numpy(zero_copy_only=False),
+                        codes.to_numpy(),
                     )
                 )
             post_ids, author_ids, created, lengths, codes = map(
                 np.concatenate, zip(*parts, strict=True)
             )
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return PostColumns(post_ids, author_ids, created, offsets, codes.astype(np.int32))
+        return PostColumns(post_ids, author_ids, created, offsets, codes)
 
     def vectors(self) -> Iterator[npt.NDArray[np.float32]]:
         """Yield the vectors in chunks [n, D], each good until the next is asked for.
@@ -130,7 +136,7 @@ def verify(snapshot: Snapshot) -> None:
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
             schema = reader.schema
             rows = sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
-    except (pa.ArrowInvalid, OSError) as exc:
+    except (pa.ArrowException, OSError) as exc:
         raise CorpusError(path, f"is not Arrow IPC data: {exc}") from exc
     if not schema.equals(corpus_schema(manifest.embedding_size)):
         raise CorpusError(path, f"has other columns than a corpus: {', '.join(schema.names)}")

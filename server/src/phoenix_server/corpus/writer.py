@@ -44,8 +44,8 @@ class Posts(NamedTuple):
 class SnapshotWriter:
     """Appends posts to a corpus being written."""
 
-    def __init__(self, out: Path, file: pa.RecordBatchFileWriter, schema: pa.Schema) -> None:
-        self._out = out
+    def __init__(self, source: Path, file: pa.RecordBatchFileWriter, schema: pa.Schema) -> None:
+        self._source = source
         self._file = file
         self._schema = schema
         self.rows = 0
@@ -55,9 +55,9 @@ class SnapshotWriter:
         """Append posts.
 
         Raises:
-            CorpusError: A vector is not finite or not of unit length; names the post.
+            CorpusError: A vector is not finite or not of unit length; names source and post.
         """
-        check_vectors(self._out, posts.post_ids, posts.vectors)
+        check_vectors(self._source, posts.post_ids, posts.vectors)
         vector = self._schema.field("vector").type
         columns = [
             pa.array(posts.post_ids),
@@ -75,12 +75,13 @@ class SnapshotWriter:
 
 @contextmanager
 def new_snapshot(
-    out: Path, *, embedding_size: int, tower_fingerprint: str
+    out: Path, *, source: Path, embedding_size: int, tower_fingerprint: str
 ) -> Generator[SnapshotWriter, None, None]:
     """Yield a writer of a corpus that becomes `out` if, and only if, the block succeeds.
 
     Args:
         out: The directory to write; must not exist.
+        source: The file that the posts come from, for errors.
         embedding_size: D.
         tower_fingerprint: Of the towers that made the vectors.
 
@@ -90,7 +91,7 @@ def new_snapshot(
     schema = corpus_schema(embedding_size)
     with new_directory(out, CorpusError) as directory:
         with pa.ipc.new_file(str(directory / DATA), schema) as file:
-            writer = SnapshotWriter(out, file, schema)
+            writer = SnapshotWriter(source, file, schema)
             yield writer
         manifest = CorpusManifest(
             format_version=FORMAT_VERSION,

@@ -3,6 +3,7 @@
 from __future__ import annotations  # gRPC's types are generic to type checkers only
 
 import asyncio
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ from phoenix_retrieval.v1 import retrieval_service_pb2_grpc
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
 from phoenix_server.engine import Answer, Engine, Query, exact_ranks
 from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
-from phoenix_server.interceptors import to_status
+from phoenix_server.interceptors import retry_delay, to_status
 from phoenix_server.service import requests
 from phoenix_server.service.state import ServingState
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -101,7 +104,9 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
     async def _result(self, request: pb.RetrieveRequest) -> pb.RetrieveResult:
         try:
             response = await self._retrieve(request)
-        except PhoenixServerError as exc:
+        except Exception as exc:
+            if not isinstance(exc, PhoenixServerError):
+                _log.exception("a request of a batch failed")
             return pb.RetrieveResult(status=_request_status(exc))
         return pb.RetrieveResult(status=pb.RequestStatus(), response=response)
 
@@ -130,7 +135,7 @@ def _response(request: pb.RetrieveRequest, answer: Answer, engine: Engine) -> pb
     return response
 
 
-def _request_status(exc: PhoenixServerError) -> pb.RequestStatus:
+def _request_status(exc: Exception) -> pb.RequestStatus:
     """Return what the call's own status would say, had the request come alone."""
     status = to_status(exc)
     result = pb.RequestStatus(code=status.code, message=status.message)
@@ -139,7 +144,7 @@ def _request_status(exc: PhoenixServerError) -> pb.RequestStatus:
             for field, description in exc.violations:
                 result.field_violations.add(field=field, description=description)
         case OverloadedError():
-            result.retry_delay.FromMilliseconds(round(exc.retry_after_s * 1e3))
+            result.retry_delay.CopyFrom(retry_delay(exc))
         case _:
             pass
     return result
