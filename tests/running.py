@@ -21,7 +21,7 @@ class Running(NamedTuple):
     """A server in this process: where it listens, and how to begin to drain it."""
 
     address: str
-    stop: Callable[[], None]
+    stop: Callable[[], object]
 
 
 @contextmanager

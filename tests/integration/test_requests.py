@@ -249,13 +249,13 @@ def test_the_model_describes_itself(channel: grpc.Channel) -> None:
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
 def test_health_is_reported_per_service_and_overall(service: str, channel: grpc.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)
+    health: Any = health_pb2_grpc.HealthStub(channel)
     response = health.Check(health_pb2.HealthCheckRequest(service=service))
     assert response.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_reflection_lists_the_services(channel: grpc.Channel) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     (response,) = stub.ServerReflectionInfo(iter([request]))
     listed = {service.name for service in response.list_services_response.service}

@@ -44,6 +44,7 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 # gRPC itself refuses what is far beyond the limit, before it is in memory; what is a little beyond
 # reaches the interceptor, whose error names the field.
 _TRANSPORT_LIMIT_FACTOR = 4
+_MAX_PORT = 65535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,11 @@ class Server:
 
     def _listen(self) -> grpc.aio.Server:
         limit = self._config.limits.max_request_bytes
+        host, colon, given = self._config.listen.rpartition(":")
+        if given.isdecimal() and int(given) > _MAX_PORT:  # gRPC would drop the upper bits
+            raise StartupError(
+                f"cannot listen on {self._config.listen}: a port is at most {_MAX_PORT}"
+            )
         server = grpc.aio.server(
             interceptors=[self._calls],
             options=[
@@ -151,7 +157,6 @@ class Server:
                 f"cannot listen on {self._config.listen}: it is in use, or not an address of "
                 "this machine; choose another with --listen"
             ) from exc
-        host, colon, given = self._config.listen.rpartition(":")
         if colon and given == "0":
             self.address = f"{host}:{port}"
         return server

@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import jax
+import pytest
+
+from phoenix_server.bundle import Bundle, open_bundle
+from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
+from phoenix_server.engine import Engine, EngineConfig
+
+
+@pytest.fixture(scope="session")
+def bundle(bundle_f32: Path) -> Bundle:
+    return open_bundle(bundle_f32)
+
+
+@pytest.fixture(scope="session")
+def snapshot(golden_corpus: Path) -> Snapshot:
+    return open_snapshot(golden_corpus)
+
+
+@pytest.fixture(scope="session")
+def engine(bundle: Bundle, snapshot: Snapshot) -> Engine:
+    """Return a float32 engine on three shards that compiles for a few sizes."""
+    config = EngineConfig(
+        batch_sizes=(1, 3, 4),
+        history_lengths=(16,),
+        result_sizes=(7,),
+        max_top_k=250,
+        candidate_batch=5,
+    )
+    return Engine(bundle, snapshot, tuple(jax.devices()[:3]), config)

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2
+
+from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
+from phoenix_retrieval.v1.user_pb2 import User
+from phoenix_server.batching import Batcher
+from phoenix_server.engine import Answer, Engine, Query
+from phoenix_server.errors import InvalidRequestError, NotReadyError, OverloadedError
+from phoenix_server.features import UserColumns
+from phoenix_server.service.model import ModelServicer
+from phoenix_server.service.retrieval import RetrievalServicer
+from phoenix_server.service.state import Limits, ServingState
+from server.cases import random_user
+
+_CONTEXT = cast(Any, None)  # handlers do not touch it
+
+
+@pytest.fixture
+def batcher(engine: Engine) -> Iterator[Batcher]:
+    batcher = Batcher(engine, max_waiting=100)
+    yield batcher
+    batcher.close()
+
+
+@pytest.fixture
+def state(engine: Engine, batcher: Batcher) -> ServingState:
+    state = ServingState(Limits(max_batch_users=4, max_candidates=6))
+    state.set_ready(engine, batcher)
+    return state
+
+
+@pytest.fixture
+def servicer(state: ServingState) -> RetrievalServicer:
+    return RetrievalServicer(state)
+
+
+def _message(user: UserColumns) -> User:
+    columns = {name: np.asarray(column).tolist() for name, column in user._asdict().items()}
+    return User(**columns)
+
+
+def _request(length: int = 3, top_k: int = 5, **options: bool) -> pb.RetrieveRequest:
+    return pb.RetrieveRequest(user=_message(random_user(length)), top_k=top_k, **options)
+
+
+def _answer(engine: Engine, length: int = 3, top_k: int = 5) -> Answer:
+    return engine.retrieve([Query(random_user(length), top_k)])[0]
+
+
+async def test_retrieve_answers_in_columns(servicer: RetrievalServicer, engine: Engine) -> None:
+    response = await servicer.Retrieve(_request(), _CONTEXT)
+    expected = _answer(engine)
+    assert response == pb.RetrieveResponse(
+        generation=engine.generation,
+        rows_scanned=3000,
+        rows_eligible=3000,
+        post_ids=engine.corpus.columns.post_ids[expected.rows].tolist(),
+        scores=expected.scores.tolist(),
+    )
+
+
+async def test_retrieve_returns_what_is_asked_for(
+    servicer: RetrievalServicer, engine: Engine
+) -> None:
+    request = _request(
+        return_user_representation=True,
+        return_author_ids=True,
+        return_labels=True,
+        return_created_at=True,
+    )
+    response = await servicer.Retrieve(request, _CONTEXT)
+    expected, columns = _answer(engine), engine.corpus.columns
+    assert response.user_representation == expected.representation.tolist()
+    assert response.author_ids == columns.author_ids[expected.rows].tolist()
+    assert response.created_at_unix_ms == columns.created_at_unix_ms[expected.rows].tolist()
+    assert response.label_counts == [1] * 5
+    labels = [engine.corpus.label_names[code] for code in columns.label_codes[expected.rows]]
+    assert [response.label_names[i] for i in response.label_indices] == labels
+    assert sorted(set(response.label_names)) == sorted(response.label_names)
+    assert set(response.label_names) == set(labels)
+
+
+async def test_more_than_the_corpus_holds_is_refused_by_the_limit(
+    servicer: RetrievalServicer,
+) -> None:
+    with pytest.raises(InvalidRequestError, match=r"top_k: is 251, must be from 1 to 250"):
+        await servicer.Retrieve(_request(top_k=251), _CONTEXT)
+
+
+async def test_one_failure_does_not_fail_the_others(
+    servicer: RetrievalServicer, engine: Engine
+) -> None:
+    requests = [_request(3), _request(3, top_k=0), pb.RetrieveRequest(top_k=1), _request(4)]
+    response = await servicer.BatchRetrieve(pb.BatchRetrieveRequest(requests=requests), _CONTEXT)
+    codes = [result.status.code for result in response.results]
+    invalid = code_pb2.INVALID_ARGUMENT
+    assert codes == [code_pb2.OK, invalid, invalid, code_pb2.OK]
+    fields = [[v.field for v in r.status.field_violations] for r in response.results]
+    assert fields == [[], ["top_k"], ["user"], []]
+    assert [result.HasField("response") for result in response.results] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    for result, length in ((response.results[0], 3), (response.results[3], 4)):
+        rows = _answer(engine, length).rows
+        assert result.response.post_ids == engine.corpus.columns.post_ids[rows].tolist()
+
+
+async def test_an_overloaded_request_of_a_batch_says_when_to_return(
+    servicer: RetrievalServicer, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(query: Query) -> Answer:
+        raise OverloadedError(100, retry_after_s=1e-9)
+
+    monkeypatch.setattr(batcher, "retrieve", refuse)
+    batch = pb.BatchRetrieveRequest(requests=[_request()])
+    (result,) = (await servicer.BatchRetrieve(batch, _CONTEXT)).results
+    assert result.status.code == code_pb2.RESOURCE_EXHAUSTED
+    assert result.status.retry_delay == Duration(nanos=1_000_000)
+
+
+@pytest.mark.parametrize("size", [0, 5])
+async def test_a_batch_of_the_wrong_size_is_refused(servicer: RetrievalServicer, size: int) -> None:
+    batch = pb.BatchRetrieveRequest(requests=[_request()] * size)
+    with pytest.raises(InvalidRequestError, match=f"requests: has {size} entries"):
+        await servicer.BatchRetrieve(batch, _CONTEXT)
+
+
+async def test_encode_user_gives_representation_and_norm(
+    servicer: RetrievalServicer, engine: Engine
+) -> None:
+    request = pb.EncodeUserRequest(user=_message(random_user(3)))
+    response = await servicer.EncodeUser(request, _CONTEXT)
+    expected = _answer(engine)
+    assert response.user_representation == expected.representation.tolist()
+    assert response.user_norm == np.float32(expected.norm)
+
+
+async def test_encode_candidates_gives_vectors_one_after_the_other(
+    servicer: RetrievalServicer, engine: Engine
+) -> None:
+    posts, authors = np.arange(1, 13, dtype=np.uint64).reshape(2, 6)
+    request = pb.EncodeCandidatesRequest(post_ids=posts.tolist(), author_ids=authors.tolist())
+    response = await servicer.EncodeCandidates(request, _CONTEXT)
+    assert response.embedding_size == 128
+    expected = engine.encode_candidates(posts, authors).ravel()
+    assert response.candidate_representations == expected.tolist()
+
+
+async def test_score_posts_ranks_as_retrieve_does(
+    servicer: RetrievalServicer, engine: Engine
+) -> None:
+    expected = _answer(engine, top_k=250)
+    places = [0, 249, 7, 7]
+    post_ids = engine.corpus.columns.post_ids[expected.rows[places]]
+    request = pb.ScorePostsRequest(user=_message(random_user(3)), post_ids=post_ids.tolist())
+    response = await servicer.ScorePosts(request, _CONTEXT)
+    assert response.ranks == [place + 1 for place in places]
+    assert response.scores == expected.scores[places].tolist()
+    assert (response.rows_scanned, response.rows_eligible) == (3000, 3000)
+
+
+async def test_a_server_that_loads_is_not_ready() -> None:
+    state = ServingState(Limits())
+    servicer = RetrievalServicer(state)
+    with pytest.raises(NotReadyError, match="loads its bundle and corpus"):
+        await servicer.Retrieve(_request(), _CONTEXT)
+    with pytest.raises(NotReadyError):
+        await ModelServicer(state).GetModel(_CONTEXT, _CONTEXT)
+    with pytest.raises(NotReadyError):
+        _ = state.batcher
+    batch = pb.BatchRetrieveRequest(requests=[_request()])
+    (result,) = (await servicer.BatchRetrieve(batch, _CONTEXT)).results
+    assert result.status.code == code_pb2.UNAVAILABLE
+
+
+async def test_get_model_describes_what_is_served(state: ServingState, engine: Engine) -> None:
+    response = await ModelServicer(state).GetModel(_CONTEXT, _CONTEXT)
+    assert response.generation == engine.generation
+    assert response.bundle == engine.bundle.manifest
+    assert response.corpus == engine.snapshot.manifest
+    assert (response.corpus_rows, response.shards, len(response.devices)) == (3000, 3, 3)
+    assert (response.max_top_k, response.max_batch_users, response.max_candidates) == (250, 4, 6)

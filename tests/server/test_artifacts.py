@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from phoenix_retrieval.v1.manifest_pb2 import File
+from phoenix_server.artifacts import describe_error, describe_file, new_directory, verify_files
+from phoenix_server.errors import CorpusError, StartupError
+
+
+def test_a_described_file_verifies_until_it_changes(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    path = tmp_path / "below" / "file"
+    path.write_bytes(b"abc")
+    file = describe_file(tmp_path, path)
+    assert file == File(
+        path="below/file",
+        size_bytes=3,
+        sha256="ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+    )
+    verify_files(tmp_path, [file], CorpusError)
+    path.write_bytes(b"abd")
+    with pytest.raises(CorpusError, match=r"below/file: was changed"):
+        verify_files(tmp_path, [file], CorpusError)
+
+
+def test_a_directory_appears_when_it_is_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with new_directory(out, CorpusError) as staging:
+        (staging / "below").mkdir()
+        (staging / "below" / "file").write_text("text")
+        assert not out.exists()
+        assert staging.parent == tmp_path
+    assert (out / "below" / "file").read_text() == "text"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_the_disk_refuses_names_the_directory(tmp_path: Path) -> None:
+    def write() -> None:
+        with new_directory(tmp_path / "out", CorpusError):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(CorpusError, match=r"out: cannot be written: No space left on device"):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_that_is_as_quick_is_not_overwritten(tmp_path: Path) -> None:
+    def write() -> None:
+        with new_directory(tmp_path / "out", CorpusError):
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "file").write_text("theirs")
+
+    with pytest.raises(CorpusError, match=r"out: cannot be written: "):
+        write()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "file"]
+
+
+@pytest.mark.parametrize(
+    ("exc", "text"),
+    [
+        (StartupError("too few devices"), "too few devices"),
+        (CorpusError(Path("corpus"), "is odd:\n  very\n\n"), "corpus: is odd: very "),
+        (PermissionError(13, "Permission denied", "file"), "file: Permission denied"),
+        (OSError("strange"), "OSError: strange"),
+        (ValueError("two\nlines"), "ValueError: two lines"),
+    ],
+)
+def test_an_error_is_described_in_one_line(exc: Exception, text: str) -> None:
+    assert describe_error(exc) == text

@@ -1,0 +1,242 @@
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phoenix_server.bundle import Bundle, open_bundle
+from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
+from phoenix_server.engine import (
+    Answer,
+    Engine,
+    EngineConfig,
+    Query,
+    exact_ranks,
+    generation_name,
+)
+from phoenix_server.errors import CorpusError
+from server.cases import (
+    HISTORY_LENGTH,
+    copied,
+    edit_manifest,
+    golden_answers,
+    golden_user,
+    newest,
+    random_user,
+)
+
+_TOLERANCE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def vectors(snapshot: Snapshot) -> npt.NDArray[np.float64]:
+    """Return the corpus as an oracle has it: [N, D] f64."""
+    return np.concatenate(list(snapshot.vectors())).astype(np.float64)
+
+
+def _assert_exact(answer: Answer, vectors: npt.NDArray[np.float64], top_k: int) -> None:
+    """Compare an answer with sorting all scores of its representation in float64."""
+    scores = vectors @ answer.representation.astype(np.float64)
+    assert answer.eligible == len(vectors)
+    assert len(answer.rows) == len(answer.scores) == min(top_k, len(vectors))
+    assert len(set(answer.rows.tolist())) == len(answer.rows)
+    best = np.sort(scores)[::-1][:top_k]
+    np.testing.assert_allclose(answer.scores, best, rtol=0, atol=_TOLERANCE)
+    np.testing.assert_allclose(answer.scores, scores[answer.rows], rtol=0, atol=_TOLERANCE)
+    np.testing.assert_array_equal(np.lexsort((answer.rows, -answer.scores)), range(len(best)))
+    gaps = np.diff(-np.sort(-scores)[: top_k + 1]) < -2 * _TOLERANCE  # where order is certain
+    certain = np.concatenate([[True], gaps])[: len(best)] & np.append(gaps, True)[: len(best)]
+    expected = np.argsort(-scores, kind="stable")[:top_k]
+    np.testing.assert_array_equal(answer.rows[certain], expected[certain])
+    assert not len(best) or certain.mean() > 0.8
+
+
+def _assert_same(answer: Answer, other: Answer) -> None:
+    """Check that two answers are equal bit for bit."""
+    for ours, theirs in zip(answer, other, strict=True):
+        assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_the_top_k_of_every_batch_size_are_exact(
+    engine: Engine, vectors: npt.NDArray[np.float64], size: int
+) -> None:
+    top_ks = [250, 1, 7, 8][:size]
+    queries = [Query(random_user(3 + i), top_k) for i, top_k in enumerate(top_ks)]
+    answers = engine.retrieve(queries)
+    assert len(answers) == size
+    for answer, top_k in zip(answers, top_ks, strict=True):
+        _assert_exact(answer, vectors, top_k)
+    assert len({answer.representation.tobytes() for answer in answers}) == size
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 16, 17, HISTORY_LENGTH, HISTORY_LENGTH + 50])
+def test_the_top_k_of_every_history_length_are_exact(
+    engine: Engine, vectors: npt.NDArray[np.float64], length: int
+) -> None:
+    (answer,) = engine.retrieve([Query(random_user(length), 20)])
+    _assert_exact(answer, vectors, 20)
+    assert np.linalg.norm(answer.representation) == pytest.approx(1, abs=1e-5)
+    assert answer.norm > 0
+
+
+def test_a_history_alone_has_an_answer(engine: Engine, vectors: npt.NDArray[np.float64]) -> None:
+    (answer,) = engine.retrieve([Query(random_user(3, user_id=0), 20)])
+    _assert_exact(answer, vectors, 20)
+
+
+def test_answers_are_the_published_ones(engine: Engine, golden_layout: Path) -> None:
+    # Published in bfloat16, served in float32: equal to a few thousandths.
+    post_ids = engine.corpus.columns.post_ids
+    for expected in golden_answers(golden_layout):
+        (answer,) = engine.retrieve([Query(golden_user(expected), 200)])
+        np.testing.assert_allclose(
+            answer.representation, expected["user_representation"], rtol=0, atol=6e-3
+        )
+        np.testing.assert_allclose(answer.scores, expected["scores"], rtol=0, atol=6e-3)
+        shared = set(post_ids[answer.rows].tolist()) & set(expected["post_ids"])
+        assert len(shared) > 180
+
+
+def test_a_long_history_counts_by_its_newest(engine: Engine) -> None:
+    user = random_user(HISTORY_LENGTH + 9)
+    cut = newest(user, HISTORY_LENGTH)
+    _assert_same(engine.retrieve([Query(user, 9)])[0], engine.retrieve([Query(cut, 9)])[0])
+
+
+def test_neighbours_do_not_change_an_answer(engine: Engine) -> None:
+    query = Query(random_user(5), 20)
+    neighbours = [Query(random_user(n, seed=1), k) for n, k in ((1, 20), (16, 9), (0, 0))]
+    alone = engine.retrieve([query])[0]
+    first = engine.retrieve([query, *neighbours])[0]
+    for place in range(4):
+        others = [Query(random_user(n, seed=2), 250) for n in (2, 0, 16)]
+        others.insert(place, query)
+        _assert_same(engine.retrieve(others)[place], first)
+    # Another batch size is another program: equal up to rounding.
+    np.testing.assert_allclose(first.representation, alone.representation, rtol=0, atol=_TOLERANCE)
+    np.testing.assert_allclose(first.scores, alone.scores, rtol=0, atol=_TOLERANCE)
+
+
+def test_a_longer_neighbour_changes_no_more_than_rounding(engine: Engine) -> None:
+    query = Query(random_user(5), 20)
+    short = engine.retrieve([query, Query(random_user(16), 1)])[0]
+    long = engine.retrieve([query, Query(random_user(HISTORY_LENGTH), 1)])[0]
+    np.testing.assert_allclose(short.representation, long.representation, rtol=0, atol=_TOLERANCE)
+
+
+def test_a_batch_smaller_than_its_program_is_padded_inertly(engine: Engine) -> None:
+    queries = [Query(random_user(5), 20), Query(random_user(2), 3)]
+    for padded, full in zip(
+        engine.retrieve(queries),
+        engine.retrieve([*queries, Query(random_user(9), 5)]),
+        strict=False,
+    ):
+        _assert_same(padded, full)
+
+
+def test_top_k_zero_only_encodes(engine: Engine) -> None:
+    user = random_user(5)
+    (encoded,) = engine.retrieve([Query(user, 0)])
+    (answered,) = engine.retrieve([Query(user, 5)])
+    assert (len(encoded.rows), len(encoded.scores)) == (0, 0)
+    _assert_same(
+        encoded._replace(eligible=0),
+        answered._replace(rows=encoded.rows, scores=encoded.scores, eligible=0),
+    )
+    mixed = engine.retrieve([Query(user, 0), Query(user, 5)])
+    assert [len(answer.rows) for answer in mixed] == [0, 5]
+
+
+def test_answers_own_their_arrays(engine: Engine) -> None:
+    answer = engine.retrieve([Query(random_user(5), 3)])[0]
+    for array in (answer.rows, answer.scores, answer.representation):
+        assert array.base is None
+
+
+def test_score_all_scores_every_row_as_retrieve_does(
+    engine: Engine, vectors: npt.NDArray[np.float64]
+) -> None:
+    user = random_user(5)
+    scores = engine.score_all(user)
+    (answer,) = engine.retrieve([Query(user, 250)])
+    assert scores.shape == (3000,)
+    assert scores[answer.rows].tobytes() == answer.scores.tobytes()
+    np.testing.assert_array_equal(exact_ranks(scores, answer.rows), range(1, 251))
+    oracle = vectors @ answer.representation.astype(np.float64)
+    np.testing.assert_allclose(scores, oracle, rtol=0, atol=_TOLERANCE)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 6, 13])
+def test_any_number_of_candidates_is_encoded(engine: Engine, count: int) -> None:
+    posts, authors = np.random.default_rng(0).integers(1, 2**64, (2, 13), np.uint64)
+    everything = engine.encode_candidates(posts, authors)
+    vectors = engine.encode_candidates(posts[:count], authors[:count])
+    assert vectors.shape == (count, 128)
+    np.testing.assert_array_equal(vectors, everything[:count])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert not np.allclose(vectors, engine.encode_candidates(authors[:count], posts[:count]))
+
+
+def test_the_generation_names_bundle_and_corpus(
+    engine: Engine, bundle: Bundle, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    assert engine.generation == generation_name(bundle, snapshot)
+    copies = (
+        open_bundle(copied(bundle.path, tmp_path / "bundle")),
+        open_snapshot(copied(snapshot.path, tmp_path / "corpus")),
+    )
+    assert generation_name(*copies) == engine.generation
+    edit_manifest(copies[1].path, lambda m: m.update(created_at="2020-01-01T00:00:00Z"))
+    other_corpus = generation_name(*copies)
+    edit_manifest(copies[0].path, lambda m: m.update(created_at="2020-01-01T00:00:00Z"))
+    assert len({engine.generation, other_corpus, generation_name(*copies)}) == 3
+
+
+def test_a_corpus_of_other_towers_is_refused(bundle_bf16: Path, snapshot: Snapshot) -> None:
+    bundle = open_bundle(bundle_bf16)
+    with pytest.raises(CorpusError) as caught:
+        Engine(bundle, snapshot, tuple(jax.devices()[:1]), EngineConfig())
+    assert caught.value.path == snapshot.path
+    assert caught.value.reason.startswith("was built with other towers (")
+    assert snapshot.manifest.tower_fingerprint[:12] in caught.value.reason
+    assert bundle.manifest.tower_fingerprint[:12] in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch_sizes": ()},
+        {"batch_sizes": (0, 1)},
+        {"batch_sizes": (2, 1)},
+        {"batch_sizes": (1, 1)},
+        {"history_lengths": (-1,)},
+        {"result_sizes": (8, 4)},
+        {"max_top_k": 0},
+        {"candidate_batch": 0},
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
+    EngineConfig()
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        EngineConfig(**changes)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    scores=st.lists(
+        st.one_of(st.sampled_from([-np.inf, -1.0, 0.0, 0.5]), st.floats(-1, 1, width=32).map(abs)),
+        min_size=1,
+        max_size=40,
+    ),
+    data=st.data(),
+)
+def test_ranks_equal_those_of_sorting(scores: list[float], data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.integers(0, len(scores) - 1), max_size=10))
+    order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
+    ranks = exact_ranks(np.array(scores, np.float32), np.array(rows, np.int32))
+    assert ranks.tolist() == [order.index(row) + 1 for row in rows]

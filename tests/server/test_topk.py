@@ -1,0 +1,257 @@
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phoenix_server.topk import DeviceCorpus, ShardedLayout, TopK
+
+Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
+
+WIDTH = 13
+QUERIES = 3
+SHARDS = (1, 2, 4, 8)
+
+
+def _layout(shards: int, rows: int, *, width: int = WIDTH, tile: int = 32) -> ShardedLayout:
+    devices = tuple(jax.devices()[:shards])
+    return ShardedLayout(devices=devices, rows=rows, width=width, tile_rows=tile, block_rows=4)
+
+
+@functools.cache
+def _compiled(layout: ShardedLayout, k: int) -> Callable[[DeviceCorpus, jax.Array], TopK]:
+    return jax.jit(functools.partial(layout.top_k, k=k))
+
+
+@functools.cache
+def _compiled_scores(layout: ShardedLayout) -> Callable[[DeviceCorpus, jax.Array], jax.Array]:
+    return jax.jit(layout.scores)
+
+
+def _mask(layout: ShardedLayout, corpus: DeviceCorpus, eligible: Bools) -> DeviceCorpus:
+    """Make only some corpus rows valid."""
+    valid = np.zeros(corpus.valid.shape, np.bool_)
+    valid[layout.memory_rows(np.flatnonzero(eligible))] = True
+    return corpus._replace(valid=jax.device_put(valid, layout.by_rows))
+
+
+def _search(
+    layout: ShardedLayout, vectors: Floats, queries: Floats, k: int, eligible: Bools | None = None
+) -> tuple[Floats, npt.NDArray[np.int32], int]:
+    corpus = layout.place([vectors.astype(np.float32)])
+    if eligible is not None:
+        corpus = _mask(layout, corpus, eligible)
+    found = _compiled(layout, k)(
+        corpus, jax.device_put(queries.astype(np.float32), layout.replicated)
+    )
+    return np.asarray(found.scores), np.asarray(found.rows), int(found.eligible)
+
+
+def _all_scores(layout: ShardedLayout, vectors: Floats, queries: Floats) -> Floats:
+    placed = jax.device_put(queries.astype(np.float32), layout.replicated)
+    corpus = layout.place([vectors.astype(np.float32)])
+    scores = np.asarray(_compiled_scores(layout)(corpus, placed))
+    assert np.isneginf(np.delete(scores, layout.memory_rows(np.arange(layout.rows)), axis=1)).all()
+    return scores[:, layout.memory_rows(np.arange(layout.rows))]
+
+
+def _assert_exact(
+    layout: ShardedLayout, vectors: Floats, queries: Floats, k: int, eligible: Bools | None = None
+) -> None:
+    """Compare with sorting all scores in float64, which holds these scores exactly."""
+    scores, rows, count = _search(layout, vectors, queries, k, eligible)
+    if eligible is None:
+        eligible = np.ones(layout.rows, np.bool_)
+    candidates = np.flatnonzero(eligible)
+    expected = queries.astype(np.float64) @ vectors.astype(np.float64)[candidates].T
+    order = np.argsort(-expected, axis=1, kind="stable")[:, :k]  # ties to the lower row
+    found = order.shape[1]
+    assert count == len(candidates)
+    np.testing.assert_array_equal(rows[:, :found], candidates[order])
+    np.testing.assert_array_equal(scores[:, :found], np.take_along_axis(expected, order, axis=1))
+    assert np.isneginf(scores[:, found:]).all()
+
+
+def _small_integers(rows: int, seed: int, distinct: int = 50) -> tuple[Floats, Floats]:
+    """Draw vectors, many of them equal, and queries whose scores are whole numbers."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(-2, 3, (distinct, WIDTH)).astype(np.float64)
+    queries = rng.integers(-2, 3, (QUERIES, WIDTH)).astype(np.float64)
+    return kinds[rng.integers(0, distinct, rows)], queries
+
+
+@pytest.mark.parametrize("shards", SHARDS)
+@pytest.mark.parametrize("k", [1, 3, 17, 203, 300])
+def test_the_answer_is_exact_for_every_top_k(shards: int, k: int) -> None:
+    # With 203 rows the smaller k select by blocks and the larger ones from all scores.
+    _assert_exact(_layout(shards, 203), *_small_integers(203, seed=k), k)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 9])
+@pytest.mark.parametrize("k", [1, 11])
+def test_shards_without_rows_change_nothing(rows: int, k: int) -> None:
+    _assert_exact(_layout(8, rows), *_small_integers(rows, seed=rows), k)
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_shards_of_whole_tiles_are_exact(shards: int) -> None:
+    _assert_exact(_layout(shards, 256), *_small_integers(256, seed=shards), 7)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    shards=st.sampled_from(SHARDS),
+    k=st.sampled_from([3, 17]),
+    seed=st.integers(0, 2**32 - 1),
+    distinct=st.integers(1, 60),
+    share=st.sampled_from([0.0, 0.01, 0.5, 1.0]),
+)
+def test_ties_and_masks_are_exact(
+    shards: int, k: int, seed: int, distinct: int, share: float
+) -> None:
+    vectors, queries = _small_integers(203, seed, distinct)
+    eligible = np.random.default_rng(seed).random(203) < share
+    _assert_exact(_layout(shards, 203), vectors, queries, k, eligible)
+
+
+@pytest.mark.parametrize("k", [3, 17])
+@pytest.mark.parametrize("shards", SHARDS)
+def test_a_masked_row_never_leaks(shards: int, k: int) -> None:
+    vectors, queries = _small_integers(203, seed=1)
+    best = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :k]
+    eligible = np.ones(203, np.bool_)
+    eligible[best] = False
+    eligible[150:] = False
+    _assert_exact(_layout(shards, 203), vectors, queries, k, eligible)
+    _assert_exact(_layout(shards, 203), vectors, queries, k, np.zeros(203, np.bool_))
+
+
+@pytest.mark.parametrize("tile", [32, 512])
+def test_scores_and_order_are_bit_for_bit_the_same_on_any_number_of_shards(tile: int) -> None:
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.normal(size=(1501, WIDTH)), rng.normal(size=(QUERIES, WIDTH))
+    vectors[rng.integers(0, 1501, 200)] = vectors[5]
+    answers = [_search(_layout(shards, 1501, tile=tile), vectors, queries, 29) for shards in SHARDS]
+    for scores, rows, eligible in answers:
+        assert scores.tobytes() == answers[0][0].tobytes()
+        np.testing.assert_array_equal(rows, answers[0][1])
+        assert eligible == 1501
+    exact = np.sort(queries @ vectors.T, axis=1)[:, ::-1][:, :29]
+    np.testing.assert_allclose(answers[0][0], exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize("tile", [32, 8192])
+def test_a_score_does_not_depend_on_where_the_row_lies(shards: int, tile: int) -> None:
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.normal(size=(1501, WIDTH)), rng.normal(size=(QUERIES, WIDTH))
+    moved = rng.permutation(1501)
+    layout = _layout(shards, 1501, tile=tile)
+    here, there = (_all_scores(layout, v, queries) for v in (vectors, vectors[moved]))
+    assert here[:, moved].tobytes() == there.tobytes()
+    everywhere = _all_scores(layout, np.tile(vectors[3], (1501, 1)), queries)
+    assert (everywhere == here[:, 3:4]).all()
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_top_k_gives_the_scores_that_scores_gives(shards: int) -> None:
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.normal(size=(1501, WIDTH)), rng.normal(size=(QUERIES, WIDTH))
+    layout = _layout(shards, 1501)
+    scores, rows, _ = _search(layout, vectors, queries, 29)
+    everything = _all_scores(layout, vectors, queries)
+    assert np.take_along_axis(everything, rows, axis=1).tobytes() == scores.tobytes()
+
+
+@pytest.mark.parametrize("shards", SHARDS)
+@pytest.mark.parametrize("k", [3, 40])
+def test_minus_zero_ties_with_zero(shards: int, k: int) -> None:
+    # Products that underflow keep their sign: -0.0 for the even rows, 0.0 for the odd ones.
+    tiny = np.where(np.arange(203)[:, None] % 2, 1e-30, -1e-30)
+    layout = _layout(shards, 203, width=1)
+    scores, rows, _ = _search(layout, tiny, np.full((1, 1), 1e-30), k)
+    np.testing.assert_array_equal(rows, [range(k)])
+    assert not np.signbit(scores).any()
+
+
+@pytest.mark.parametrize("shards", [1, 3, 8])
+@pytest.mark.parametrize("sizes", [[203], [1, 0, 150, 52], [101, 1, 1, 100], [29] * 7])
+def test_place_takes_chunks_of_any_size(shards: int, sizes: list[int]) -> None:
+    vectors = np.random.default_rng(0).normal(size=(203, WIDTH)).astype(np.float32)
+    layout = _layout(shards, 203)
+    chunks = np.split(vectors, np.cumsum(sizes)[:-1])
+    corpus = layout.place(iter(chunks))
+    rows = layout.memory_rows(np.arange(203))
+    placed, valid = np.asarray(corpus.vectors), np.asarray(corpus.valid)
+    np.testing.assert_array_equal(placed[rows], vectors)
+    assert sorted(np.flatnonzero(valid)) == sorted(rows)
+    assert not placed[~valid].any()
+    assert placed.shape == (layout.shards * layout.padded_rows, WIDTH)
+    assert corpus.vectors.sharding == layout.by_rows
+    assert {shard.device for shard in corpus.vectors.addressable_shards} == set(layout.devices)
+
+
+def test_place_copies_chunks_that_are_reused() -> None:
+    # Snapshots yield views that are good until the next is asked for.
+    buffer = np.empty((29, WIDTH), np.float32)
+
+    def chunks() -> Any:
+        for i in range(7):
+            buffer[:] = i
+            yield buffer
+        buffer[:] = -1
+
+    layout = _layout(2, 203)
+    placed = np.asarray(layout.place(chunks()).vectors)[layout.memory_rows(np.arange(203))]
+    np.testing.assert_array_equal(placed[:, 0], np.repeat(np.arange(7), 29))
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([], "fewer rows"),
+        ([(202, WIDTH)], "fewer rows"),
+        ([(204, WIDTH)], "more rows"),
+        ([(203, WIDTH), (1, WIDTH)], "more rows"),
+        ([(203, WIDTH + 1)], "wrong width"),
+        ([(100, WIDTH), (103, WIDTH - 1)], "wrong width"),
+        ([(203,)], "wrong width"),
+    ],
+)
+def test_place_refuses_rows_that_do_not_fit(
+    shards: int, shapes: list[tuple[int, ...]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        _layout(shards, 203).place(np.ones(shape, np.float32) for shape in shapes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"devices": ()},
+        {"rows": 0},
+        {"rows": 2**31},
+        {"width": 0},
+        {"tile_rows": 10},
+        {"tile_rows": 0},
+        {"block_rows": 0},
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {
+        "devices": tuple(jax.devices()[:1]),
+        "rows": 5,
+        "width": 2,
+        "tile_rows": 8,
+        "block_rows": 4,
+    }
+    ShardedLayout(**fields)
+    with pytest.raises(ValueError, match=r"layout needs|31 bits|whole blocks"):
+        ShardedLayout(**(fields | changes))
