@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf import json_format
 
+from phoenix_retrieval.v1.manifest_pb2 import BundleManifest
 from phoenix_server.artifacts import MANIFEST, sha256
+from phoenix_server.bundle import tower_fingerprint
 from phoenix_server.features import UserColumns
 
 NUM_ACTIONS = 19  # of the golden model, as the next two
@@ -75,12 +78,15 @@ def edit_manifest(directory: Path, change: Callable[[dict[str, Any]], object]) -
 
 
 def resum(directory: Path) -> None:
-    """Make the sizes and sums of a manifest hold again."""
+    """Make the sizes, sums and fingerprint of a manifest hold again."""
 
     def change(manifest: dict[str, Any]) -> None:
         for file in manifest["files"]:
             path = directory / file["path"]
             file |= {"size_bytes": path.stat().st_size, "sha256": sha256(path)}
+        if "user_tower" in manifest:
+            message = json_format.ParseDict(manifest, BundleManifest())
+            manifest["tower_fingerprint"] = tower_fingerprint(message)
 
     edit_manifest(directory, change)
 

@@ -167,6 +167,16 @@ def test_a_bundle_that_does_not_say_when_it_expires_has(spoiled: Path) -> None:
     _error(lambda: open_bundle(spoiled).check_current(datetime.now(UTC)))
 
 
+@pytest.mark.parametrize("field", ["scales", "biases"])
+def test_hash_functions_that_the_fingerprint_does_not_cover_are_refused(
+    spoiled: Path, field: str
+) -> None:
+    edit_manifest(spoiled, lambda m: m["author_hash"][field].reverse())
+    error = _error(lambda: verify(open_bundle(spoiled)))
+    assert error.path == spoiled / "manifest.json"
+    assert error.reason.startswith("tower_fingerprint is ")
+
+
 @pytest.mark.parametrize("contents", [b"", b"not a program", np.random.default_rng(0).bytes(5000)])
 def test_a_program_that_jax_cannot_read_is_named(spoiled: Path, contents: bytes) -> None:
     path = spoiled / "programs/user_tower.jax"

@@ -1,5 +1,6 @@
 """Open a bundle: the towers of one checkpoint as compiled programs, with weights and tables."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from phoenix_retrieval.v1.manifest_pb2 import BundleManifest, File, Program
 from phoenix_retrieval.v1.manifest_pb2 import HashFunctions as HashFunctionsMessage
-from phoenix_server.artifacts import read_manifest, verify_files
+from phoenix_server.artifacts import MANIFEST, read_manifest, verify_files
 from phoenix_server.errors import BundleError
 from phoenix_server.features import FeatureBuilder, HashFunctions
 
@@ -80,6 +81,19 @@ class Bundle:
                 "months: export the checkpoint again",
             )
 
+    def check_fingerprint(self) -> None:
+        """Check that the fingerprint is of the files that the manifest lists.
+
+        Raises:
+            BundleError: It is another's.
+        """
+        claimed, actual = self.manifest.tower_fingerprint, tower_fingerprint(self.manifest)
+        if claimed != actual:
+            raise BundleError(
+                self.path / MANIFEST,
+                f"tower_fingerprint is {claimed[:12]}, of these files it is {actual[:12]}",
+            )
+
     def load_program(self, program: Program) -> export.Exported:
         """Read a program.
 
@@ -124,12 +138,24 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def verify(bundle: Bundle) -> None:
-    """Check the contents of the files that a server reads.
+    """Check the contents of the files that a server reads, and the fingerprint over them.
 
     Raises:
-        BundleError: One is missing, truncated or changed.
+        BundleError: One is missing, truncated or changed, or the fingerprint is another's.
     """
     verify_files(bundle.path, bundle.serving_files(), BundleError)
+    bundle.check_fingerprint()
+
+
+def tower_fingerprint(manifest: BundleManifest) -> str:
+    """Return the fingerprint as `BundleManifest.tower_fingerprint` defines it."""
+    hashed = {manifest.user_tower.path, manifest.candidate_tower.path, WEIGHTS}
+    hashed |= {table_path(name) for name in TABLES}
+    lines = [f"{file.path} {file.sha256}" for file in manifest.files if file.path in hashed]
+    for functions in (manifest.user_hash, manifest.item_hash, manifest.author_hash):
+        constants = (*functions.scales, *functions.biases, functions.modulus, functions.vocab_size)
+        lines.append(" ".join(map(str, constants)))
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
 def table_path(name: str) -> str:

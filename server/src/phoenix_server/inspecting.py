@@ -71,6 +71,7 @@ def _bundle(bundle: Bundle, now: datetime) -> Iterator[str]:
     yield f"  towers        {manifest.tower_fingerprint}"
     yield from _files(len(manifest.files), sum(file.size_bytes for file in manifest.files))
     verify_files(bundle.path, [*bundle.serving_files(), *manifest.files], BundleError)
+    bundle.check_fingerprint()
     yield "  sums          all hold"
     for program in (manifest.user_tower, manifest.candidate_tower):
         bundle.load_program(program)

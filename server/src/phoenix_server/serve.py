@@ -72,6 +72,14 @@ class ServeConfig:
     limits: Limits = field(default_factory=Limits)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
+    def __post_init__(self) -> None:
+        if self.shards is not None and self.shards < 1:
+            raise ValueError(f"shards: {self.shards} is not positive")
+        if self.max_waiting < 1:
+            raise ValueError(f"max_waiting: {self.max_waiting} is not positive")
+        if self.grace_s < 0:
+            raise ValueError(f"grace_s: {self.grace_s} is negative")
+
 
 class Server:
     """One server.
