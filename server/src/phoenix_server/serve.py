@@ -27,6 +27,7 @@ from phoenix_server.devices import choose_devices, split_cpu
 from phoenix_server.engine import Engine, EngineConfig, check_pair
 from phoenix_server.errors import StartupError
 from phoenix_server.interceptors import CallInterceptor
+from phoenix_server.memory import release_unused_memory
 from phoenix_server.service.model import ModelServicer
 from phoenix_server.service.retrieval import RetrievalServicer
 from phoenix_server.service.state import Limits, ServingState
@@ -188,7 +189,9 @@ def load_engine(config: ServeConfig) -> Engine:
     _log.info("verifying %s and %s", config.bundle, config.corpus)
     bundles.verify(bundle)
     snapshots.verify(snapshot)
-    return Engine(bundle, snapshot, choose_devices(config.shards), config.engine)
+    engine = Engine(bundle, snapshot, choose_devices(config.shards), config.engine)
+    release_unused_memory()
+    return engine
 
 
 async def serve(config: ServeConfig) -> None:
