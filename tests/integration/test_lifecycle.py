@@ -138,6 +138,23 @@ def test_a_signal_drains_and_exits_with_0(
         assert process.wait(timeout=60) == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_loads_exits_with_0(
+    number: signal.Signals, bundle_f32: Path, golden_corpus: Path
+) -> None:
+    command = [sys.executable, "-m", "phoenix_server", "serve", "--listen", "127.0.0.1:0"]
+    paths = ["--bundle", str(bundle_f32), "--corpus", str(golden_corpus)]
+    with subprocess.Popen([*command, *paths], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "compiling the towers" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 0
+    assert "SERVING" not in rest
+    assert rest.endswith("stopped\n")
+
+
 def copied(bundle: Path, out: Path, change: Callable[[BundleManifest], None]) -> Path:
     shutil.copytree(bundle, out)
     path = out / "manifest.json"

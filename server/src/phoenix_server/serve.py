@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -101,11 +102,14 @@ class Server:
         """Begin to drain; from the event loop's thread."""
         self._stop.set()
 
-    async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
+    async def run(self, on_ready: Callable[[], None] = lambda: None) -> bool:
         """Serve until `stop`.
 
         Args:
             on_ready: Called when the server has begun to answer.
+
+        Returns:
+            Whether all work has ended; if not, a thread still loads or answers.
 
         Raises:
             ArtifactError: The bundle or the corpus cannot be used.
@@ -119,7 +123,7 @@ class Server:
         try:
             await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():
-                return
+                return loading.done()
             engine = loading.result()
             batcher = Batcher(engine, max_waiting=self._config.max_waiting)
             self._state.set_ready(engine, batcher)
@@ -130,8 +134,9 @@ class Server:
             await self._set_health(_NOT_SERVING)
             if unfinished := await self._calls.drain(self._config.grace_s):
                 _log.warning("%d calls did not finish in time", unfinished)
-            else:
-                await asyncio.to_thread(batcher.close)
+                return False
+            await asyncio.to_thread(batcher.close)
+            return True
         finally:
             stopped.cancel()
             await server.stop(None)
@@ -215,12 +220,15 @@ async def serve(config: ServeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain)
     began = loop.time()
-    await server.run(
+    ended = await server.run(
         on_ready=lambda: _log.info(
             "SERVING on %s after %.1f s", server.address, loop.time() - began
         )
     )
     _log.info("stopped")
+    if not ended:  # Python would take itself down under a thread that is inside XLA, and abort
+        logging.shutdown()
+        os._exit(0)
 
 
 def _in_thread(function: Callable[[], T]) -> asyncio.Future[T]:
