@@ -1,16 +1,18 @@
 # The Phoenix retrieval server. `make help` lists the targets.
 PYTHON     ?= python3
-CHECKPOINT ?= build/demo/checkpoint
-BUNDLE     ?= build/demo/bundle/1
-CORPUS     ?= build/demo/corpus
+CHECKPOINT ?= build/checkpoints/demo
 DTYPE      ?= bfloat16
+NAME       := $(notdir $(abspath $(CHECKPOINT)))-$(DTYPE)
+BUNDLE     ?= build/bundles/$(NAME)/1
+CORPUS     ?= build/corpora/$(NAME)
 LISTEN     ?= 127.0.0.1:50051
 SHARDS     ?=
+IMPORT     ?=
 ARGS       ?=
 
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
-DEMO      := build/demo/checkpoint
+DEMO      := build/checkpoints/demo
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve demo export corpus test check lint typecheck imports proto \
@@ -20,8 +22,9 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
 	  awk -F ':.*## ' '{printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: CHECKPOINT, BUNDLE, CORPUS, DTYPE, LISTEN, SHARDS, ARGS, as in"
-	@echo "  make serve LISTEN=0.0.0.0:50051 SHARDS=2"
+	@echo "Variables: CHECKPOINT, DTYPE, BUNDLE, CORPUS, LISTEN, SHARDS; IMPORT and ARGS are passed to"
+	@echo "import-corpus and to serve or pytest. For example:"
+	@echo "  make serve CHECKPOINT=../oss-phoenix-artifacts IMPORT=--trust-pickle SHARDS=2"
 
 install: $(INSTALLED) ## Install everything into .venv
 
@@ -46,11 +49,11 @@ $(BUNDLE)/manifest.json: | $(CHECKPOINT)/retrieval/config.json $(INSTALLED)
 corpus: $(CORPUS)/manifest.json ## Build CORPUS from the posts of CHECKPOINT
 
 $(CORPUS)/manifest.json: | $(BUNDLE)/manifest.json
-	$(BIN)/phoenix-server import-corpus $(CHECKPOINT)/sports_corpus.npz --bundle $(BUNDLE) --out $(CORPUS)
+	$(BIN)/phoenix-server import-corpus $(CHECKPOINT)/sports_corpus.npz --bundle $(BUNDLE) --out $(CORPUS) $(IMPORT)
 
 serve: $(CORPUS)/manifest.json ## Install, export, build the corpus and serve
 	exec $(BIN)/phoenix-server serve --bundle $(BUNDLE) --corpus $(CORPUS) --listen $(LISTEN) \
-	  $(if $(SHARDS),--shards $(SHARDS)) $(ARGS)
+	  $(SHARDS:%=--shards %) $(ARGS)
 
 test: $(INSTALLED) ## Run the tests (ARGS go to pytest)
 	$(BIN)/python -m pytest $(ARGS)
@@ -86,5 +89,5 @@ constraints: $(INSTALLED) ## Pin the newest versions that fit, in constraints.tx
 	$(BIN)/uv export --quiet --no-header --no-annotate --no-hashes --no-emit-workspace \
 	  --all-packages --all-extras --all-groups --output-file constraints.txt
 
-clean: ## Remove what was built, keep .venv
+clean: ## Remove build/ (checkpoints, bundles, corpora), keep .venv
 	rm -rf build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

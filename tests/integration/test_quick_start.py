@@ -5,16 +5,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from running import spawn_server
 
 DEMO = ("--posts", "2000", "--vocab", "5000", "--history", "32", "--layers", "2")
 
 
-def run(module: str, *arguments: str | Path) -> str:
+def complete(module: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
+
+
+def run(module: str, *arguments: str | Path) -> str:
+    return complete(module, *arguments).stdout
 
 
 def test_a_user_who_liked_nfl_posts_gets_nfl_posts(tmp_path: Path) -> None:
@@ -22,15 +28,21 @@ def test_a_user_who_liked_nfl_posts_gets_nfl_posts(tmp_path: Path) -> None:
     run("phoenix_export", "demo", checkpoint, *DEMO)
     run("phoenix_export", "bundle", checkpoint, "--out", bundle, "--no-saved-model")
     posts = checkpoint / "sports_corpus.npz"
-    run("phoenix_server", "import-corpus", posts, "--bundle", bundle, "--out", corpus)
+    imported = complete(
+        "phoenix_server", "import-corpus", posts, *("--bundle", bundle, "--out", corpus)
+    )
+    assert "warning" not in imported.stderr
     explained = run("phoenix_server", "inspect", bundle, corpus)
     assert "they fit together" in explained
     sequence = checkpoint / "example_sequence.json"
     liked = {engagement["post_id"] for engagement in json.loads(sequence.read_text())["history"]}
-    with spawn_server("--bundle", str(bundle), "--corpus", str(corpus)) as (_, address):
+    with spawn_server("--bundle", str(bundle), "--corpus", str(corpus)) as (server, address):
         query = ("retrieve", "--target", address, "--sequence", sequence, "--top-k", "20")
         answer = json.loads(run("phoenix_client", *query, "--json"))
         table = run("phoenix_client", *query)
+        resident_bytes = psutil.Process(server.pid).memory_info().rss
+    stored = [*(bundle / "tables").iterdir(), corpus / "posts.arrow"]
+    assert resident_bytes <= 1.3 * sum(path.stat().st_size for path in stored) + 500e6
     candidates = answer["candidates"]
     assert len(candidates) == 20
     assert [candidate["labels"] for candidate in candidates] == [["NFL"]] * 20

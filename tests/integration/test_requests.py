@@ -1,5 +1,7 @@
 """What the server makes of requests, good and bad, on the wire."""
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -130,6 +132,34 @@ def test_a_request_far_above_the_limit_never_reaches_the_server_whole(
     status = failure(lambda: stub.Retrieve(pb.RetrieveRequest(user=large, top_k=1)))
     assert status.code == code_pb2.RESOURCE_EXHAUSTED
     assert "262144" in status.message
+
+
+def test_bytes_that_are_no_message_are_refused_by_name(channel: grpc.Channel) -> None:
+    method: Any = channel.unary_unary("/phoenix_retrieval.v1.RetrievalService/Retrieve")
+    assert "is not a message" in violations(lambda: method(b"\x0a\xff\xff"))["request"]
+
+
+def test_more_calls_than_the_queue_holds_are_answered_or_told_to_come_back(
+    server_f32_sharded: str,
+) -> None:
+    calls = 3000
+    codes: Counter[grpc.StatusCode] = Counter()
+    all_done = threading.Event()
+
+    def count(future: Any) -> None:
+        codes[future.code()] += 1  # on gRPC's own thread, one at a time
+        if codes.total() == calls:
+            all_done.set()
+
+    with grpc.insecure_channel(server_f32_sharded) as channel:
+        stub: Any = RetrievalServiceStub(channel)
+        request = pb.RetrieveRequest(user=user(), top_k=5)
+        futures = [stub.Retrieve.future(request, timeout=120) for _ in range(calls)]
+        for future in futures:
+            future.add_done_callback(count)
+        assert all_done.wait(timeout=150)
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert codes[grpc.StatusCode.OK] > 0
 
 
 def test_a_long_history_keeps_the_newest(stub: RetrievalServiceStub) -> None:

@@ -237,3 +237,13 @@ async def test_close_finishes_what_waits_and_refuses_new_work() -> None:
             await batcher.call(lambda: None)
         batcher.close()  # again is harmless
         assert not any(thread.is_alive() for thread in device.threads)
+
+
+async def test_close_gives_up_on_a_device_that_does_not_answer() -> None:
+    async with _running() as (device, batcher):
+        tasks = await _start(batcher, 1)
+        await device.wait_entered()
+        assert not await asyncio.to_thread(batcher.close, 0.01)
+        device.release(1)
+        assert await _names(tasks) == [1]
+        assert await asyncio.to_thread(batcher.close)

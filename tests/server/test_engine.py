@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phoenix_server import topk
 from phoenix_server.bundle import Bundle, open_bundle
 from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
 from phoenix_server.engine import (
@@ -18,7 +19,8 @@ from phoenix_server.engine import (
     exact_ranks,
     generation_name,
 )
-from phoenix_server.errors import CorpusError
+from phoenix_server.errors import CorpusError, StartupError
+from phoenix_server.topk import ShardedLayout
 from server.cases import (
     HISTORY_LENGTH,
     copied,
@@ -240,3 +242,35 @@ def test_ranks_equal_those_of_sorting(scores: list[float], data: st.DataObject) 
     order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
     ranks = exact_ranks(np.array(scores, np.float32), np.array(rows, np.int32))
     assert ranks.tolist() == [order.index(row) + 1 for row in rows]
+
+
+def test_neighbours_move_a_bfloat16_user_by_no_more_than_rounding(
+    bundle_bf16: Path, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    bundle = open_bundle(bundle_bf16)
+    corpus = copied(snapshot.path, tmp_path / "corpus")
+    fingerprint = bundle.manifest.tower_fingerprint
+    edit_manifest(corpus, lambda manifest: manifest.update(tower_fingerprint=fingerprint))
+    config = EngineConfig(batch_sizes=(1, 4), history_lengths=(16,), result_sizes=())
+    engine = Engine(bundle, open_snapshot(corpus), tuple(jax.devices()[:1]), config)
+    query = Query(random_user(5), 20)
+    (alone,) = engine.retrieve([query])
+    for longest in (3, 16, HISTORY_LENGTH):
+        among = engine.retrieve([query, Query(random_user(longest), 20)])[0]
+        np.testing.assert_allclose(among.representation, alone.representation, rtol=0, atol=5e-3)
+
+
+def test_a_search_that_is_not_exact_on_its_device_never_serves(
+    bundle: Bundle, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worst_first(
+        scores: jax.Array, maxima: jax.Array, *, layout: ShardedLayout, k: int
+    ) -> tuple[jax.Array, jax.Array]:
+        flat = scores.transpose(1, 0, 2).reshape(scores.shape[1], -1)
+        worst, rows = jax.lax.top_k(-flat[:, : layout.shard_rows], k)
+        return -worst, rows
+
+    monkeypatch.setattr(topk, "_select", worst_first)
+    config = EngineConfig(batch_sizes=(1,), history_lengths=(), result_sizes=(), max_top_k=9)
+    with pytest.raises(StartupError, match="exact top k"):
+        Engine(bundle, snapshot, tuple(jax.devices()[:1]), config)

@@ -205,7 +205,3 @@ def test_a_size_that_was_not_compiled_is_a_mistake(own_towers: Towers, own_bundl
     one = np.ones(1, np.uint64)
     with pytest.raises(KeyError):
         own_towers.encode_candidates(features.candidates(one, one, 4))
-
-
-def test_embedding_bytes_count_what_the_user_tower_holds(own_towers: Towers) -> None:
-    assert own_towers.embedding_bytes > 4 * 128 * (1021 + 2039 + 509)

@@ -21,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-_console = Console(stderr=True)
+_console = Console(stderr=True, emoji=False)
 
 
 @app.command()

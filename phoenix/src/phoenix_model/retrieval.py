@@ -82,6 +82,7 @@ def retrieve_top_k(
         raise ValueError(f"corpus_mask must be {(num_rows,)}, got {corpus_mask.shape}")
 
     scores = project(user_representation, corpus_embeddings.T)  # [B, N]
+    scores = jnp.where(scores == 0, 0.0, scores)  # lax.top_k puts -0.0 below 0.0
     if corpus_mask is not None:
         scores = jnp.where(corpus_mask[None, :], scores, -jnp.inf)
     top_scores, indices = jax.lax.top_k(scores, min(top_k, num_rows))

@@ -18,19 +18,21 @@ from phoenix_server.artifacts import describe_error
 from phoenix_server.bundle import Bundle, open_bundle, verify
 from phoenix_server.corpus.building import build_corpus
 from phoenix_server.corpus.importing import import_corpus
+from phoenix_server.corpus.sampling import sample_vectors
+from phoenix_server.corpus.snapshot import open_snapshot
 from phoenix_server.engine import EngineConfig
 from phoenix_server.errors import PhoenixServerError
 from phoenix_server.inspecting import explain
 from phoenix_server.serve import ServeConfig
 from phoenix_server.serve import serve as run_server
-from phoenix_server.service.state import Limits
+from phoenix_server.service.state import MOST_REQUEST_BYTES, Limits
 
 app = typer.Typer(
     help="Serve exact top-k retrieval over exported Phoenix towers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-_console = Console(stderr=True, highlight=False)
+_console = Console(stderr=True, highlight=False, emoji=False)
 
 BundleOption = Annotated[
     Path, typer.Option("--bundle", envvar="PHOENIX_BUNDLE", help="The bundle's directory.")
@@ -61,7 +63,7 @@ def serve(
         int, typer.Option(min=1, envvar="PHOENIX_MAX_TOP_K", help="Largest top_k of a request.")
     ] = _ENGINE.max_top_k,
     max_request_bytes: Annotated[
-        int, typer.Option(min=1024, help="Largest request.")
+        int, typer.Option(min=1024, max=MOST_REQUEST_BYTES, help="Largest request.")
     ] = _LIMITS.max_request_bytes,
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Users in the queue; further calls are refused.")
@@ -100,7 +102,7 @@ def import_command(
     drop_duplicates: DropOption = False,
 ) -> None:
     """Make a corpus of published posts, with the vectors that come with them."""
-    opened = open_bundle(bundle)
+    opened = _verified(bundle)
     with _progress(out) as report:
         import_corpus(
             npz,
@@ -109,6 +111,16 @@ def import_command(
             trust_pickle=trust_pickle,
             drop_duplicates=drop_duplicates,
             report=report,
+        )
+    sample = sample_vectors(open_snapshot(out), opened)
+    if sample.foreign:
+        _console.print(
+            f"warning: {sample.foreign} of {sample.posts} sampled vectors are not what the "
+            f"candidate tower of {bundle} gives (post {sample.worst_post_id}: cosine "
+            f"{sample.worst_cosine:.2f}); was this corpus made with another checkpoint?",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
         )
 
 

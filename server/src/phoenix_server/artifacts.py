@@ -92,7 +92,7 @@ def new_directory(out: Path, error: ErrorType) -> Generator[Path, None, None]:
     Raises:
         ArtifactError: Of the given kind, when `out` exists or the disk refuses.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise error(out, "exists; choose another place or remove it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def new_directory(out: Path, error: ErrorType) -> Generator[Path, None, None]:
     try:
         yield staging
         staging.chmod(0o755)
-        for path in [*(path for path in staging.rglob("*") if path.is_file()), staging]:
+        for path in (*staging.rglob("*"), staging):
             _flush(path)
         staging.rename(out)
         _flush(out.parent)

@@ -79,12 +79,20 @@ class Batcher:
         await self._wait(_Waiting(lambda: results.append(function())))
         return results[0]
 
-    def close(self) -> None:
-        """Refuse new work, finish what waits, and end the thread."""
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Refuse new work, finish what waits, and end the thread.
+
+        Args:
+            timeout_s: How long to wait for that, in seconds. Default: as long as it takes.
+
+        Returns:
+            Whether the thread has ended.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     async def _wait(self, waiting: _Waiting) -> object:
         with self._changed:

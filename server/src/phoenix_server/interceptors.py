@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -71,23 +71,31 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return handler
         method = handler_call_details.method
         return grpc.unary_unary_rpc_method_handler(
-            self._wrap(method, handler.unary_unary),
-            request_deserializer=handler.request_deserializer,
+            self._wrap(method, handler.unary_unary, handler.request_deserializer),
+            # The bytes as they came: gRPC answers UNKNOWN for those that are no message.
+            request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
 
-    def _wrap(self, method: str, behave: Callable[..., Awaitable[Message]]) -> Any:
-        async def call(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+    def _wrap(
+        self,
+        method: str,
+        behave: Callable[..., Awaitable[Message]],
+        deserialize: Callable[[bytes], Message],
+    ) -> Any:
+        ours = method.startswith(_OURS)
+        finish: Any = self._finish  # typeshed wants an instance of a class of its own
+        level = logging.INFO if ours else logging.DEBUG  # health is asked every few seconds
+
+        async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
             began = time.perf_counter()
             code = "CANCELLED"
             self._in_flight += 1
+            context.add_done_callback(finish)  # when the reply is on its way
             try:
-                if self._draining and method.startswith(_OURS):
+                if self._draining and ours:
                     raise NotReadyError("the server drains")
-                if (size := request.ByteSize()) > self._max_request_bytes:
-                    limit = f"has {size} bytes, at most {self._max_request_bytes} are taken"
-                    raise InvalidRequestError([Violation("request", limit)])
-                response = await behave(request, context)
+                response = await behave(self._read(request, deserialize), context)
                 code = "OK"
                 return response
             except Exception as exc:
@@ -98,12 +106,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 await context.abort_with_status(rpc_status.to_status(status))
                 raise
             finally:
-                self._in_flight -= 1
-                if not self._in_flight:
-                    self._idle.set()
-                _access.info("%s %s %.1f ms", method, code, 1e3 * (time.perf_counter() - began))
+                spent_ms = 1e3 * (time.perf_counter() - began)
+                _access.log(level, "%s %s %.1f ms", method, code, spent_ms)
 
         return call
+
+    def _finish(self, context: object) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
+
+    def _read(self, request: bytes, deserialize: Callable[[bytes], Message]) -> Message:
+        """Parse a request.
+
+        Raises:
+            InvalidRequestError: It is too large, or no message of the method's type.
+        """
+        if len(request) > self._max_request_bytes:
+            limit = f"has {len(request)} bytes, at most {self._max_request_bytes} are taken"
+            raise InvalidRequestError([Violation("request", limit)])
+        try:
+            return deserialize(request)
+        except DecodeError as exc:
+            what = f"is not a message of the method's type: {exc}"
+            raise InvalidRequestError([Violation("request", what)]) from exc
 
 
 def to_status(exc: Exception) -> status_pb2.Status:

@@ -47,6 +47,7 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 # reaches the interceptor, whose error names the field.
 _TRANSPORT_LIMIT_FACTOR = 4
 _MAX_PORT = 65535
+_MOST_PENDING = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +136,7 @@ class Server:
             if unfinished := await self._calls.drain(self._config.grace_s):
                 _log.warning("%d calls did not finish in time", unfinished)
                 return False
-            await asyncio.to_thread(batcher.close)
-            return True
+            return batcher.close(timeout_s=1.0)  # nobody waits for what it may still do
         finally:
             stopped.cancel()
             await server.stop(None)
@@ -144,15 +144,19 @@ class Server:
     def _listen(self) -> grpc.aio.Server:
         limit = self._config.limits.max_request_bytes
         host, colon, given = self._config.listen.rpartition(":")
-        if given.isdecimal() and int(given) > _MAX_PORT:  # gRPC would drop the upper bits
-            raise StartupError(
-                f"cannot listen on {self._config.listen}: a port is at most {_MAX_PORT}"
+        if host != "unix" and not (given.isdecimal() and int(given) <= _MAX_PORT):
+            raise StartupError(  # gRPC would drop the upper bits of a larger number
+                f"cannot listen on {self._config.listen}: it should be host:port, with a port of "
+                f"at most {_MAX_PORT}"
             )
         server = grpc.aio.server(
             interceptors=[self._calls],
             options=[
                 ("grpc.max_receive_message_length", _TRANSPORT_LIMIT_FACTOR * limit),
                 ("grpc.so_reuseport", 0),  # or a second server would take half of the calls
+                # Or gRPC cancels calls beyond a thousand before ours can say RESOURCE_EXHAUSTED.
+                ("grpc.server.max_pending_requests", _MOST_PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
             ],
         )
         retrieval_service_pb2_grpc.add_RetrievalServiceServicer_to_server(

@@ -73,11 +73,6 @@ class Towers:
         self._user_programs: dict[tuple[int, int], Callable[[DeviceArrays], DeviceArrays]] = {}
         self._candidate_programs: dict[int, Callable[[DeviceArrays], DeviceArrays]] = {}
 
-    @property
-    def embedding_bytes(self) -> int:
-        """Size of the tables and the weights on the device."""
-        return self._users.bytes
-
     def compile_users(self, sizes: Iterable[tuple[int, int]]) -> None:
         """Compile the user tower for batches of [B, S]."""
         for b, s in sizes:
@@ -181,10 +176,6 @@ class _Tower:
         except KeyError as exc:
             raise BundleError(self._path, f"takes {exc}, which the bundle does not hold") from exc
         self._inputs = program.inputs
-
-    @property
-    def bytes(self) -> int:
-        return sum(array.nbytes for array in (*self._weights.values(), *self._tables.values()))
 
     def compile(self, sizes: Mapping[str, int]) -> Callable[[DeviceArrays], DeviceArrays]:
         """Compile for given values of the symbolic dimensions."""

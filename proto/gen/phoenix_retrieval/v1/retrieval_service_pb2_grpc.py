@@ -31,7 +31,9 @@ class RetrievalServiceStub:
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
     `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
     `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full; UNAVAILABLE while the server loads or drains.
+    queue is full, and without it when a request is larger than four times
+    `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT); UNAVAILABLE while the
+    server loads or drains.
     """
 
     def __init__(self, channel):
@@ -73,7 +75,9 @@ class RetrievalServiceServicer:
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
     `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
     `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full; UNAVAILABLE while the server loads or drains.
+    queue is full, and without it when a request is larger than four times
+    `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT); UNAVAILABLE while the
+    server loads or drains.
     """
 
     def Retrieve(self, request, context):
@@ -153,7 +157,9 @@ class RetrievalService:
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
     `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
     `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full; UNAVAILABLE while the server loads or drains.
+    queue is full, and without it when a request is larger than four times
+    `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT); UNAVAILABLE while the
+    server loads or drains.
     """
 
     @staticmethod

@@ -22,7 +22,7 @@ from phoenix_server.towers import Towers
 BATCH_ROWS = 8192
 _COLUMNS = ("post_id", "author_id", "created_at", "labels")
 _TIMES = pa.timestamp("ms", "UTC")
-_EPOCH = pa.scalar(0, _TIMES)
+_EPOCH, _LAST = pa.scalar(0, _TIMES), pa.scalar(253_402_300_799_999, _TIMES)  # to 9999-12-31
 
 
 def build_corpus(
@@ -164,8 +164,8 @@ def _created_at(path: Path, batch: pa.RecordBatch, post_ids: npt.NDArray[np.uint
     if "created_at" not in batch.schema.names:
         return carried
     given = batch.column("created_at").cast(_TIMES, safe=False)  # drops what is below 1 ms
-    if pc.any(pc.less(given, _EPOCH)).as_py():
-        raise CorpusError(path, "created_at holds a time before 1970")
+    if pc.any(pc.or_(pc.less(given, _EPOCH), pc.greater(given, _LAST))).as_py():
+        raise CorpusError(path, "created_at holds a time that is not from 1970 to 9999")
     return pc.coalesce(given, carried)
 
 

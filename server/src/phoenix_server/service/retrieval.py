@@ -4,6 +4,7 @@ from __future__ import annotations  # gRPC's types are generic to type checkers 
 
 import asyncio
 import logging
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from phoenix_server.service.state import ServingState
 
 _log = logging.getLogger(__name__)
 
+_MOST_RANKINGS = 2  # at once: each holds the scores of the whole corpus
+
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -30,6 +33,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
 
     def __init__(self, state: ServingState) -> None:
         self._state = state
+        self._ranking = asyncio.Semaphore(_MOST_RANKINGS)
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Context) -> pb.RetrieveResponse:
         """Return the exact top k of one user."""
@@ -49,7 +53,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         """Return a user's representation."""
         engine = self._state.engine
         user = requests.read_user(request.user, self._model)
-        answer = await self._state.batcher.retrieve(Query(user, top_k=0))
+        answer = await self._answer(Query(user, top_k=0))
         return pb.EncodeUserResponse(
             generation=engine.generation,
             user_representation=answer.representation.tolist(),
@@ -80,8 +84,11 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         user = requests.read_user(request.user, self._model)
         post_ids = requests.read_post_ids(request.post_ids, self._state.limits.max_candidates)
         rows = engine.corpus.rows_of(post_ids)
-        scores = await self._state.batcher.call(partial(engine.score_all, user))
-        ranks = await asyncio.to_thread(exact_ranks, scores, rows)  # sorts the whole corpus
+        async with self._ranking:
+            scores = await self._state.batcher.call(partial(engine.score_all, user))
+            if np.isnan(scores).any():
+                raise ArithmeticError("the user tower gave a vector that is not finite")
+            ranks = await asyncio.to_thread(exact_ranks, scores, rows)  # sorts the whole corpus
         return pb.ScorePostsResponse(
             generation=engine.generation,
             rows_scanned=engine.corpus.layout.rows,
@@ -98,8 +105,14 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         engine = self._state.engine
         top_k = requests.read_top_k(request.top_k, engine.config.max_top_k)
         user = requests.read_user(request.user, self._model)
-        answer = await self._state.batcher.retrieve(Query(user, top_k))
+        answer = await self._answer(Query(user, top_k))
         return _response(request, answer, engine)
+
+    async def _answer(self, query: Query) -> Answer:
+        answer = await self._state.batcher.retrieve(query)
+        if not math.isfinite(answer.norm):
+            raise ArithmeticError("the user tower gave a vector that is not finite")
+        return answer
 
     async def _result(self, request: pb.RetrieveRequest) -> pb.RetrieveResult:
         try:

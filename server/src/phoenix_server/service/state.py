@@ -6,6 +6,8 @@ from phoenix_server.batching import Batcher
 from phoenix_server.engine import Engine
 from phoenix_server.errors import NotReadyError
 
+MOST_REQUEST_BYTES = (2**31 - 1) // 4  # gRPC's own limit, 4 times ours, is a signed 32-bit number
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -20,6 +22,12 @@ class Limits:
     max_batch_users: int = 256
     max_candidates: int = 4096
     max_request_bytes: int = 4 << 20
+
+    def __post_init__(self) -> None:
+        if min(self.max_batch_users, self.max_candidates) < 1:
+            raise ValueError("max_batch_users, max_candidates: at least one of each")
+        if not 1 <= self.max_request_bytes <= MOST_REQUEST_BYTES:
+            raise ValueError(f"max_request_bytes: must be from 1 to {MOST_REQUEST_BYTES}")
 
 
 class ServingState:
