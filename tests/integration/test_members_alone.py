@@ -1,52 +1,97 @@
-"""Each member installs alone, with its own dependencies and no more."""
+"""Each member installs alone, with its own dependencies and no more, and does its work."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from running import READY
+
 ROOT = Path(__file__).parents[2]
-
-ALONE = {
-    "proto": ("phoenix_retrieval.v1.retrieval_service_pb2_grpc", {"numpy", "jax"}),
-    "phoenix": ("phoenix_model", {"grpcio", "tensorflow-cpu", "tensorflow"}),
-    "export": ("phoenix_export.__main__", {"grpcio-health-checking", "tensorflow-cpu", "pyarrow"}),
-    "server": ("phoenix_server.__main__", {"dm-haiku", "tensorflow-cpu", "tensorflow"}),
-    "client": ("phoenix_client.__main__", {"numpy", "jax", "jaxlib", "pyarrow"}),
-}
-NEEDS = {
-    "proto": [],
-    "phoenix": [],
-    "export": ["proto", "phoenix"],
-    "server": ["proto"],
-    "client": ["proto"],
-}
+GOLDEN = ROOT / "tests" / "golden" / "published_layout"
 
 
-@pytest.mark.parametrize("member", ALONE)
-def test_a_member_installs_alone_and_imports(member: str, tmp_path: Path) -> None:
-    module, absent = ALONE[member]
-    environment = tmp_path / "venv"
-    python = environment / "bin" / "python"
-    uv = str(Path(sys.executable).with_name("uv"))
-    run(uv, "venv", "--quiet", "--python", sys.executable, str(environment))
-    folders = [str(ROOT / name) for name in (member, *NEEDS[member])]
-    constraints = str(ROOT / "constraints.txt")
-    run(uv, "pip", "install", "--quiet", "--python", str(python), "-c", constraints, *folders)
-    listed = run(uv, "pip", "freeze", "--python", str(python))
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """Return the folder of an empty environment's programs."""
+    run(uv(), "venv", "--quiet", "--python", sys.executable, str(tmp_path / "venv"))
+    return tmp_path / "venv" / "bin"
+
+
+def test_the_contract_alone(environment: Path) -> None:
+    install(environment, "proto", absent=["numpy", "jax"])
+    module = "phoenix_retrieval.v1.retrieval_service_pb2_grpc"
+    run(str(environment / "python"), "-c", f"import {module}")
+
+
+def test_the_model_alone(environment: Path) -> None:
+    install(environment, "phoenix", absent=["grpcio", "tensorflow", "tensorflow-cpu"])
+    run(str(environment / "python"), "-c", "import phoenix_model")
+
+
+def test_the_export_alone_writes_a_bundle(environment: Path, tmp_path: Path) -> None:
+    absent = ["grpcio-health-checking", "pyarrow", "tensorflow", "tensorflow-cpu"]
+    install(environment, "export", "phoenix", "proto", absent=absent)
+    command = [str(environment / "phoenix-export"), "bundle", str(GOLDEN), "--out", "bundle"]
+    run(*command, "--no-saved-model", folder=tmp_path)
+    assert (tmp_path / "bundle" / "manifest.json").exists()
+
+
+def test_the_server_alone_serves(
+    environment: Path, bundle_f32: Path, golden_corpus: Path, tmp_path: Path
+) -> None:
+    absent = ["dm-haiku", "phoenix-model", "tensorflow", "tensorflow-cpu"]
+    install(environment, "server", "proto", absent=absent)
+    paths = ["--bundle", str(bundle_f32), "--corpus", str(golden_corpus)]
+    command = [str(environment / "phoenix-server"), "serve", *paths, "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=clean_environment(), cwd=tmp_path
+    ) as process:
+        assert process.stderr is not None
+        log: list[str] = []
+        for line in process.stderr:
+            log.append(line)
+            if READY.search(line):
+                process.terminate()
+        assert process.wait(timeout=60) == 0, log
+    assert any(READY.search(line) for line in log)
+
+
+def test_the_client_alone_writes_requests(environment: Path) -> None:
+    install(environment, "client", "proto", absent=["jax", "jaxlib", "numpy", "pyarrow"])
+    sequence = str(GOLDEN / "example_sequence.json")
+    printed = run(str(environment / "phoenix-client"), "request", "--sequence", sequence)
+    assert "2023071280809351541" in printed
+
+
+def install(environment: Path, *members: str, absent: Iterable[str]) -> None:
+    """Install members, and check what did not come along."""
+    python = ["--python", str(environment / "python")]
+    constraints = ["-c", str(ROOT / "constraints.txt")]
+    folders = [str(ROOT / member) for member in members]
+    run(uv(), "pip", "install", "--quiet", *python, *constraints, *folders)
+    listed = run(uv(), "pip", "freeze", *python)
     installed = {line.split("==")[0].split(" @ ")[0] for line in listed.splitlines()}
-    assert f"phoenix-{ {'phoenix': 'model'}.get(member, member) }" in installed
-    assert not installed & absent
-    run(str(python), "-c", f"import {module}")
+    assert len(installed) > len(members)
+    assert not installed & set(absent)
 
 
-def run(*command: str) -> str:
-    # Without this process's paths, or the workspace's own packages would be found.
-    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+def run(*command: str, folder: Path = ROOT.parent) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=clean, cwd=ROOT.parent
+        command, capture_output=True, text=True, check=False, env=clean_environment(), cwd=folder
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without what leads to its packages."""
+    leads = ("PYTHONPATH", "VIRTUAL_ENV")
+    return {name: value for name, value in os.environ.items() if name not in leads}
+
+
+def uv() -> str:
+    return str(Path(sys.executable).with_name("uv"))
