@@ -32,7 +32,6 @@ _log = logging.getLogger(__name__)
 _MAX_DETAILS = 40
 _MAX_MESSAGE = 1024
 
-
 _OURS = "/phoenix_retrieval."  # health and reflection answer to the end
 
 
