@@ -16,12 +16,21 @@ Bools = npt.NDArray[np.bool_]
 
 WIDTH = 13
 QUERIES = 3
+MANY = 2999  # rows; enough that blocks are chosen, and four times as many that groups are
 SHARDS = (1, 2, 4, 8)
 
 
-def _layout(shards: int, rows: int, *, width: int = WIDTH, tile: int = 32) -> ShardedLayout:
-    devices = tuple(jax.devices()[:shards])
-    return ShardedLayout(devices=devices, rows=rows, width=width, tile_rows=tile, block_rows=4)
+def _layout(
+    shards: int, rows: int, *, width: int = WIDTH, tile: int = 128, at_once: int = 1
+) -> ShardedLayout:
+    return ShardedLayout(
+        devices=tuple(jax.devices()[:shards]),
+        rows=rows,
+        width=width,
+        tile_rows=tile,
+        block_rows=8,
+        queries_at_once=at_once,
+    )
 
 
 @functools.cache
@@ -54,9 +63,10 @@ def _search(
 
 
 def _all_scores(layout: ShardedLayout, vectors: Floats, queries: Floats) -> Floats:
-    placed = jax.device_put(queries.astype(np.float32), layout.replicated)
     corpus = layout.place([vectors.astype(np.float32)])
-    scores = np.asarray(_compiled_scores(layout)(corpus, placed))
+    score = _compiled_scores(layout)
+    placed = [jax.device_put(query.astype(np.float32), layout.replicated) for query in queries]
+    scores = np.stack([np.asarray(score(corpus, query)) for query in placed])
     assert np.isneginf(np.delete(scores, layout.memory_rows(np.arange(layout.rows)), axis=1)).all()
     return scores[:, layout.memory_rows(np.arange(layout.rows))]
 
@@ -86,11 +96,92 @@ def _small_integers(rows: int, seed: int, distinct: int = 50) -> tuple[Floats, F
     return kinds[rng.integers(0, distinct, rows)], queries
 
 
+def _whole_scores(rows: int, seed: int) -> tuple[Floats, Floats]:
+    """Draw vectors and queries whose scores are whole numbers, thousands of them distinct."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-200, 201, (rows, WIDTH)).astype(np.float64)
+    vectors[rng.integers(0, rows, 20)] = vectors[5]
+    return vectors, rng.integers(-200, 201, (QUERIES, WIDTH)).astype(np.float64)
+
+
 @pytest.mark.parametrize("shards", SHARDS)
 @pytest.mark.parametrize("k", [1, 3, 17, 203, 300])
 def test_the_answer_is_exact_for_every_top_k(shards: int, k: int) -> None:
-    # With 203 rows the smaller k select by blocks and the larger ones from all scores.
     _assert_exact(_layout(shards, 203), *_small_integers(203, seed=k), k)
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize("rows", [MANY, 4 * MANY])
+@pytest.mark.parametrize("k", [1, 17])
+def test_the_answer_is_exact_where_blocks_are_chosen(shards: int, rows: int, k: int) -> None:
+    # Among few distinct scores hundreds of blocks tie, so that nothing can be proven from maxima.
+    _assert_exact(_layout(shards, rows), *_small_integers(rows, seed=k), k)
+    # Among many distinct scores it can.
+    _assert_exact(_layout(shards, rows), *_whole_scores(rows, seed=k), k)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_only_what_cannot_be_proven_is_scored_anew(at_once: int) -> None:
+    layout = _layout(1, MANY, at_once=at_once)
+    vectors, queries = _whole_scores(MANY, seed=0)
+    queries[1] = 0
+    queries[1, 3], vectors[:, 3] = 1, 7  # to this one all rows tie
+    corpus = layout.place([vectors.astype(np.float32)])
+    found = _compiled(layout, 5)(corpus, jax.device_put(queries.astype(np.float32)))
+    assert int(found.widened) == 1
+    np.testing.assert_array_equal(found.rows[1], range(5))
+    _assert_exact(layout, vectors, queries, 5)
+
+
+@pytest.mark.parametrize("rows", [MANY, 4 * MANY])
+def test_queries_of_zeros_cost_no_second_look(rows: int) -> None:
+    # They pad batches.
+    layout = _layout(1, rows)
+    vectors, queries = _whole_scores(rows, seed=0)
+    vectors[::2] = -np.abs(vectors[::2])  # whose products with 0.0 are all -0.0
+    eligible = np.arange(rows) % 7 == 3
+    corpus = _mask(layout, layout.place([vectors.astype(np.float32)]), eligible)
+    queries[2] = 0
+    found = _compiled(layout, 5)(corpus, jax.device_put(queries.astype(np.float32)))
+    assert int(found.widened) == 0
+    np.testing.assert_array_equal(found.rows[2], np.flatnonzero(eligible)[:5])
+
+
+def test_a_near_tie_that_the_scan_may_misjudge_is_scored_anew() -> None:
+    # All scores lie closer to one another than the scan's rounding can tell apart.
+    rng = np.random.default_rng(0)
+    vectors = np.zeros((MANY, WIDTH))
+    vectors[:, 0], vectors[:, 1] = 1, rng.permutation(MANY)
+    queries = np.tile(np.eye(WIDTH)[0] + 2.0**-36 * np.eye(WIDTH)[1], (QUERIES, 1))
+    layout = _layout(1, MANY)
+    corpus = layout.place([vectors.astype(np.float32)])
+    found = _compiled(layout, 5)(corpus, jax.device_put(queries.astype(np.float32)))
+    assert int(found.widened) == QUERIES
+    everything = _all_scores(layout, vectors, queries)
+    np.testing.assert_array_equal(found.rows, np.argsort(-everything, kind="stable")[:, :5])
+
+
+def test_one_query_in_a_batch_has_the_answer_of_that_query_alone() -> None:
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.normal(size=(MANY, WIDTH)), rng.normal(size=(32, WIDTH))
+    together = _search(_layout(1, MANY), vectors, queries, 17)
+    for i in (0, 31):
+        for k in (17, 29):
+            alone = _search(_layout(1, MANY), vectors, queries[i : i + 1], k)
+            assert alone[0][0, :17].tobytes() == together[0][i].tobytes()
+            np.testing.assert_array_equal(alone[1][0, :17], together[1][i])
+
+
+def test_vectors_of_bfloat16_are_searched_exactly() -> None:
+    vectors, queries = _whole_scores(MANY, seed=0)
+    queries = queries + 2.0**-10  # rounding to bfloat16 moves them
+    layout = _layout(2, MANY)
+    corpus = layout.place([vectors.astype(np.float32)])
+    halves = corpus._replace(vectors=corpus.vectors.astype(jax.numpy.bfloat16))
+    found = _compiled(layout, 17)(halves, jax.device_put(queries.astype(np.float32)))
+    kept = vectors.astype(jax.numpy.bfloat16).astype(np.float64)
+    order = np.argsort(-(queries @ kept.T), axis=1, kind="stable")[:, :17]
+    np.testing.assert_array_equal(found.rows, order)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 9])
@@ -132,7 +223,7 @@ def test_a_masked_row_never_leaks(shards: int, k: int) -> None:
     _assert_exact(_layout(shards, 203), vectors, queries, k, np.zeros(203, np.bool_))
 
 
-@pytest.mark.parametrize("tile", [32, 512])
+@pytest.mark.parametrize("tile", [128, 512])
 def test_scores_and_order_are_bit_for_bit_the_same_on_any_number_of_shards(tile: int) -> None:
     rng = np.random.default_rng(0)
     vectors, queries = rng.normal(size=(1501, WIDTH)), rng.normal(size=(QUERIES, WIDTH))
@@ -147,7 +238,7 @@ def test_scores_and_order_are_bit_for_bit_the_same_on_any_number_of_shards(tile:
 
 
 @pytest.mark.parametrize("shards", [1, 4])
-@pytest.mark.parametrize("tile", [32, 8192])
+@pytest.mark.parametrize("tile", [128, 8192])
 def test_a_score_does_not_depend_on_where_the_row_lies(shards: int, tile: int) -> None:
     rng = np.random.default_rng(0)
     vectors, queries = rng.normal(size=(1501, WIDTH)), rng.normal(size=(QUERIES, WIDTH))
@@ -239,9 +330,11 @@ def test_place_refuses_rows_that_do_not_fit(
         {"rows": 0},
         {"rows": 2**31},
         {"width": 0},
-        {"tile_rows": 10},
+        {"tile_rows": 20},
         {"tile_rows": 0},
         {"block_rows": 0},
+        {"block_rows": 4},
+        {"queries_at_once": 0},
     ],
 )
 def test_a_layout_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
@@ -250,8 +343,10 @@ def test_a_layout_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
         "rows": 5,
         "width": 2,
         "tile_rows": 8,
-        "block_rows": 4,
+        "block_rows": 8,
     }
     ShardedLayout(**fields)
-    with pytest.raises(ValueError, match=r"layout needs|31 bits|whole blocks"):
+    with pytest.raises(
+        ValueError, match=r"layout needs|31 bits|whole blocks|multiple of 8|queries_at_once"
+    ):
         ShardedLayout(**(fields | changes))

@@ -7,14 +7,9 @@ Shapes:
     T  rows of a tile                W  rows of a block; a tile is whole blocks
     B  queries                       K  results
 
-Order: score descending, then row ascending. It is total, so an answer depends neither on the
-number of shards nor on how they are scanned. That also needs a row's score to be the same wherever
-the row lies: every product is of the same shape, [B, D] by [D, T], with T a multiple of every
-vector width, so no row falls in a kernel's remainder.
-
-Blocks make the selection cheap and keep it exact: the K best rows of a shard lie in the K blocks
-of largest maxima (ties to the lower block), since each other block is behind K rows that are at
-least as good as all of its own and come before them.
+Order: score descending, then row ascending. It is total, and a row's score is the same bit for bit
+wherever it lies (see `selection`), so an answer depends neither on the number of shards, nor on how
+they are scanned, nor on the other queries.
 """
 
 from collections.abc import Iterable
@@ -30,20 +25,12 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from phoenix_server.devices import Device
+from phoenix_server.selection import ROW_GRANULE, Shard, all_scores, search
 
 AXIS = "corpus"
 
-
-class DeviceCorpus(NamedTuple):
-    """The part of a corpus that lives on the devices.
-
-    Attributes:
-        vectors: [S*P, D] f32, sharded by rows.
-        valid: [S*P] bool, sharded likewise; False for padding.
-    """
-
-    vectors: jax.Array
-    valid: jax.Array
+DeviceCorpus = Shard
+"""A corpus on the devices: a `Shard` whose arrays are all shards', one after the other."""
 
 
 class TopK(NamedTuple):
@@ -53,6 +40,7 @@ class TopK(NamedTuple):
         scores: [B, K'] f32, descending; -inf where fewer rows than K' are eligible.
         rows: [B, K'] i32; meaningless where the score is -inf.
         eligible: [] i32, the number of rows that could be returned.
+        widened: [] i32, how often, over queries and shards, all rows had to be scored anew.
 
     K' is K, or the rows in memory where these are fewer.
     """
@@ -60,6 +48,7 @@ class TopK(NamedTuple):
     scores: jax.Array
     rows: jax.Array
     eligible: jax.Array
+    widened: jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +62,16 @@ class ShardedLayout:
         tile_rows: T. On a CPU a tile of scores should stay in cache; an accelerator wants few,
             large tiles.
         block_rows: W. Small blocks gather less, large ones select among fewer.
+        queries_at_once: Queries whose blocks are looked into together: one stays in a CPU's cache,
+            an accelerator wants many.
     """
 
     devices: tuple[Device, ...]
     rows: int
     width: int
-    tile_rows: int = 8192
-    block_rows: int = 64
+    tile_rows: int = 4096
+    block_rows: int = 16
+    queries_at_once: int = 1
 
     def __post_init__(self) -> None:
         if not self.devices or self.rows < 1 or self.width < 1:
@@ -88,6 +80,10 @@ class ShardedLayout:
             raise ValueError(f"rows: {self.rows} does not fit in 31 bits")
         if min(self.tile_rows, self.block_rows) < 1 or self.tile_rows % self.block_rows:
             raise ValueError(f"tile_rows: {self.tile_rows} is not whole blocks")
+        if self.block_rows % ROW_GRANULE:
+            raise ValueError(f"block_rows: {self.block_rows} is not a multiple of {ROW_GRANULE}")
+        if self.queries_at_once < 1:
+            raise ValueError(f"queries_at_once: {self.queries_at_once} is not positive")
 
     @cached_property
     def shards(self) -> int:
@@ -136,10 +132,13 @@ class ShardedLayout:
         stream = _Rows(chunks, self.width)
         vectors: list[jax.Array] = []
         valid: list[jax.Array] = []
+        longest: list[jax.Array] = []
         for shard, device in enumerate(self.devices):
             here = min(self.shard_rows, max(0, self.rows - shard * self.shard_rows))
             buffer = np.zeros((self.padded_rows, self.width), np.float32)  # [P, D]
             stream.fill(buffer[:here])
+            length = 1.0001 * _longest(buffer)  # float32 may round it down
+            longest.append(jax.device_put(np.full(1, length, np.float32), device))
             # may_alias: on a CPU the buffer becomes the device array, and stays the only copy.
             vectors.append(jax.device_put(buffer, device, may_alias=True))
             valid.append(jax.device_put(np.arange(self.padded_rows) < here, device))
@@ -147,7 +146,9 @@ class ShardedLayout:
         total = self.shards * self.padded_rows
         assemble = partial(jax.make_array_from_single_device_arrays, sharding=self.by_rows)
         return DeviceCorpus(
-            assemble((total, self.width), arrays=vectors), assemble((total,), arrays=valid)
+            assemble((total, self.width), arrays=vectors),
+            assemble((total,), arrays=valid),
+            assemble((self.shards,), arrays=longest),
         )
 
     def top_k(self, corpus: DeviceCorpus, queries: jax.Array, k: int) -> TopK:
@@ -158,28 +159,37 @@ class ShardedLayout:
             queries: [B, D] f32, replicated.
             k: K, at least 1.
         """
-        search = partial(_search_shard, layout=self, k=k)
         return jax.shard_map(
-            search,
+            partial(self._top_k_of_shard, k=k),
             mesh=self.mesh,
             in_specs=(PartitionSpec(AXIS), PartitionSpec()),
             out_specs=PartitionSpec(),
             check_vma=False,  # the merge makes the result equal on all shards
         )(corpus, queries)
 
-    def scores(self, corpus: DeviceCorpus, queries: jax.Array) -> jax.Array:
-        """Return every score: [B, S*P] f32, sharded by rows, -inf where not valid; jit me."""
-
-        def score(shard: DeviceCorpus, queries: jax.Array) -> jax.Array:
-            tiles, _ = _score_tiles(shard, queries, self)  # [P/T, B, T]
-            return tiles.transpose(1, 0, 2).reshape(queries.shape[0], -1)  # [B, P]
-
+    def scores(self, corpus: DeviceCorpus, query: jax.Array) -> jax.Array:
+        """Return every score for a query [D]: [S*P], sharded by rows, -inf if not valid; jit me."""
         return jax.shard_map(
-            score,
+            lambda shard, query: all_scores(shard, query, self.tile_rows),
             mesh=self.mesh,
             in_specs=(PartitionSpec(AXIS), PartitionSpec()),
-            out_specs=PartitionSpec(None, AXIS),
-        )(corpus, queries)
+            out_specs=PartitionSpec(AXIS),
+            check_vma=False,
+        )(corpus, query)
+
+    def _top_k_of_shard(self, shard: DeviceCorpus, queries: jax.Array, k: int) -> TopK:
+        """Return the K best rows of all shards, the same on each; runs inside `shard_map`."""
+        scores, rows, widened = search(shard, queries, k, self)
+        rows = rows + lax.axis_index(AXIS) * self.shard_rows
+        eligible = lax.psum(jnp.sum(shard.valid, dtype=jnp.int32), AXIS)
+        widened = lax.psum(widened, AXIS)
+        if self.shards == 1:
+            return TopK(scores, rows, eligible, widened)
+        # [B, S*K]: shards in the order of their rows, so equal scores stay in the order of rows.
+        scores = lax.all_gather(scores, AXIS, axis=1, tiled=True)
+        rows = lax.all_gather(rows, AXIS, axis=1, tiled=True)
+        scores, places = lax.top_k(scores, min(k, scores.shape[1]))
+        return TopK(scores, jnp.take_along_axis(rows, places, axis=1), eligible, widened)
 
 
 class _Rows:
@@ -209,60 +219,7 @@ class _Rows:
             raise ValueError("the chunks hold more rows than the layout")
 
 
-def _score_tiles(
-    shard: DeviceCorpus, queries: jax.Array, layout: ShardedLayout
-) -> tuple[jax.Array, jax.Array]:
-    """Score one shard tile by tile: scores [P/T, B, T] and block maxima [P/T, B, T/W]."""
-    tile, block = layout.tile_rows, layout.block_rows
-    batch = queries.shape[0]
-
-    def score(rows: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        vectors, valid = rows  # [T, D], [T]
-        scores = jnp.dot(
-            queries,
-            vectors.T,
-            precision=lax.Precision.HIGHEST,
-            preferred_element_type=jnp.float32,
-        )  # [B, T]
-        scores = jnp.where(scores == 0, 0.0, scores)  # lax.top_k puts -0.0 below 0.0
-        scores = jnp.where(valid, scores, -jnp.inf)
-        return scores, scores.reshape(batch, tile // block, block).max(-1)
-
-    return lax.map(
-        score, (shard.vectors.reshape(-1, tile, layout.width), shard.valid.reshape(-1, tile))
-    )
-
-
-def _search_shard(
-    shard: DeviceCorpus, queries: jax.Array, *, layout: ShardedLayout, k: int
-) -> TopK:
-    """Return the K best rows of all shards, the same on each; runs inside `shard_map`."""
-    scores, rows = _select(*_score_tiles(shard, queries, layout), layout=layout, k=k)  # [B, K]
-    rows = rows + lax.axis_index(AXIS) * layout.shard_rows
-    eligible = lax.psum(jnp.sum(shard.valid, dtype=jnp.int32), AXIS)
-    if layout.shards == 1:
-        return TopK(scores, rows, eligible)
-    # [B, S*K]: shards in the order of their rows, so equal scores stay in the order of rows.
-    scores = lax.all_gather(scores, AXIS, axis=1, tiled=True)
-    rows = lax.all_gather(rows, AXIS, axis=1, tiled=True)
-    scores, places = lax.top_k(scores, min(k, scores.shape[1]))
-    return TopK(scores, jnp.take_along_axis(rows, places, axis=1), eligible)
-
-
-def _select(
-    scores: jax.Array, maxima: jax.Array, *, layout: ShardedLayout, k: int
-) -> tuple[jax.Array, jax.Array]:
-    """Select from [P/T, B, T] scores the K best: scores and local rows, [B, K] each."""
-    tiles, batch, tile = scores.shape
-    block, blocks = layout.block_rows, tile // layout.block_rows
-    k = min(k, tiles * tile)
-    if 2 * k >= tiles * blocks:  # the chosen blocks would be most of the scores
-        return lax.top_k(scores.transpose(1, 0, 2).reshape(batch, -1), k)
-    maxima = maxima.transpose(1, 0, 2).reshape(batch, -1)  # [B, P/W]
-    # In the order of rows, so that among equal scores the lower row comes first below as well.
-    chosen = jnp.sort(lax.top_k(maxima, k)[1], axis=1)  # [B, K]
-    by_block = scores.reshape(tiles, batch, blocks, block)
-    gathered = by_block[chosen // blocks, jnp.arange(batch)[:, None], chosen % blocks]  # [B, K, W]
-    best, places = lax.top_k(gathered.reshape(batch, -1), k)
-    chosen = jnp.take_along_axis(chosen, places // block, axis=1)
-    return best, chosen * block + places % block
+def _longest(vectors: npt.NDArray[np.float32]) -> float:
+    """Return the length of the longest of [n, D] vectors."""
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    return float(np.sqrt(squares.max()))

@@ -1,0 +1,211 @@
+"""The exact top k within one shard: a quick scan, a choice of blocks, and a proof.
+
+Shapes:
+    P  rows of the shard in memory   D  width of a vector          B  queries
+    T  rows of a tile                W  rows of a block            K  results
+    C  blocks that are looked into   G  blocks of a group
+
+A score has one definition, `row_scores`, which gives a row the same bits wherever it lies and
+whoever asks beside. The scan multiplies all queries with a tile of rows at once, as fast as the
+device can, and keeps only the maximum of each block: it rounds in its own way, by at most
+`scan_error`. The blocks with the C > K best maxima are scored anew, as defined. If the K-th of
+those scores is better than the best maximum of all other blocks by more than the error, no other
+row can be among the K best, and the answer is exact; ties are then among the rows at hand. If not,
+as when thousands of rows are equal, the query is answered from the scores of all rows.
+"""
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# XLA's product of a matrix and a vector gives a row the same bits in any matrix of whole eights of
+# rows; rows beyond the last eight are summed in another order.
+ROW_GRANULE = 8
+
+_GROUP = 16  # G; a first choice among groups saves most of the second one among blocks
+_UNIT_ROUNDOFF = 2.0**-24
+
+
+class Shard(NamedTuple):
+    """The part of a corpus on one device.
+
+    Attributes:
+        vectors: [P, D] f32 or bf16.
+        valid: [P] bool; False for padding.
+        longest: [1] f32, at least the length of the longest vector.
+    """
+
+    vectors: jax.Array
+    valid: jax.Array
+    longest: jax.Array
+
+
+class Best(NamedTuple):
+    """The best rows of a shard, K' = min(K, P).
+
+    Attributes:
+        scores: [B, K'] f32, descending; -inf where fewer rows are valid.
+        rows: [B, K'] i32, in the shard; among equal scores ascending.
+        widened: [] i32, how many queries needed the scores of all rows.
+    """
+
+    scores: jax.Array
+    rows: jax.Array
+    widened: jax.Array
+
+
+class Sizes(Protocol):
+    """How a shard is scanned; see `ShardedLayout`."""
+
+    @property
+    def tile_rows(self) -> int:
+        """T."""
+        ...
+
+    @property
+    def block_rows(self) -> int:
+        """W."""
+        ...
+
+    @property
+    def queries_at_once(self) -> int:
+        """Queries whose blocks are looked into together."""
+        ...
+
+
+def row_scores(rows: jax.Array, query: jax.Array) -> jax.Array:
+    """Return the scores of rows [n, D] for a query [D]: [n] f32, n a multiple of 8."""
+    scores = jnp.dot(rows.astype(jnp.float32), query, precision=lax.Precision.HIGHEST)
+    return jnp.where(scores == 0, 0.0, scores)  # lax.top_k puts -0.0 below 0.0
+
+
+def all_scores(shard: Shard, query: jax.Array, tile_rows: int) -> jax.Array:
+    """Return the scores of all rows for a query [D]: [P] f32, -inf where not valid."""
+    tiles = shard.vectors.reshape(-1, tile_rows, shard.vectors.shape[1])
+    scores = lax.map(lambda tile: row_scores(tile, query), tiles)
+    return jnp.where(shard.valid, scores.reshape(-1), -jnp.inf)
+
+
+def search(shard: Shard, queries: jax.Array, k: int, sizes: Sizes) -> Best:
+    """Return the K best rows for each of the queries [B, D] f32."""
+    rows = len(shard.vectors)
+    blocks = rows // sizes.block_rows
+    chosen = k + 32 + k // 16  # C: room between the K-th score and the blocks left out
+    if 2 * chosen >= blocks:  # they would be most of the shard
+        scores, found_rows = lax.map(lambda query: _search_all(shard, query, k, sizes), queries)
+        return Best(scores, found_rows, widened=jnp.zeros((), jnp.int32))
+    maxima = block_maxima(shard, queries, sizes)  # [B, P/W]
+    candidates, left_out = best_blocks(maxima, chosen)  # [B, C], [B]
+    scores, found_rows = lax.map(
+        lambda each: _search_blocks(shard, *each, k, sizes),
+        (queries, candidates),
+        batch_size=sizes.queries_at_once if sizes.queries_at_once > 1 else None,
+    )
+    # min, not the last: XLA would see a slice of a sort, and sort all of it.
+    threshold = scores.min(axis=1)  # [B]
+    # To a query of zeros, as those that pad a batch, all rows are equal: the first blocks hold the
+    # first rows.
+    proven = (
+        (left_out == -jnp.inf)
+        | (left_out + scan_error(shard, queries) < threshold)
+        | ~queries.any(axis=1)
+    )
+
+    def widen() -> tuple[jax.Array, jax.Array]:
+        def one(each: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+            query, done, scores, rows = each
+            return lax.cond(
+                done, lambda: (scores, rows), lambda: _search_all(shard, query, k, sizes)
+            )
+
+        return lax.map(one, (queries, proven, scores, found_rows))
+
+    scores, found_rows = lax.cond(proven.all(), lambda: (scores, found_rows), widen)
+    return Best(scores, found_rows, jnp.sum(~proven, dtype=jnp.int32))
+
+
+def block_maxima(shard: Shard, queries: jax.Array, sizes: Sizes) -> jax.Array:
+    """Return each block's best score as the scan rounds it: [B, P/W] f32, -inf if none is valid.
+
+    A tile's scores stay in cache; they are never written out.
+    """
+    batch, width = queries.shape
+    tile, block = sizes.tile_rows, sizes.block_rows
+    left = queries.astype(shard.vectors.dtype)
+
+    def scan(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
+        vectors, valid = rows  # [T, D], [T]
+        scores = jnp.dot(
+            left,
+            vectors.T,
+            precision=lax.Precision.HIGHEST,
+            preferred_element_type=jnp.float32,
+        )  # [B, T]
+        return jnp.where(valid, scores, -jnp.inf).reshape(batch, tile // block, block).max(-1)
+
+    tiles = (shard.vectors.reshape(-1, tile, width), shard.valid.reshape(-1, tile))
+    maxima = lax.map(scan, tiles).transpose(1, 0, 2).reshape(batch, -1)  # [P/T, B, T/W] before
+    return jnp.where(maxima == 0, 0.0, maxima)  # see `row_scores`
+
+
+def best_blocks(maxima: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Choose the blocks of largest maxima.
+
+    Args:
+        maxima: [B, n] f32.
+        count: C, at most n.
+
+    Returns:
+        [B, C] i32, ascending, among equal maxima the first, and [B] f32: no other block has a larger maximum than that.
+    """
+    groups = maxima.shape[1] // _GROUP
+    if maxima.shape[1] % _GROUP or groups < 2 * count:
+        best, blocks = lax.top_k(maxima, count)
+    else:
+
+        def choose(maxima: jax.Array) -> tuple[jax.Array, jax.Array]:
+            grouped = maxima.reshape(groups, _GROUP)
+            _, chosen = lax.top_k(grouped.max(-1), count)
+            best, places = lax.top_k(grouped[chosen].reshape(-1), count)
+            return best, chosen[places // _GROUP] * _GROUP + places % _GROUP
+
+        best, blocks = lax.map(choose, maxima)
+    return jnp.sort(blocks, axis=1), best.min(axis=1)
+
+
+def scan_error(shard: Shard, queries: jax.Array) -> jax.Array:
+    """Return how far a score of the scan may be from `row_scores`, for each query: [B] f32.
+
+    Each of the two sums D products, in whatever order, within D * u * |q| * |x| (N. J. Higham,
+    Accuracy and Stability of Numerical Algorithms, section 3.1); twice that covers the rounding of
+    this bound itself. Queries that the scan rounds to bfloat16 are off by that as well.
+    """
+    width = queries.shape[1]
+    lengths = jnp.linalg.norm(queries, axis=1)
+    rounded = queries.astype(shard.vectors.dtype).astype(jnp.float32)
+    moved = jnp.linalg.norm(queries - rounded, axis=1)
+    return (4 * (width + 2) * _UNIT_ROUNDOFF * lengths + 1.01 * moved) * shard.longest[0]
+
+
+def _search_blocks(
+    shard: Shard, query: jax.Array, blocks: jax.Array, k: int, sizes: Sizes
+) -> tuple[jax.Array, jax.Array]:
+    """Return the K best scores and rows of a query [D] within its blocks [C], ascending."""
+    block, width = sizes.block_rows, shard.vectors.shape[1]
+    rows = (blocks[:, None] * block + jnp.arange(block, dtype=jnp.int32)).reshape(-1)  # [C*W]
+    vectors = shard.vectors.reshape(-1, block * width)[blocks].reshape(-1, width)
+    valid = shard.valid.reshape(-1, block)[blocks].reshape(-1)
+    scores = jnp.where(valid, row_scores(vectors, query), -jnp.inf)
+    best, places = lax.top_k(scores, k)  # rows ascend, so among equal scores the lower comes first
+    return best, rows[places]
+
+
+def _search_all(
+    shard: Shard, query: jax.Array, k: int, sizes: Sizes
+) -> tuple[jax.Array, jax.Array]:
+    """Return the K' best scores and rows of a query [D] among all rows."""
+    scores = all_scores(shard, query, sizes.tile_rows)
+    best, rows = lax.top_k(scores, min(k, len(scores)))
+    return best, rows
