@@ -22,10 +22,13 @@ def snapshot(golden_corpus: Path) -> Snapshot:
 def engine(bundle: Bundle, snapshot: Snapshot) -> Engine:
     """Return a float32 engine on three shards that compiles for a few sizes."""
     config = EngineConfig(
-        batch_sizes=(1, 3, 4),
+        user_batches=(1, 4),
+        batch_sizes=(1, 4),
         history_lengths=(16,),
         result_sizes=(7,),
         max_top_k=250,
         candidate_batch=5,
     )
-    return Engine(bundle, snapshot, tuple(jax.devices()[:3]), config)
+    engine = Engine(bundle, snapshot, tuple(jax.devices()[:3]), config)
+    engine.compile_rest()
+    return engine

@@ -5,8 +5,6 @@ import jax
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from phoenix_server import topk
 from phoenix_server.bundle import Bundle, open_bundle
@@ -16,11 +14,11 @@ from phoenix_server.engine import (
     Engine,
     EngineConfig,
     Query,
-    exact_ranks,
-    generation_name,
 )
 from phoenix_server.errors import CorpusError, StartupError
-from phoenix_server.topk import ShardedLayout
+from phoenix_server.generation import generation_name
+from phoenix_server.ranking import exact_ranks
+from phoenix_server.selection import Best, Shard, Sizes, search
 from server.cases import (
     HISTORY_LENGTH,
     copied,
@@ -119,26 +117,93 @@ def test_neighbours_do_not_change_an_answer(engine: Engine) -> None:
         others = [Query(random_user(n, seed=2), 250) for n in (2, 0, 16)]
         others.insert(place, query)
         _assert_same(engine.retrieve(others)[place], first)
-    # Another batch size is another program: equal up to rounding.
+    # Another batch size of the tower is another program: equal up to rounding.
     np.testing.assert_allclose(first.representation, alone.representation, rtol=0, atol=_TOLERANCE)
     np.testing.assert_allclose(first.scores, alone.scores, rtol=0, atol=_TOLERANCE)
 
 
-def test_a_longer_neighbour_changes_no_more_than_rounding(engine: Engine) -> None:
+def test_longer_neighbours_do_not_change_an_answer(engine: Engine) -> None:
+    # They run through programs of their own; the search is the same for all.
     query = Query(random_user(5), 20)
-    short = engine.retrieve([query, Query(random_user(16), 1)])[0]
-    long = engine.retrieve([query, Query(random_user(HISTORY_LENGTH), 1)])[0]
-    np.testing.assert_allclose(short.representation, long.representation, rtol=0, atol=_TOLERANCE)
+    (alone,) = engine.retrieve([query])
+    for length in (17, HISTORY_LENGTH):
+        for top_k in (1, 250):
+            long = Query(random_user(length), top_k)
+            _assert_same(engine.retrieve([query, long, long, long])[0], alone)
+            _assert_same(engine.retrieve([long, query])[1], alone)
+
+
+def test_a_batch_of_several_lengths_and_top_ks_answers_each(
+    engine: Engine, vectors: npt.NDArray[np.float64]
+) -> None:
+    queries = [
+        Query(random_user(length), top_k)
+        for length, top_k in ((HISTORY_LENGTH, 3), (2, 250), (40, 7), (0, 8))
+    ]
+    for query, answer in zip(queries, engine.retrieve(queries), strict=True):
+        _assert_exact(answer, vectors, query.top_k)
+        (alone,) = engine.retrieve([query])
+        gap = np.abs(answer.representation - alone.representation).max()
+        assert gap <= _TOLERANCE
 
 
 def test_a_batch_smaller_than_its_program_is_padded_inertly(engine: Engine) -> None:
-    queries = [Query(random_user(5), 20), Query(random_user(2), 3)]
+    queries = [Query(random_user(5), 20), Query(random_user(2), 3), Query(random_user(0), 1)]
     for padded, full in zip(
         engine.retrieve(queries),
         engine.retrieve([*queries, Query(random_user(9), 5)]),
         strict=False,
     ):
         _assert_same(padded, full)
+
+
+def test_batches_overlap_on_the_device(engine: Engine) -> None:
+    batches = [[Query(random_user(n, seed=i), 9) for n in (3, 20)] for i in range(3)]
+    launched = [engine.launch(engine.prepare(batch)) for batch in batches]
+    for batch, one in reversed(list(zip(batches, launched, strict=True))):
+        for answer, expected in zip(engine.collect(one), engine.retrieve(batch), strict=True):
+            _assert_same(answer, expected)
+
+
+def test_nothing_compiles_after_the_engine_is_made(bundle: Bundle, snapshot: Snapshot) -> None:
+    config = EngineConfig(
+        user_batches=(1, 2),
+        batch_sizes=(1, 4),
+        history_lengths=(16,),
+        result_sizes=(7,),
+        max_top_k=20,
+        candidate_batch=5,
+    )
+    engine = Engine(bundle, snapshot, tuple(jax.devices()[:2]), config)
+    necessary = engine.loaded_programs[1]
+
+    def answer_everything() -> list[Answer]:
+        answers: list[Answer] = []
+        for lengths in ((3,), (17,), (3, 4), (3, 17), (3, 4, 16, 17), (0, 1, 2)):
+            for top_k in (0, 7, 20):
+                answers += engine.retrieve([Query(random_user(n), top_k) for n in lengths])
+        engine.score_all(random_user(3))
+        engine.encode_candidates(*np.arange(1, 15, dtype=np.uint64).reshape(2, 7))
+        return answers
+
+    before = answer_everything()
+    assert engine.unforeseen_compilations == 0
+    engine.compile_rest(stopped=lambda: True)
+    assert engine.loaded_programs[1] == necessary
+    engine.compile_rest()
+    assert engine.loaded_programs[1] > necessary
+    for now, then in zip(answer_everything(), before, strict=True):
+        np.testing.assert_allclose(now.representation, then.representation, rtol=0, atol=_TOLERANCE)
+    assert engine.unforeseen_compilations == 0
+    jax.jit(lambda x: x + engine.max_batch)(np.ones(3))
+    assert engine.unforeseen_compilations == 1
+
+
+def test_costs_are_measured_for_what_is_compiled(engine: Engine) -> None:
+    assert engine.user_seconds(Query(random_user(3), 5)) > 0
+    assert engine.user_seconds(Query(random_user(HISTORY_LENGTH + 9), 5)) > 0
+    assert engine.batch_seconds(1) > 0
+    assert engine.batch_seconds(4) > 0
 
 
 def test_top_k_zero_only_encodes(engine: Engine) -> None:
@@ -212,6 +277,8 @@ def test_a_corpus_of_other_towers_is_refused(bundle_bf16: Path, snapshot: Snapsh
 @pytest.mark.parametrize(
     "changes",
     [
+        {"user_batches": ()},
+        {"user_batches": (8, 4)},
         {"batch_sizes": ()},
         {"batch_sizes": (0, 1)},
         {"batch_sizes": (2, 1)},
@@ -228,22 +295,6 @@ def test_sizes_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
         EngineConfig(**changes)
 
 
-@settings(deadline=None, max_examples=300)
-@given(
-    scores=st.lists(
-        st.one_of(st.sampled_from([-np.inf, -1.0, 0.0, 0.5]), st.floats(-1, 1, width=32).map(abs)),
-        min_size=1,
-        max_size=40,
-    ),
-    data=st.data(),
-)
-def test_ranks_equal_those_of_sorting(scores: list[float], data: st.DataObject) -> None:
-    rows = data.draw(st.lists(st.integers(0, len(scores) - 1), max_size=10))
-    order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
-    ranks = exact_ranks(np.array(scores, np.float32), np.array(rows, np.int32))
-    assert ranks.tolist() == [order.index(row) + 1 for row in rows]
-
-
 def test_neighbours_move_a_bfloat16_user_by_no_more_than_rounding(
     bundle_bf16: Path, snapshot: Snapshot, tmp_path: Path
 ) -> None:
@@ -251,7 +302,9 @@ def test_neighbours_move_a_bfloat16_user_by_no_more_than_rounding(
     corpus = copied(snapshot.path, tmp_path / "corpus")
     fingerprint = bundle.manifest.tower_fingerprint
     edit_manifest(corpus, lambda manifest: manifest.update(tower_fingerprint=fingerprint))
-    config = EngineConfig(batch_sizes=(1, 4), history_lengths=(16,), result_sizes=())
+    config = EngineConfig(
+        user_batches=(1, 4), batch_sizes=(1, 4), history_lengths=(16,), result_sizes=()
+    )
     engine = Engine(bundle, open_snapshot(corpus), tuple(jax.devices()[:1]), config)
     query = Query(random_user(5), 20)
     (alone,) = engine.retrieve([query])
@@ -263,14 +316,13 @@ def test_neighbours_move_a_bfloat16_user_by_no_more_than_rounding(
 def test_a_search_that_is_not_exact_on_its_device_never_serves(
     bundle: Bundle, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def worst_first(
-        scores: jax.Array, maxima: jax.Array, *, layout: ShardedLayout, k: int
-    ) -> tuple[jax.Array, jax.Array]:
-        flat = scores.transpose(1, 0, 2).reshape(scores.shape[1], -1)
-        worst, rows = jax.lax.top_k(-flat[:, : layout.shard_rows], k)
-        return -worst, rows
+    def all_but_the_best(shard: Shard, queries: jax.Array, k: int, sizes: Sizes) -> Best:
+        found = search(shard, queries, k + 1, sizes)
+        return Best(found.scores[:, 1:], found.rows[:, 1:], found.widened)
 
-    monkeypatch.setattr(topk, "_select", worst_first)
-    config = EngineConfig(batch_sizes=(1,), history_lengths=(), result_sizes=(), max_top_k=9)
+    monkeypatch.setattr(topk, "search", all_but_the_best)
+    config = EngineConfig(
+        user_batches=(1,), batch_sizes=(1,), history_lengths=(), result_sizes=(), max_top_k=9
+    )
     with pytest.raises(StartupError, match="exact top k"):
         Engine(bundle, snapshot, tuple(jax.devices()[:1]), config)

@@ -22,7 +22,7 @@ _CANDIDATE = "candidate_tower/outputs/candidate_representation"
 
 def _towers(path: Path, users: tuple[int, int] = (2, 16), posts: int = 3) -> Towers:
     towers = Towers(open_bundle(path), jax.devices()[0])
-    towers.compile_users([users])
+    towers.compile_users(*users)
     towers.compile_candidates(posts)
     return towers
 

@@ -4,37 +4,36 @@ Shapes:
     B  users of a batch        n  posts asked for        N  posts of the corpus
     D  width of a representation
 
-All programs are compiled when the engine is made, for a few sizes: batches are padded to the next
-batch size, histories to the next length, and `top_k` to the next number of results. Within one
-size an answer is the same bit for bit whoever else is in the batch. Between sizes the order of
-float operations differs: a representation moves by up to 1e-6 in float32 and 5e-3 in bfloat16.
+Programs are compiled ahead, for a few sizes: a user's history is padded to the next length, users
+of one length run together in a batch of the next size, and all are searched for at once. So a
+history's neighbours never make it longer. A user alone and one among others may run through towers
+of different batch sizes, whose float operations differ in order: by up to 1e-6 in float32 and 5e-3
+in bfloat16. The search gives a representation the same answer bit for bit in any company.
 """
 
-import hashlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import numpy.typing as npt
 
-from phoenix_server.artifacts import MANIFEST, sha256
 from phoenix_server.bundle import Bundle
+from phoenix_server.compilations import Compilations
 from phoenix_server.corpus.index import CorpusIndex
 from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.devices import Device
-from phoenix_server.errors import CorpusError, StartupError
-from phoenix_server.features import UserColumns
-from phoenix_server.towers import EncodedUsers, Towers
+from phoenix_server.features import HostArrays, UserColumns
+from phoenix_server.generation import check_pair, generation_name
+from phoenix_server.plans import plan_users
+from phoenix_server.searches import Assembled, Searches
+from phoenix_server.topk import TopK
+from phoenix_server.towers import Towers
 
 _log = logging.getLogger(__name__)
-
-_ROUNDING = 1e-4  # of a float32 score of a vector some eleven long
-
-_Array = jax.Array | npt.NDArray[np.float32]
 
 
 class Query(NamedTuple):
@@ -62,12 +61,33 @@ class Answer(NamedTuple):
     norm: float
 
 
-class _Found(NamedTuple):
-    """What a search found for a batch, on the host; see `TopK`."""
+class PreparedBatch(NamedTuple):
+    """A batch on the host, ready for the device.
 
-    scores: npt.NDArray[np.float32]
-    rows: npt.NDArray[np.int32]
-    eligible: int
+    Attributes:
+        top_ks: What each query wants.
+        batch_size: B of the search.
+        chunks: For each run of the user tower its inputs, and the places of its users in the
+            batch; those beyond the batch are padding.
+    """
+
+    top_ks: tuple[int, ...]
+    batch_size: int
+    chunks: tuple[tuple[HostArrays, npt.NDArray[np.int32]], ...]
+
+
+class LaunchedBatch(NamedTuple):
+    """A batch on the device, perhaps not yet done.
+
+    Attributes:
+        top_ks: What each query wants.
+        users: What the user tower gives.
+        found: What the search gives; None where nobody wants posts.
+    """
+
+    top_ks: tuple[int, ...]
+    users: Assembled
+    found: TopK | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,30 +95,34 @@ class EngineConfig:
     """The sizes that an engine compiles for.
 
     Attributes:
-        batch_sizes: Users of a batch, ascending.
+        user_batches: Users that the user tower encodes at once, ascending.
+        batch_sizes: Users of a search, ascending.
         history_lengths: Lengths shorter than the model's that are compiled too, ascending.
         result_sizes: Numbers of results below `max_top_k` that are compiled too, ascending.
         max_top_k: Most results of a query.
         candidate_batch: Posts that the candidate tower encodes at once.
     """
 
+    user_batches: tuple[int, ...] = (1, 4, 8)
     batch_sizes: tuple[int, ...] = (1, 8, 32)
-    history_lengths: tuple[int, ...] = (16, 64)
+    history_lengths: tuple[int, ...] = (16, 32, 64)
     result_sizes: tuple[int, ...] = (128,)
     max_top_k: int = 1000
     candidate_batch: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("batch_sizes", "history_lengths", "result_sizes"):
+        for name in ("user_batches", "batch_sizes", "history_lengths", "result_sizes"):
             sizes = getattr(self, name)
             if list(sizes) != sorted(set(sizes)) or min(sizes, default=1) < 1:
                 raise ValueError(f"{name}: {sizes} is not ascending and positive")
-        if not self.batch_sizes or self.max_top_k < 1 or self.candidate_batch < 1:
-            raise ValueError("batch_sizes, max_top_k, candidate_batch: at least one of each")
+        if not self.user_batches or not self.batch_sizes:
+            raise ValueError("user_batches, batch_sizes: at least one of each")
+        if self.max_top_k < 1 or self.candidate_batch < 1:
+            raise ValueError("max_top_k, candidate_batch: at least one of each")
 
 
 class Engine:
-    """Answers queries over one generation. Not for several threads at once."""
+    """Answers queries over one generation. One thread prepares and launches; any may collect."""
 
     def __init__(
         self,
@@ -107,7 +131,7 @@ class Engine:
         devices: tuple[Device, ...],
         config: EngineConfig,
     ) -> None:
-        """Load everything, compile everything and run the bundle's self-test.
+        """Load everything, compile what can serve everything, and run the bundle's self-test.
 
         Args:
             bundle: The towers; its files have been verified.
@@ -125,64 +149,101 @@ class Engine:
         self.snapshot = snapshot
         self.config = config
         self.generation = generation_name(bundle, snapshot)
-        length = bundle.manifest.model.history_length
-        self._lengths = _steps(config.history_lengths, length)
-        self._result_sizes = _steps(config.result_sizes, config.max_top_k)
-        self._towers = Towers(bundle, devices[0])
-        _log.info("compiling the towers")
-        self._towers.compile_users((b, s) for b in config.batch_sizes for s in self._lengths)
-        self._towers.compile_candidates(config.candidate_batch)
-        self._towers.self_test()
-        _log.info("loading the corpus")
-        self.corpus = CorpusIndex(snapshot, devices)
-        _log.info("compiling the search")
-        layout, width = self.corpus.layout, bundle.manifest.model.embedding_size
-        queries = {
-            b: jax.ShapeDtypeStruct((b, width), np.float32, sharding=layout.replicated)
-            for b in config.batch_sizes
-        }
-        self._search = {
-            (b, k): jax.jit(partial(layout.top_k, k=k)).lower(self.corpus.device, q).compile()
-            for b, q in queries.items()
-            for k in self._result_sizes
-        }
-        first = queries[config.batch_sizes[0]]
-        self._score = jax.jit(layout.scores).lower(self.corpus.device, first).compile()
-        self._warm_up()
+        self._longest = bundle.manifest.model.history_length
+        self._compilations = Compilations()
+        with self._compilations.expected():
+            self._towers = Towers(bundle, devices[0])
+            self.corpus = CorpusIndex(snapshot, devices)
+            _log.info("compiling what can serve everything")
+            self._towers.compile_candidates(config.candidate_batch)
+            for size in self._necessary_users():
+                self._towers.compile_users(*size)
+            self._towers.self_test()
+            self._searches = Searches(self.corpus)
+            for size in self._necessary_searches():
+                self._searches.compile(*size)
+            for batch in config.batch_sizes:
+                for chunk in config.user_batches:
+                    self._searches.compile_assembly(chunk, batch)
+            self._searches.check()
 
-    def _warm_up(self) -> None:
-        """Run every search once, so that what does not work fails now; check one against numpy."""
-        shape = (self.config.batch_sizes[-1], self.corpus.layout.width)
-        users = np.random.default_rng(0).standard_normal(shape, np.float32)
-        for b, k in self._search:
-            self._top_k(users[:b], k)
-        first, k = users[: self.config.batch_sizes[0]], self._result_sizes[0]
-        scores = self._all_scores(first)
-        best = np.sort(scores)[::-1][:k]
-        found = self._top_k(first, k)
-        rows, claimed = found.rows[0, : len(best)], found.scores[0, : len(best)]
-        # Within rounding: the two are separate programs, and a device may multiply in each its own
-        # way. So the rows are told by their scores, and rows of nearly equal score may swap.
-        if len(np.unique(rows)) < len(best) or not (
-            np.allclose(claimed, best, rtol=0, atol=_ROUNDING)
-            and np.allclose(scores[rows], best, rtol=0, atol=_ROUNDING)
-        ):
-            raise StartupError("the search does not give the exact top k on this device")
+    def compile_rest(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Compile all sizes; each is used as soon as it is there. Any thread may do so.
+
+        Args:
+            stopped: Asked between two programs whether to leave off.
+        """
+        with self._compilations.expected():
+            for compile_one in self._rest():
+                if stopped():
+                    return
+                compile_one()
+
+    @property
+    def unforeseen_compilations(self) -> int:
+        """How many programs were compiled by anyone since the engine was made, unasked."""
+        return self._compilations.unforeseen
+
+    @property
+    def loaded_programs(self) -> tuple[int, int]:
+        """How many programs came from a cache of compiled ones, and how many there are."""
+        return self._compilations.loaded, self._compilations.total
 
     @property
     def max_batch(self) -> int:
-        """Most users of one `retrieve`."""
+        """Most users of one batch."""
         return self.config.batch_sizes[-1]
+
+    def user_seconds(self, query: Query) -> float:
+        """Return about how long the device works on a user in a full batch."""
+        return self._towers.user_seconds(min(len(query.user.post_ids), self._longest))
+
+    def batch_seconds(self, users: int) -> float:
+        """Return about how long the device works on a batch besides."""
+        return self._searches.seconds(users)
 
     def retrieve(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer at most `max_batch` queries together, in order."""
-        encoded = self._encode([query.user for query in queries])
-        representations, norms = np.asarray(encoded.representations), np.asarray(encoded.norms)
-        most = max(query.top_k for query in queries)
-        found = self._top_k(encoded.representations, most) if most else None
+        return self.collect(self.launch(self.prepare(queries)))
+
+    def prepare(self, queries: Sequence[Query]) -> PreparedBatch:
+        """Turn queries into what the towers take; on the host alone."""
+        lengths = [min(len(query.user.post_ids), self._longest) for query in queries]
+        batch = self._searches.batch_size(len(queries))
+        chunks: list[tuple[HostArrays, npt.NDArray[np.int32]]] = []
+        for users, size, length in plan_users(lengths, self._towers.user_sizes):
+            columns = [queries[place].user for place in users]
+            places = np.full(size, batch, np.int32)
+            places[: len(users)] = users
+            chunks.append((self.bundle.features.users(columns, size, length), places))
+        return PreparedBatch(tuple(query.top_k for query in queries), batch, tuple(chunks))
+
+    def launch(self, prepared: PreparedBatch) -> LaunchedBatch:
+        """Hand a batch to the device; returns while it works, as far as the device allows."""
+        users = self._encode(prepared)
+        most = max(prepared.top_ks)
+        found = self._searches.top_k(users.representations, most) if most else None
+        return LaunchedBatch(prepared.top_ks, users, found)
+
+    def collect(self, launched: LaunchedBatch) -> list[Answer]:
+        """Wait for a batch's answers, in the order of its queries."""
+        representations, norms = map(np.asarray, launched.users)
+        if launched.found is None:
+            scores, rows = np.empty((len(norms), 0), np.float32), np.empty((len(norms), 0), int)
+            eligible = 0
+        else:
+            scores, rows = np.asarray(launched.found.scores), np.asarray(launched.found.rows)
+            eligible = int(launched.found.eligible)
+        # Copies: views would keep the whole batch alive as long as one answer.
         return [
-            _answer(found, i, query.top_k, representations[i].copy(), float(norms[i]))
-            for i, query in enumerate(queries)
+            Answer(
+                rows[i, : min(k, eligible)].astype(np.int32),
+                scores[i, : min(k, eligible)].copy(),
+                eligible if k else 0,
+                representations[i].copy(),
+                float(norms[i]),
+            )
+            for i, k in enumerate(launched.top_ks)
         ]
 
     def encode_candidates(
@@ -199,97 +260,50 @@ class Engine:
 
     def score_all(self, user: UserColumns) -> npt.NDArray[np.float32]:
         """Return the scores of all posts for a user, [N]."""
-        return self._all_scores(self._encode([user]).representations)
+        users = self._encode(self.prepare([Query(user, 0)]))
+        return self._searches.scores(np.asarray(users.representations)[0])
 
-    def _all_scores(self, representations: _Array) -> npt.NDArray[np.float32]:
-        """Return the scores of all posts for the first of a batch of the first size, [N]."""
-        layout = self.corpus.layout
-        queries = jax.device_put(representations, layout.replicated)
-        scores = np.asarray(self._score(self.corpus.device, queries))
-        return scores[0, layout.memory_rows(np.arange(layout.rows))]
-
-    def _encode(self, users: Sequence[UserColumns]) -> EncodedUsers:
-        limit = self._lengths[-1]
-        longest = max(min(len(user.post_ids), limit) for user in users)
-        batch = _next(self.config.batch_sizes, len(users))
-        inputs = self.bundle.features.users(users, batch, _next(self._lengths, longest))
-        return self._towers.encode_users(inputs)
-
-    def _top_k(self, representations: _Array, top_k: int) -> _Found:
-        search = self._search[len(representations), _next(self._result_sizes, top_k)]
-        queries = jax.device_put(representations, self.corpus.layout.replicated)
-        scores, rows, eligible = search(self.corpus.device, queries)
-        return _Found(np.asarray(scores), np.asarray(rows), int(eligible))
-
-
-def exact_ranks(
-    scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int32]
-) -> npt.NDArray[np.int64]:
-    """Return the ranks of rows, from 1, by score descending, then row ascending.
-
-    Args:
-        scores: [N], all scores; -inf where not eligible.
-        rows: [n], the rows to rank.
-    """
-    ascending = np.sort(scores)
-    targets = scores[rows]
-    after = np.searchsorted(ascending, targets, side="right")
-    ties = after - np.searchsorted(ascending, targets, side="left")
-    ranks = len(scores) - after + 1
-    for score in np.unique(targets[ties > 1]):
-        here = targets == score
-        ranks[here] += np.searchsorted(np.flatnonzero(scores == score), rows[here])
-    return ranks
-
-
-def check_pair(bundle: Bundle, snapshot: Snapshot) -> None:
-    """Check that a corpus was built with a bundle's towers.
-
-    Raises:
-        CorpusError: It was not.
-    """
-    built_with = snapshot.manifest.tower_fingerprint
-    if built_with != bundle.manifest.tower_fingerprint:
-        raise CorpusError(
-            snapshot.path,
-            f"was built with other towers ({built_with[:12]}) than {bundle.path} holds "
-            f"({bundle.manifest.tower_fingerprint[:12]}); build it again with this bundle",
+    def _encode(self, prepared: PreparedBatch) -> Assembled:
+        chunks = [
+            (Assembled(*self._towers.encode_users(inputs)), places)
+            for inputs, places in prepared.chunks
+        ]
+        if len(chunks) == 1 and len(chunks[0][1]) == prepared.batch_size:
+            return chunks[0][0]  # the users are in their places
+        width = self.corpus.layout.width
+        assembled = Assembled(
+            *jax.device_put(
+                (
+                    np.zeros((prepared.batch_size, width), np.float32),
+                    np.zeros(prepared.batch_size, np.float32),
+                ),
+                self.corpus.layout.devices[0],
+            )
         )
-    width, needed = snapshot.manifest.embedding_size, bundle.manifest.model.embedding_size
-    if width != needed:
-        raise CorpusError(snapshot.path, f"has vectors {width} wide, the towers give {needed}")
+        for chunk, places in chunks:
+            assembled = self._searches.assemble(assembled, chunk, places)
+        return assembled
+
+    def _necessary_users(self) -> list[tuple[int, int]]:
+        batches = self.config.user_batches
+        return sorted({(batches[0], self._longest), (batches[-1], self._longest)})
+
+    def _necessary_searches(self) -> list[tuple[int, int]]:
+        return [(batch, self.config.max_top_k) for batch in self.config.batch_sizes]
+
+    def _rest(self) -> Iterator[Callable[[], None]]:
+        """Yield what compiles one program that is not there yet, the most useful first."""
+        began = time.monotonic()
+        config = self.config
+        for k in _below(config.result_sizes, config.max_top_k):
+            for batch in config.batch_sizes:
+                yield lambda batch=batch, k=k: self._searches.compile(batch, k)
+        for length in (*_below(config.history_lengths, self._longest), self._longest):
+            for batch in config.user_batches:
+                if (batch, length) not in self._necessary_users():
+                    yield lambda batch=batch, s=length: self._towers.compile_users(batch, s)
+        _log.info("compiled the other sizes in %.1f s", time.monotonic() - began)
 
 
-def generation_name(bundle: Bundle, snapshot: Snapshot) -> str:
-    """Return the name of a pair: equal wherever the same files are served."""
-    sums = (sha256(bundle.path / MANIFEST), sha256(snapshot.path / MANIFEST))
-    return hashlib.sha256(" ".join(sums).encode()).hexdigest()[:16]
-
-
-def _answer(
-    found: _Found | None,
-    i: int,
-    top_k: int,
-    representation: npt.NDArray[np.float32],
-    norm: float,
-) -> Answer:
-    if found is None:
-        nothing = np.empty(0, np.float32)
-        return Answer(nothing.astype(np.int32), nothing, 0, representation, norm)
-    k = min(top_k, found.eligible)
-    # Copies: views would keep the whole batch alive as long as one answer.
-    return Answer(
-        found.rows[i, :k].copy(),
-        found.scores[i, :k].copy(),
-        found.eligible,
-        representation,
-        norm,
-    )
-
-
-def _steps(smaller: Sequence[int], largest: int) -> tuple[int, ...]:
-    return (*(step for step in smaller if step < largest), largest)
-
-
-def _next(steps: Sequence[int], size: int) -> int:
-    return next(step for step in steps if step >= size)
+def _below(steps: Sequence[int], largest: int) -> tuple[int, ...]:
+    return tuple(step for step in steps if step < largest)

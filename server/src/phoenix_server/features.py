@@ -5,12 +5,14 @@ Shapes:
     J  hash functions of an entity
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+HostArrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 class UserColumns(NamedTuple):

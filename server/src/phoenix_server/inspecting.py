@@ -9,8 +9,8 @@ from phoenix_server.artifacts import MANIFEST, verify_files
 from phoenix_server.bundle import Bundle, open_bundle
 from phoenix_server.corpus import snapshot as snapshots
 from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
-from phoenix_server.engine import check_pair, generation_name
 from phoenix_server.errors import ArtifactError, BundleError
+from phoenix_server.generation import check_pair, generation_name
 
 
 def explain(paths: Sequence[Path], now: datetime) -> Iterator[str]:

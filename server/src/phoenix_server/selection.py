@@ -99,7 +99,7 @@ def search(shard: Shard, queries: jax.Array, k: int, sizes: Sizes) -> Best:
     maxima = block_maxima(shard, queries, sizes)  # [B, P/W]
     candidates, left_out = best_blocks(maxima, chosen)  # [B, C], [B]
     scores, found_rows = lax.map(
-        lambda each: _search_blocks(shard, *each, k, sizes),
+        lambda each: _search_blocks(shard, each[0], each[1], k, sizes),
         (queries, candidates),
         batch_size=sizes.queries_at_once if sizes.queries_at_once > 1 else None,
     )
@@ -158,7 +158,8 @@ def best_blocks(maxima: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
         count: C, at most n.
 
     Returns:
-        [B, C] i32, ascending, among equal maxima the first, and [B] f32: no other block has a larger maximum than that.
+        [B, C] i32, ascending, and of equal maxima the first; [B] f32, no other block has a larger
+        maximum than that.
     """
     groups = maxima.shape[1] // _GROUP
     if maxima.shape[1] % _GROUP or groups < 2 * count:

@@ -25,8 +25,9 @@ from phoenix_server import bundle as bundles
 from phoenix_server.batching import Batcher
 from phoenix_server.corpus import snapshot as snapshots
 from phoenix_server.devices import choose_devices, split_cpu
-from phoenix_server.engine import Engine, EngineConfig, check_pair
+from phoenix_server.engine import Engine, EngineConfig
 from phoenix_server.errors import StartupError
+from phoenix_server.generation import check_pair
 from phoenix_server.interceptors import CallInterceptor
 from phoenix_server.memory import release_unused_memory
 from phoenix_server.service.model import ModelServicer

@@ -9,8 +9,9 @@ a pause on the request path.
 """
 
 import logging
+import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,8 @@ from phoenix_retrieval.v1.manifest_pb2 import Program
 from phoenix_server.bundle import SELFTEST, TABLES, WEIGHTS, Bundle, table_path
 from phoenix_server.devices import Device
 from phoenix_server.errors import BundleError
+from phoenix_server.features import HostArrays
 
-HostArrays = Mapping[str, npt.NDArray[np.generic]]
 DeviceArrays = Mapping[str, jax.Array]
 
 _log = logging.getLogger(__name__)
@@ -71,12 +72,30 @@ class Towers:
         self._users = _Tower(bundle, manifest.user_tower, weights, tables)
         self._candidates = _Tower(bundle, manifest.candidate_tower, weights, tables)
         self._user_programs: dict[tuple[int, int], Callable[[DeviceArrays], DeviceArrays]] = {}
+        self._user_seconds: dict[tuple[int, int], float] = {}
         self._candidate_programs: dict[int, Callable[[DeviceArrays], DeviceArrays]] = {}
 
-    def compile_users(self, sizes: Iterable[tuple[int, int]]) -> None:
-        """Compile the user tower for batches of [B, S]."""
-        for b, s in sizes:
-            self._user_programs[b, s] = self._users.compile({"b": b, "s": s})
+    @property
+    def user_sizes(self) -> Collection[tuple[int, int]]:
+        """The [B, S] that the user tower is compiled for."""
+        return self._user_programs.keys()
+
+    def user_seconds(self, length: int) -> float:
+        """Return what a user of so many engagements took in the largest batch, when compiled."""
+        batch, padded = max((b, -s) for b, s in self._user_seconds if s >= length)
+        return self._user_seconds[batch, -padded] / batch
+
+    def compile_users(self, batch_size: int, length: int) -> None:
+        """Compile the user tower for batches of [B, S], and run it once."""
+        program = self._users.compile({"b": batch_size, "s": length})
+        inputs = self._bundle.features.users([], batch_size, length)
+        jax.block_until_ready(program(jax.device_put(inputs, self._device)))
+        began = time.perf_counter()
+        jax.block_until_ready(program(jax.device_put(inputs, self._device)))
+        # New dictionaries: another thread may be looking through the old ones.
+        size = (batch_size, length)
+        self._user_seconds = {**self._user_seconds, size: time.perf_counter() - began}
+        self._user_programs = {**self._user_programs, size: program}
 
     def compile_candidates(self, batch_size: int) -> None:
         """Compile the candidate tower for batches of P posts."""

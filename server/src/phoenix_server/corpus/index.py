@@ -12,9 +12,10 @@ from phoenix_server.devices import Device
 from phoenix_server.errors import PostNotFoundError
 from phoenix_server.topk import ShardedLayout
 
-# A tile of scores should stay in a CPU's cache; an accelerator wants few and large ones.
-_TILE_ROWS = {"cpu": 8192}
-_TILE_ROWS_ACCELERATOR = 1 << 18
+# A tile of scores and the blocks of a query should stay in a CPU's cache; an accelerator wants
+# tiles that are few and large, and many queries at once.
+_SCAN = {"cpu": {"tile_rows": 4096, "queries_at_once": 1}}
+_SCAN_ACCELERATOR = {"tile_rows": 1 << 18, "queries_at_once": 32}
 
 
 class CorpusIndex:
@@ -38,7 +39,7 @@ class CorpusIndex:
             devices=devices,
             rows=manifest.rows,
             width=manifest.embedding_size,
-            tile_rows=_TILE_ROWS.get(devices[0].platform, _TILE_ROWS_ACCELERATOR),
+            **_SCAN.get(devices[0].platform, _SCAN_ACCELERATOR),
         )
         self.device = self.layout.place(snapshot.vectors())
         self.label_names = tuple(manifest.label_names)

@@ -14,9 +14,10 @@ import numpy as np
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2_grpc
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
-from phoenix_server.engine import Answer, Engine, Query, exact_ranks
+from phoenix_server.engine import Answer, Engine, Query
 from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
 from phoenix_server.interceptors import retry_delay, to_status
+from phoenix_server.ranking import exact_ranks
 from phoenix_server.service import requests
 from phoenix_server.service.state import ServingState
 

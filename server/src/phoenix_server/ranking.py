@@ -1,0 +1,24 @@
+"""Ranks of rows among all scores."""
+
+import numpy as np
+import numpy.typing as npt
+
+
+def exact_ranks(
+    scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64]:
+    """Return the ranks of rows, from 1, by score descending, then row ascending.
+
+    Args:
+        scores: [N], all scores; -inf where not eligible.
+        rows: [n], the rows to rank.
+    """
+    ascending = np.sort(scores)
+    targets = scores[rows]
+    after = np.searchsorted(ascending, targets, side="right")
+    ties = after - np.searchsorted(ascending, targets, side="left")
+    ranks = len(scores) - after + 1
+    for score in np.unique(targets[ties > 1]):
+        here = targets == score
+        ranks[here] += np.searchsorted(np.flatnonzero(scores == score), rows[here])
+    return ranks
