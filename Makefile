@@ -8,22 +8,27 @@ CORPUS     ?= build/corpora/$(NAME)
 LISTEN     ?= 127.0.0.1:50051
 SHARDS     ?=
 IMPORT     ?=
+SUITE      ?=
+PROFILE    ?=
+CAPACITY   ?=
 ARGS       ?=
 
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
+PEERS     := .venv/.installed-bench
 DEMO      := build/checkpoints/demo
+GHZ       := $(firstword $(shell command -v ghz) build/bin/ghz)
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve demo export corpus test check lint typecheck imports proto \
-        proto-check constraints format clean
+        proto-check constraints format bench load ghz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
 	  awk -F ':.*## ' '{printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: CHECKPOINT, DTYPE, BUNDLE, CORPUS, LISTEN, SHARDS; IMPORT and ARGS are passed to"
-	@echo "import-corpus and to serve or pytest. For example:"
+	@echo "Variables: CHECKPOINT, DTYPE, BUNDLE, CORPUS, LISTEN, SHARDS, SUITE; IMPORT and ARGS are passed"
+	@echo "to import-corpus and to serve, pytest or bench. For example:"
 	@echo "  make serve CHECKPOINT=../oss-phoenix-artifacts IMPORT=--trust-pickle SHARDS=2"
 
 install: $(INSTALLED) ## Install everything into .venv
@@ -33,7 +38,7 @@ $(INSTALLED): constraints.txt pyproject.toml $(wildcard */pyproject.toml)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --group dev \
 	  --group tests/pyproject.toml:test \
-	  -e proto -e phoenix -e 'export[tensorflow]' -e server -e client
+	  -e proto -e phoenix -e 'export[tensorflow]' -e server -e client -e bench
 	touch $@
 
 demo: $(DEMO)/retrieval/config.json ## Write a demo checkpoint whose answers make sense
@@ -41,22 +46,47 @@ demo: $(DEMO)/retrieval/config.json ## Write a demo checkpoint whose answers mak
 $(DEMO)/retrieval/config.json: | $(INSTALLED)
 	$(BIN)/phoenix-export demo $(DEMO)
 
-export: $(BUNDLE)/manifest.json ## Compile CHECKPOINT into BUNDLE
+export: $(BUNDLE)/manifest.json ## Make a BUNDLE of CHECKPOINT, and compile it for this machine
 
 $(BUNDLE)/manifest.json: | $(CHECKPOINT)/retrieval/config.json $(INSTALLED)
 	$(BIN)/phoenix-export bundle $(CHECKPOINT) --out $(BUNDLE) --dtype $(DTYPE)
+	$(BIN)/phoenix-server compile --bundle $(BUNDLE) $(SHARDS:%=--shards %)
 
 corpus: $(CORPUS)/manifest.json ## Build CORPUS from the posts of CHECKPOINT
 
 $(CORPUS)/manifest.json: | $(BUNDLE)/manifest.json
 	$(BIN)/phoenix-server import-corpus $(CHECKPOINT)/sports_corpus.npz --bundle $(BUNDLE) --out $(CORPUS) $(IMPORT)
 
-serve: $(CORPUS)/manifest.json ## Install, export, build the corpus and serve
+$(CORPUS).compiled: $(CORPUS)/manifest.json
+	$(BIN)/phoenix-server compile --bundle $(BUNDLE) --corpus $(CORPUS) $(SHARDS:%=--shards %)
+	touch $@
+
+serve: $(CORPUS).compiled ## Install, export, build the corpus and serve
 	exec $(BIN)/phoenix-server serve --bundle $(BUNDLE) --corpus $(CORPUS) --listen $(LISTEN) \
 	  $(SHARDS:%=--shards %) $(ARGS)
 
 test: $(INSTALLED) ## Run the tests (ARGS go to pytest)
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(PEERS) ## Measure beside peers: all suites, or SUITE="topk startup"
+	$(BIN)/python -m phoenix_bench run $(SUITE) $(ARGS)
+
+$(PEERS): $(INSTALLED)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
+	  --group bench/pyproject.toml:bench
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
+	  --group bench/pyproject.toml:scann || echo "ScaNN is not for this machine: measuring without it"
+	touch $@
+
+load: $(INSTALLED) $(GHZ) ## Put load on the server at LISTEN: all profiles, or PROFILE=burst
+	$(BIN)/python -m phoenix_bench.load $(PROFILE) --target $(LISTEN) $(CAPACITY:%=--capacity %) \
+	  $(ARGS)
+
+ghz: $(GHZ) ## Install ghz, which makes the load, into build/bin unless it is on the path
+
+build/bin/ghz:
+	@command -v go >/dev/null || { echo "error: neither ghz nor Go, which installs it, is here"; exit 1; }
+	GOBIN="$(CURDIR)/build/bin" go install github.com/bojand/ghz/cmd/ghz@v0.121.0
 
 check: lint typecheck imports proto-check ## Everything CI checks besides the tests
 

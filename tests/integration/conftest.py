@@ -7,9 +7,9 @@ import pytest
 
 from phoenix_server.bundle import open_bundle
 from phoenix_server.corpus.importing import import_corpus
-from phoenix_server.engine import EngineConfig
 from phoenix_server.serve import ServeConfig
 from phoenix_server.service.state import Limits
+from phoenix_server.sizes import EngineConfig
 from running import run_server
 
 SMALL = EngineConfig(batch_sizes=(1, 4), history_lengths=(16,), result_sizes=(32,), max_top_k=4000)

@@ -5,7 +5,8 @@ import pytest
 
 from phoenix_server.bundle import Bundle, open_bundle
 from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
-from phoenix_server.engine import Engine, EngineConfig
+from phoenix_server.engine import Engine
+from phoenix_server.sizes import EngineConfig
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,13 @@ from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
 from phoenix_server.engine import (
     Answer,
     Engine,
-    EngineConfig,
     Query,
 )
 from phoenix_server.errors import CorpusError, StartupError
 from phoenix_server.generation import generation_name
 from phoenix_server.ranking import exact_ranks
 from phoenix_server.selection import Best, Shard, Sizes, search
+from phoenix_server.sizes import EngineConfig
 from server.cases import (
     HISTORY_LENGTH,
     copied,

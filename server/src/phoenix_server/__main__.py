@@ -1,4 +1,4 @@
-"""The command line: `phoenix-server serve`, `import-corpus`, `build-corpus` and `inspect`."""
+"""The command line, `phoenix-server`: serve, compile, import-corpus, build-corpus, inspect."""
 
 import asyncio
 import logging
@@ -16,16 +16,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from phoenix_server.artifacts import describe_error
 from phoenix_server.bundle import Bundle, open_bundle, verify
+from phoenix_server.compiled import compiled_path, writing_compiled
 from phoenix_server.corpus.building import build_corpus
 from phoenix_server.corpus.importing import import_corpus
 from phoenix_server.corpus.sampling import sample_vectors
 from phoenix_server.corpus.snapshot import open_snapshot
-from phoenix_server.engine import EngineConfig
+from phoenix_server.devices import choose_devices, split_cpu
+from phoenix_server.engine import compile_towers
 from phoenix_server.errors import PhoenixServerError
 from phoenix_server.inspecting import explain
-from phoenix_server.serve import ServeConfig
+from phoenix_server.serve import ServeConfig, load_engine
 from phoenix_server.serve import serve as run_server
 from phoenix_server.service.state import MOST_REQUEST_BYTES, Limits
+from phoenix_server.sizes import EngineConfig
 
 app = typer.Typer(
     help="Serve exact top-k retrieval over exported Phoenix towers.",
@@ -41,6 +44,17 @@ OutOption = Annotated[Path, typer.Option(help="The corpus to write; must not exi
 DropOption = Annotated[
     bool, typer.Option("--drop-duplicates", help="Keep the first of posts that come twice.")
 ]
+ShardsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        envvar="PHOENIX_SHARDS",
+        help="Devices to spread the corpus over. Default: all accelerators, or one CPU device.",
+    ),
+]
+TopKOption = Annotated[
+    int, typer.Option(min=1, envvar="PHOENIX_MAX_TOP_K", help="Largest top_k of a request.")
+]
 _ENGINE, _LIMITS = EngineConfig(), Limits()
 
 
@@ -51,17 +65,8 @@ def serve(
     listen: Annotated[
         str, typer.Option(envvar="PHOENIX_LISTEN", help="host:port; port 0 takes a free one.")
     ] = ServeConfig.listen,
-    shards: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            envvar="PHOENIX_SHARDS",
-            help="Devices to spread the corpus over. Default: all accelerators, or one CPU device.",
-        ),
-    ] = None,
-    max_top_k: Annotated[
-        int, typer.Option(min=1, envvar="PHOENIX_MAX_TOP_K", help="Largest top_k of a request.")
-    ] = _ENGINE.max_top_k,
+    shards: ShardsOption = None,
+    max_top_k: TopKOption = _ENGINE.max_top_k,
     max_request_bytes: Annotated[
         int, typer.Option(min=1024, max=MOST_REQUEST_BYTES, help="Largest request.")
     ] = _LIMITS.max_request_bytes,
@@ -88,6 +93,37 @@ def serve(
         engine=EngineConfig(max_top_k=max_top_k),
     )
     asyncio.run(run_server(config))
+
+
+@app.command(name="compile")
+def compile_command(
+    bundle: BundleOption,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PHOENIX_CORPUS",
+            help="The corpus to be searched. Default: compile the towers alone.",
+        ),
+    ] = None,
+    shards: ShardsOption = None,
+    max_top_k: TopKOption = _ENGINE.max_top_k,
+) -> None:
+    """Compile ahead for this machine, with the options that `serve` will have."""
+    began = time.monotonic()
+    if shards is not None:
+        split_cpu(shards)
+    opened = _verified(bundle)
+    device = choose_devices(shards)[0]
+    path = compiled_path(bundle, device)
+    engine = EngineConfig(max_top_k=max_top_k)
+    with writing_compiled(path):
+        if corpus is None:
+            compile_towers(opened, device, engine)
+        else:
+            config = ServeConfig(bundle=bundle, corpus=corpus, shards=shards, engine=engine)
+            load_engine(config).compile_rest()
+    what = f"Wrote {path} in {time.monotonic() - began:.1f} s."
+    _console.print(what, markup=False, soft_wrap=True)
 
 
 @app.command(name="import-corpus")

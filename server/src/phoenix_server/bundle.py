@@ -12,13 +12,13 @@ import jax.extend
 import numpy as np
 import numpy.typing as npt
 from jax import export
-from safetensors import SafetensorError, safe_open
 
 from phoenix_retrieval.v1.manifest_pb2 import BundleManifest, File, Program
 from phoenix_retrieval.v1.manifest_pb2 import HashFunctions as HashFunctionsMessage
 from phoenix_server.artifacts import MANIFEST, read_manifest, verify_files
 from phoenix_server.errors import BundleError
 from phoenix_server.features import FeatureBuilder, HashFunctions
+from phoenix_server.tensors import map_tensors
 
 FORMAT_VERSION = 1
 WEIGHTS = "weights.safetensors"
@@ -111,15 +111,24 @@ class Bundle:
 
     def load_weights(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
         """Yield the weights by name."""
-        yield from _tensors(self.path / WEIGHTS)
+        yield from self._tensors(WEIGHTS)
 
     def load_table(self, name: str) -> npt.NDArray[np.float32]:
         """Return one embedding table, [vocab_size, D] f32."""
-        path = self.path / table_path(name)
-        found = dict(_tensors(path))
+        found = dict(self._tensors(table_path(name)))
         if list(found) != [name]:
-            raise BundleError(path, f"should hold {name}, holds {', '.join(found) or 'nothing'}")
+            raise BundleError(
+                self.path / table_path(name),
+                f"should hold {name}, holds {', '.join(found) or 'nothing'}",
+            )
         return found[name]
+
+    def _tensors(self, name: str) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+        path = self.path / name
+        try:
+            yield from map_tensors(path)
+        except (ValueError, OSError) as exc:
+            raise BundleError(path, f"cannot be read: {exc}") from exc
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -143,8 +152,23 @@ def verify(bundle: Bundle) -> None:
     Raises:
         BundleError: One is missing, truncated or changed, or the fingerprint is another's.
     """
-    verify_files(bundle.path, bundle.serving_files(), BundleError)
+    verify_programs(bundle)
+    verify_tables(bundle)
+
+
+def verify_programs(bundle: Bundle) -> None:
+    """Check all but the contents of the tables, which takes milliseconds; errors as `verify`."""
+    tables = {table_path(name) for name in TABLES}
+    files = [file for file in bundle.serving_files() if file.path not in tables]
+    verify_files(bundle.path, files, BundleError)
     bundle.check_fingerprint()
+
+
+def verify_tables(bundle: Bundle) -> None:
+    """Check the contents of the tables; errors as `verify`."""
+    tables = {table_path(name) for name in TABLES}
+    files = [file for file in bundle.serving_files() if file.path in tables]
+    verify_files(bundle.path, files, BundleError)
 
 
 def tower_fingerprint(manifest: BundleManifest) -> str:
@@ -170,15 +194,6 @@ def _hash_functions(message: HashFunctionsMessage) -> HashFunctions:
         modulus=message.modulus,
         vocab_size=message.vocab_size,
     )
-
-
-def _tensors(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118  (not a dictionary)
-                yield name, file.get_tensor(name)
-    except (SafetensorError, OSError) as exc:
-        raise BundleError(path, f"cannot be read: {exc}") from exc
 
 
 def _platform() -> str:

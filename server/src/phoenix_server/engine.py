@@ -14,7 +14,7 @@ in bfloat16. The search gives a representation the same answer bit for bit in an
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,6 +30,7 @@ from phoenix_server.features import HostArrays, UserColumns
 from phoenix_server.generation import check_pair, generation_name
 from phoenix_server.plans import plan_users
 from phoenix_server.searches import Assembled, Searches
+from phoenix_server.sizes import EngineConfig
 from phoenix_server.topk import TopK
 from phoenix_server.towers import Towers
 
@@ -90,37 +91,6 @@ class LaunchedBatch(NamedTuple):
     found: TopK | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """The sizes that an engine compiles for.
-
-    Attributes:
-        user_batches: Users that the user tower encodes at once, ascending.
-        batch_sizes: Users of a search, ascending.
-        history_lengths: Lengths shorter than the model's that are compiled too, ascending.
-        result_sizes: Numbers of results below `max_top_k` that are compiled too, ascending.
-        max_top_k: Most results of a query.
-        candidate_batch: Posts that the candidate tower encodes at once.
-    """
-
-    user_batches: tuple[int, ...] = (1, 4, 8)
-    batch_sizes: tuple[int, ...] = (1, 8, 32)
-    history_lengths: tuple[int, ...] = (16, 32, 64)
-    result_sizes: tuple[int, ...] = (128,)
-    max_top_k: int = 1000
-    candidate_batch: int = 512
-
-    def __post_init__(self) -> None:
-        for name in ("user_batches", "batch_sizes", "history_lengths", "result_sizes"):
-            sizes = getattr(self, name)
-            if list(sizes) != sorted(set(sizes)) or min(sizes, default=1) < 1:
-                raise ValueError(f"{name}: {sizes} is not ascending and positive")
-        if not self.user_batches or not self.batch_sizes:
-            raise ValueError("user_batches, batch_sizes: at least one of each")
-        if self.max_top_k < 1 or self.candidate_batch < 1:
-            raise ValueError("max_top_k, candidate_batch: at least one of each")
-
-
 class Engine:
     """Answers queries over one generation. One thread prepares and launches; any may collect."""
 
@@ -156,15 +126,16 @@ class Engine:
             self.corpus = CorpusIndex(snapshot, devices)
             _log.info("compiling what can serve everything")
             self._towers.compile_candidates(config.candidate_batch)
-            for size in self._necessary_users():
+            for size in config.necessary_users(self._longest):
                 self._towers.compile_users(*size)
             self._towers.self_test()
             self._searches = Searches(self.corpus)
-            for size in self._necessary_searches():
+            for size in config.necessary_searches():
                 self._searches.compile(*size)
             for batch in config.batch_sizes:
                 for chunk in config.user_batches:
-                    self._searches.compile_assembly(chunk, batch)
+                    if chunk < 2 * batch or chunk == config.user_batches[0]:  # see plan_users
+                        self._searches.compile_assembly(chunk, batch)
             self._searches.check()
 
     def compile_rest(self, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -284,26 +255,26 @@ class Engine:
             assembled = self._searches.assemble(assembled, chunk, places)
         return assembled
 
-    def _necessary_users(self) -> list[tuple[int, int]]:
-        batches = self.config.user_batches
-        return sorted({(batches[0], self._longest), (batches[-1], self._longest)})
-
-    def _necessary_searches(self) -> list[tuple[int, int]]:
-        return [(batch, self.config.max_top_k) for batch in self.config.batch_sizes]
-
     def _rest(self) -> Iterator[Callable[[], None]]:
         """Yield what compiles one program that is not there yet, the most useful first."""
         began = time.monotonic()
-        config = self.config
-        for k in _below(config.result_sizes, config.max_top_k):
-            for batch in config.batch_sizes:
-                yield lambda batch=batch, k=k: self._searches.compile(batch, k)
-        for length in (*_below(config.history_lengths, self._longest), self._longest):
-            for batch in config.user_batches:
-                if (batch, length) not in self._necessary_users():
-                    yield lambda batch=batch, s=length: self._towers.compile_users(batch, s)
+        for size in self.config.searches():
+            if size not in self.config.necessary_searches():
+                yield partial(self._searches.compile, *size)
+        for size in self.config.user_programs(self._longest):
+            if size not in self.config.necessary_users(self._longest):
+                yield partial(self._towers.compile_users, *size)
         _log.info("compiled the other sizes in %.1f s", time.monotonic() - began)
 
 
-def _below(steps: Sequence[int], largest: int) -> tuple[int, ...]:
-    return tuple(step for step in steps if step < largest)
+def compile_towers(bundle: Bundle, device: Device, config: EngineConfig) -> None:
+    """Compile what an engine needs of a bundle, whatever the corpus.
+
+    Raises:
+        BundleError: The bundle cannot be used, or fails its self-test.
+    """
+    towers = Towers(bundle, device)
+    towers.compile_candidates(config.candidate_batch)
+    for size in config.user_programs(bundle.manifest.model.history_length):
+        towers.compile_users(*size)
+    towers.self_test()

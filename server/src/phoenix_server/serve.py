@@ -5,7 +5,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +25,11 @@ from phoenix_retrieval.v1 import (
 )
 from phoenix_server import bundle as bundles
 from phoenix_server.batching import Batcher
-from phoenix_server.corpus import snapshot as snapshots
+from phoenix_server.bundle import Bundle
+from phoenix_server.compiled import compiled_path, use_compiled
+from phoenix_server.corpus.snapshot import Snapshot, open_snapshot, verify
 from phoenix_server.devices import choose_devices, split_cpu
-from phoenix_server.engine import Engine, EngineConfig
+from phoenix_server.engine import Engine
 from phoenix_server.errors import StartupError
 from phoenix_server.generation import check_pair
 from phoenix_server.interceptors import CallInterceptor
@@ -33,6 +37,7 @@ from phoenix_server.memory import release_unused_memory
 from phoenix_server.service.model import ModelServicer
 from phoenix_server.service.retrieval import RetrievalServicer
 from phoenix_server.service.state import Limits, ServingState
+from phoenix_server.sizes import EngineConfig
 
 _log = logging.getLogger(__name__)
 
@@ -129,6 +134,7 @@ class Server:
             engine = loading.result()
             batcher = Batcher(engine, max_waiting=self._config.max_waiting)
             self._state.set_ready(engine, batcher)
+            compiling = self._compile_rest(engine)
             await self._set_health(_SERVING)
             on_ready()
             await stopped
@@ -137,10 +143,27 @@ class Server:
             if unfinished := await self._calls.drain(self._config.grace_s):
                 _log.warning("%d calls did not finish in time", unfinished)
                 return False
-            return batcher.close(timeout_s=1.0)  # nobody waits for what it may still do
+            # Nobody waits for what these may still do.
+            return batcher.close(timeout_s=1.0) and not compiling.is_alive()
         finally:
             stopped.cancel()
             await server.stop(None)
+
+    def _compile_rest(self, engine: Engine) -> threading.Thread:
+        """Compile the other sizes while the server answers."""
+
+        def compile_rest() -> None:
+            try:
+                engine.compile_rest(self._stop.is_set)
+            except Exception:
+                _log.exception("compiling failed; what is compiled serves on")
+            release_unused_memory()
+            loaded, total = engine.loaded_programs
+            _log.info("%d programs, %d of them compiled ahead", total, loaded)
+
+        thread = threading.Thread(target=compile_rest, name="compile", daemon=True)
+        thread.start()
+        return thread
 
     def _listen(self) -> grpc.aio.Server:
         limit = self._config.limits.max_request_bytes
@@ -193,15 +216,31 @@ def load_engine(config: ServeConfig) -> Engine:
         StartupError: There are too few devices.
     """
     bundle = bundles.open_bundle(config.bundle)
-    snapshot = snapshots.open_snapshot(config.corpus)
+    snapshot = open_snapshot(config.corpus)
     bundle.check_current(datetime.now(UTC))
     check_pair(bundle, snapshot)
-    _log.info("verifying %s and %s", config.bundle, config.corpus)
-    bundles.verify(bundle)
-    snapshots.verify(snapshot)
-    engine = Engine(bundle, snapshot, choose_devices(config.shards), config.engine)
+    _log.info("verifying and loading %s and %s", config.bundle, config.corpus)
+    bundles.verify_programs(bundle)
+    with _verifying(bundle, snapshot):
+        engine = Engine(bundle, snapshot, choose_devices(config.shards), config.engine)
     release_unused_memory()
     return engine
+
+
+@contextmanager
+def _verifying(bundle: Bundle, snapshot: Snapshot) -> Generator[None, None, None]:
+    """Verify the large files during the block.
+
+    Raises:
+        ArtifactError: One is not as it should be. That is then the cause of any other error.
+    """
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        checks = [pool.submit(bundles.verify_tables, bundle), pool.submit(verify, snapshot)]
+        try:
+            yield
+        finally:
+            for check in checks:
+                check.result()
 
 
 async def serve(config: ServeConfig) -> None:
@@ -214,6 +253,8 @@ async def serve(config: ServeConfig) -> None:
     """
     if config.shards is not None:
         split_cpu(config.shards)
+    if config.bundle.is_dir():
+        use_compiled(compiled_path(config.bundle, choose_devices(config.shards)[0]))
     server = Server(config)
     loop = asyncio.get_running_loop()
 

@@ -1,0 +1,40 @@
+"""Map the tensors of a safetensors file into memory.
+
+The safetensors library copies what it reads. A mapped table is there at once, a CPU device takes it
+as it is, and servers on one machine share it.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+
+def map_tensors(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Yield the float32 tensors of a file by name, read-only and mapped.
+
+    Raises:
+        ValueError: It is not a safetensors file, or holds numbers of another kind.
+        OSError: It cannot be read.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:  # checks the header against the file
+            names = list(file.keys())
+    except SafetensorError as exc:
+        raise ValueError(exc) from exc
+    with path.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+    for name in names:
+        entry = header[name]
+        if entry["dtype"] != "F32":
+            raise ValueError(f"{name} holds {entry['dtype']}, not F32")
+        begin, end = entry["data_offsets"]
+        shape = tuple(entry["shape"])
+        if begin == end:
+            yield name, np.empty(shape, np.float32)
+        else:
+            yield name, np.memmap(path, "<f4", "r", 8 + size + begin, shape)
