@@ -21,7 +21,7 @@ class EngineConfig:
     """
 
     user_batches: tuple[int, ...] = (1, 4, 8)
-    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    batch_sizes: tuple[int, ...] = (1, 8, 16, 32)
     history_lengths: tuple[int, ...] = (16, 32, 64)
     result_sizes: tuple[int, ...] = (128,)
     max_top_k: int = 1000

@@ -1,0 +1,68 @@
+"""A process with an engine of its own: `python -m phoenix_bench.load.engine_process`.
+
+It runs queries without gRPC when told to, and serves the same engine with `ThreadServer`. It takes
+one order a line as JSON and answers it with one line; its first line says where it listens.
+"""
+
+import itertools
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from phoenix_bench.load.requests import read_requests
+from phoenix_bench.load.thread_server import ThreadServer
+from phoenix_server.engine import Engine, Query
+from phoenix_server.serve import ServeConfig, load_engine
+from phoenix_server.service.requests import read_user
+
+app = typer.Typer(pretty_exceptions_enable=False)
+
+
+def run_batches(engine: Engine, queries: Sequence[Query], duration_s: float) -> float:
+    """Run the queries in turn, in full batches, and return how many it answers a second."""
+    size = engine.max_batch
+    batches = itertools.cycle(
+        [queries[start : start + size] for start in range(0, len(queries) - size + 1, size)]
+    )
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < duration_s:
+        done += len(engine.retrieve(next(batches)))
+    return done / (time.perf_counter() - began)
+
+
+def run_single(engine: Engine, query: Query) -> float:
+    """Run one query alone, and return what it took in seconds."""
+    began = time.perf_counter()
+    engine.retrieve([query])
+    return time.perf_counter() - began
+
+
+@app.command()
+def main(bundle: Path, corpus: Path, requests: Path) -> None:
+    """Load, say where the threaded server listens, and do what standard input says."""
+    engine = load_engine(ServeConfig(bundle=bundle, corpus=corpus))
+    engine.compile_rest()
+    sizes = engine.bundle.manifest.model
+    queries = [
+        Query(read_user(request.user, sizes), request.top_k) for request in read_requests(requests)
+    ]
+    server = ThreadServer(engine)
+    typer.echo(json.dumps(server.address))
+    for line in sys.stdin:
+        match json.loads(line):
+            case {"batches_s": float(duration_s)}:
+                reply = run_batches(engine, queries, duration_s)
+            case {"single": int(i)}:
+                reply = run_single(engine, queries[i % len(queries)])
+            case other:
+                raise ValueError(f"unknown order: {other}")
+        typer.echo(json.dumps(reply))
+    server.close()
+
+
+if __name__ == "__main__":
+    app()

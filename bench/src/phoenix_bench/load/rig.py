@@ -1,0 +1,179 @@
+"""What the suite `serve` measures with: four systems that run at the same time, one at work."""
+
+import tempfile
+import time
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import numpy as np
+
+from phoenix_bench.load.calls import OK, Calls, Seconds, rate_of_answers
+from phoenix_bench.load.ghz import GhzError, GhzRun, run_ghz
+from phoenix_bench.load.open_loop import OpenRun, offer
+from phoenix_bench.load.processes import Child, spawn_child, spawn_server
+from phoenix_bench.load.profiles import CAPACITY, Config, fit_profile, read_profile
+from phoenix_bench.load.requests import (
+    METHOD,
+    RequestMix,
+    draw_requests,
+    history_lengths,
+    read_requests,
+    write_requests,
+)
+from phoenix_bench.results import OURS
+from phoenix_client import PhoenixClient
+
+DIRECT = "engine in process"
+THREADS = "threaded gRPC server"
+ECHO = "grpc.aio echo"
+
+_PROFILES = Path("bench/ghz")
+_WARM_UP_S = 2.0
+_WARM_UP_CALLERS = 64
+_SETTLE_S = 2.0
+
+
+class ClosedRun(NamedTuple):
+    """A run with a fixed number of callers.
+
+    Attributes:
+        rate: Answers a second.
+        cpu_share: Processor time that the generator took, of one core.
+    """
+
+    rate: float
+    cpu_share: float
+
+
+class Rig:
+    """The systems, and the ways to put load on them.
+
+    Attributes:
+        described: What they are asked, in words.
+    """
+
+    def __init__(
+        self, *, ghz: Path, requests: Path, addresses: Mapping[str, str], engine: Child
+    ) -> None:
+        self._ghz = ghz
+        self._requests = requests
+        self._addresses = addresses
+        self._engine = engine
+        drawn = read_requests(requests)
+        self.described = (
+            f"top {drawn[0].top_k}, histories of {history_lengths(drawn).mean():.0f} engagements "
+            "on average"
+        )
+
+    def run_batches(self, duration_s: float) -> float:
+        """Run full batches in process, without gRPC, and return users a second."""
+        return self._engine.ask(batches_s=float(duration_s))
+
+    def run_closed(self, system: str, *, callers: int, duration_s: float) -> ClosedRun:
+        """Keep a number of calls in flight with ghz."""
+        run = self._run_ghz(
+            system, {"concurrency": callers, "duration": f"{round(duration_s * 1e3)}ms"}
+        )
+        return ClosedRun(rate_of_answers(run.calls, callers), run.cpu_share)
+
+    def run_alone(self, calls: int) -> Mapping[str, Seconds]:
+        """Send the first requests one by one to each system, and return what each call took.
+
+        A request goes to all systems before the next one, so that noise hits all of them alike. The
+        caller is gRPC's Python client, in bytes; what it costs is what the echo takes.
+        """
+        sent = [request.SerializeToString() for request in read_requests(self._requests)[:calls]]
+        seconds = {system: np.zeros(len(sent)) for system in (DIRECT, *self._addresses)}
+        with ExitStack() as stack:
+            methods = {
+                system: stack.enter_context(grpc.insecure_channel(address)).unary_unary(METHOD)
+                for system, address in self._addresses.items()
+            }
+            for retrieve in methods.values():
+                retrieve(sent[0])  # connects
+            for i, request in enumerate(sent):
+                seconds[DIRECT][i] = self._engine.ask(single=i)
+                for system, retrieve in methods.items():
+                    began = time.perf_counter()
+                    retrieve(request)
+                    seconds[system][i] = time.perf_counter() - began
+        return seconds
+
+    def offer(
+        self, system: str, *, rate: float, duration_s: float, timeout_s: float, seed: int
+    ) -> OpenRun:
+        """Offer calls that come on their own; see `open_loop.offer`."""
+        return offer(
+            self._addresses[system],
+            self._requests,
+            rate=rate,
+            duration_s=duration_s,
+            timeout_s=timeout_s,
+            seed=seed,
+        )
+
+    def settle(self) -> None:
+        """Wait until what is left of an overload is worked off."""
+        time.sleep(_SETTLE_S)
+
+    def _run_ghz(self, system: str, changes: Config) -> GhzRun:
+        config = {**fit_profile(read_profile(_PROFILES, CAPACITY), 0, self._requests), **changes}
+        out = self._requests.with_name("ghz.json")
+        run = run_ghz(self._ghz, config, self._addresses[system], out)
+        _check_answered(system, run.calls)
+        return run
+
+
+@contextmanager
+def start_rig(bundle: Path, corpus: Path, ghz: Path) -> Generator[Rig, None, None]:
+    """Start the systems over one bundle and corpus, and warm them up; yield, and end them.
+
+    Raises:
+        ChildError: One of them ended early.
+    """
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ours = stack.enter_context(
+            spawn_server(["--bundle", bundle, "--corpus", corpus, "--log-level", "INFO"])
+        )
+        requests = directory / "requests.bin"
+        with PhoenixClient(ours) as client:
+            model = client.get_model()
+        drawn = draw_requests(model, RequestMix(top_k=min(200, model.max_top_k)))
+        write_requests(drawn, requests)
+        engine = stack.enter_context(
+            spawn_child("phoenix_bench.load.engine_process", bundle, corpus, requests)
+        )
+        reply = _fetch_reply(ours, drawn[0].SerializeToString())
+        echo = stack.enter_context(
+            spawn_child("phoenix_bench.load.echo_process", first_line=reply.hex())
+        )
+        rig = Rig(
+            ghz=ghz,
+            requests=requests,
+            addresses={OURS: ours, THREADS: engine.address, ECHO: echo.address},
+            engine=engine,
+        )
+        for system in (OURS, THREADS, ECHO):
+            rig.run_closed(system, callers=_WARM_UP_CALLERS, duration_s=_WARM_UP_S)
+        yield rig
+
+
+def _fetch_reply(target: str, request: bytes) -> bytes:
+    """Return a real reply, as bytes."""
+    with grpc.insecure_channel(target) as channel:
+        reply: bytes = channel.unary_unary(METHOD)(request)
+    return reply
+
+
+def _check_answered(system: str, calls: Calls) -> None:
+    """Check that callers who wait for their answers got them: a rate of errors means nothing.
+
+    Raises:
+        GhzError: A call failed.
+    """
+    if calls.count(OK) < len(calls.codes):
+        raise GhzError(f"{system}: {calls.statuses()}, where every call should be answered")

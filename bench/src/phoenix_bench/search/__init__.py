@@ -1,0 +1,1 @@
+"""Searches for the top k: ours and its peers, what they search, and what is right."""

@@ -1,0 +1,164 @@
+"""The systems that search: ours, XLA's own top k, and libraries for the host.
+
+A system takes queries on the host and gives its answer on the host. Libraries run as they are
+installed, with all cores and no settings but those that ask for an exact search.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from phoenix_bench.machine import cores
+from phoenix_bench.results import OURS
+from phoenix_bench.search.dataset import Floats
+from phoenix_bench.search.oracle import Found
+from phoenix_server.devices import choose_devices
+from phoenix_server.topk import ShardedLayout
+
+Search = Callable[[Floats], Found]
+
+_CHUNK_ROWS = 1 << 16
+
+
+class System(NamedTuple):
+    """One way to search a corpus.
+
+    Attributes:
+        name: How the results call it.
+        prepare: Gets ready for batches of B queries and K results.
+    """
+
+    name: str
+    prepare: Callable[[int, int], Search]
+
+
+def ours(corpus: Floats, dtype: str) -> System:
+    """Return the server's search, on the devices that it would choose."""
+    rows, width = corpus.shape
+    layout = ShardedLayout(devices=choose_devices(None), rows=rows, width=width)
+    placed = layout.place(
+        corpus[start : start + _CHUNK_ROWS] for start in range(0, rows, _CHUNK_ROWS)
+    )
+    placed = placed._replace(vectors=placed.vectors.astype(dtype))
+
+    def prepare(batch: int, k: int) -> Search:
+        queries = jax.ShapeDtypeStruct((batch, width), np.float32, sharding=layout.replicated)
+        compiled = jax.jit(partial(layout.top_k, k=k)).lower(placed, queries).compile()
+
+        def search(queries: Floats) -> Found:
+            answer = compiled(placed, jax.device_put(queries, layout.replicated))
+            return Found(np.asarray(answer.scores), np.asarray(answer.rows))
+
+        return search
+
+    return System(OURS, prepare)
+
+
+def xla(corpus: Floats, dtype: str) -> System:
+    """Return `lax.top_k` over all scores, on the first device."""
+    placed = jax.device_put(corpus).astype(dtype)
+
+    def top_k(corpus: jax.Array, queries: jax.Array, *, k: int) -> Sequence[jax.Array]:
+        scores = jnp.dot(
+            queries.astype(dtype),
+            corpus.T,
+            precision=lax.Precision.HIGHEST,
+            preferred_element_type=jnp.float32,
+        )
+        return lax.top_k(scores, k)
+
+    def prepare(batch: int, k: int) -> Search:
+        queries = jax.ShapeDtypeStruct((batch, corpus.shape[1]), np.float32)
+        compiled = jax.jit(partial(top_k, k=k)).lower(placed, queries).compile()
+
+        def search(queries: Floats) -> Found:
+            scores, rows = compiled(placed, jax.device_put(queries))
+            return Found(np.asarray(scores), np.asarray(rows))
+
+        return search
+
+    return System("XLA lax.top_k", prepare)
+
+
+def numpy(corpus: Floats) -> System:
+    """Return a product, `argpartition` and a sort of what it chose."""
+
+    def search(queries: Floats, *, k: int) -> Found:
+        scores = queries @ corpus.T
+        chosen = np.argpartition(scores, len(corpus) - k, axis=1)[:, len(corpus) - k :]
+        best = np.take_along_axis(scores, chosen, axis=1)
+        order = np.argsort(-best, axis=1)
+        return Found(
+            np.take_along_axis(best, order, axis=1), np.take_along_axis(chosen, order, axis=1)
+        )
+
+    return System("numpy argpartition", lambda batch, k: partial(search, k=k))
+
+
+def faiss(corpus: Floats) -> System:
+    """Return faiss's flat index of inner products."""
+    index = _import("faiss").IndexFlatIP(corpus.shape[1])
+    index.add(corpus)
+
+    def search(queries: Floats, *, k: int) -> Found:
+        return Found(*index.search(queries, k))
+
+    return System("faiss IndexFlatIP", lambda batch, k: partial(search, k=k))
+
+
+def usearch(corpus: Floats) -> System:
+    """Return usearch's exact search."""
+    module = _import("usearch.index")
+
+    def search(queries: Floats, *, k: int) -> Found:
+        answer = module.search(corpus, queries, k, module.MetricKind.IP, exact=True)
+        shape = (len(queries), k)
+        return Found(1 - answer.distances.reshape(shape), answer.keys.reshape(shape))
+
+    return System("usearch exact", lambda batch, k: partial(search, k=k))
+
+
+def scann(corpus: Floats) -> System:
+    """Return ScaNN's brute force, the queries of a batch dealt out to all cores."""
+    # Without TensorFlow it searches all the same; with another version of it, it fails to load.
+    with patch.dict(sys.modules, {"tensorflow": None}):
+        pybind = _import("scann.scann_ops.py.scann_ops_pybind")
+    searcher = pybind.builder(corpus, 10, "dot_product").score_brute_force().build()
+    searcher.set_num_threads(cores())
+
+    def search(queries: Floats, *, k: int, share: int) -> Found:
+        rows, scores = searcher.search_batched_parallel(
+            queries, final_num_neighbors=k, batch_size=share
+        )
+        return Found(scores, rows)
+
+    def prepare(batch: int, k: int) -> Search:
+        return partial(search, k=k, share=-(-batch // cores()))
+
+    return System("ScaNN brute force", prepare)
+
+
+HOST_PEERS: Mapping[str, Callable[[Floats], System]] = {
+    "numpy": numpy,
+    "faiss-cpu": faiss,
+    "usearch": usearch,
+    "scann": scann,
+}
+"""Peers that search on the host, by distribution."""
+
+
+def _import(name: str) -> Any:
+    """Import a peer, which need not be installed.
+
+    Raises:
+        ImportError: It is not, or not for this machine.
+    """
+    return importlib.import_module(name)

@@ -1,0 +1,31 @@
+import ml_dtypes
+import numpy as np
+import pytest
+
+from phoenix_bench.search.dataset import draw_dataset
+
+
+def test_groups_are_equal_rows_ascending_and_nearest_to_their_probes() -> None:
+    drawn = draw_dataset(rows=500, width=13, queries=5, group_sizes=[11, 3], dtype="float32")
+    assert [len(group) for group in drawn.copies] == [11, 3]
+    for probe, group in zip(drawn.probes, drawn.copies, strict=False):
+        assert (np.diff(group) > 0).all()
+        assert (drawn.corpus[group] == drawn.corpus[group[0]]).all()
+        nearest = np.argsort(-(drawn.corpus @ probe), kind="stable")[: len(group)]
+        assert set(nearest) == set(group)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_vectors_are_of_unit_length_and_of_their_type(dtype: str) -> None:
+    drawn = draw_dataset(rows=50, width=13, queries=5, group_sizes=[2], dtype=dtype)
+    for vectors in (drawn.corpus, drawn.queries, drawn.probes):
+        assert vectors.dtype == np.float32
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, rtol=0, atol=1e-2)
+        exact = bool((vectors == vectors.astype(ml_dtypes.bfloat16).astype(np.float32)).all())
+        assert exact is (dtype == "bfloat16")
+
+
+@pytest.mark.parametrize("sizes", [[51], [1] * 6])
+def test_groups_that_do_not_fit_are_refused(sizes: list[int]) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        draw_dataset(rows=50, width=13, queries=5, group_sizes=sizes, dtype="float32")
