@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+_PIECE = 1 << 13  # ids whose hashes stay in cache
+
 HostArrays = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -60,11 +62,18 @@ class HashFunctions:
 
         The arithmetic is signed, 64 bits wide, and wraps; remainders are not negative, as numpy's.
         """
-        signed = ids.view(np.int64)[..., None]
-        hashed = (signed * self.scales + self.biases) % self.modulus
-        rows = (hashed % (self.vocab_size - 1) + 1).astype(np.int32)
-        rows[ids == 0] = 0
-        return rows
+        rows = np.empty((ids.size, self.scales.size), np.int32)
+        flat = ids.reshape(-1)
+        for start in range(0, ids.size, _PIECE):
+            piece = flat[start : start + _PIECE]
+            hashed = piece.view(np.int64)[:, None] * self.scales
+            hashed += self.biases
+            hashed %= self.modulus
+            hashed %= self.vocab_size - 1
+            hashed += 1
+            hashed[piece == 0] = 0
+            rows[start : start + _PIECE] = hashed
+        return rows.reshape(*ids.shape, self.scales.size)
 
 
 @dataclass(frozen=True, kw_only=True)
