@@ -123,7 +123,7 @@ class Engine:
         self._compilations = Compilations()
         with self._compilations.expected():
             self._towers = Towers(bundle, devices[0])
-            self.corpus = CorpusIndex(snapshot, devices)
+            self.corpus = CorpusIndex(snapshot, devices, config.scan)
             _log.info("compiling what can serve everything")
             self._towers.compile_candidates(config.candidate_batch)
             for size in config.necessary_users(self._longest):

@@ -12,9 +12,12 @@ device can, and keeps only the maximum of each block: it rounds in its own way, 
 those scores is better than the best maximum of all other blocks by more than the error, no other
 row can be among the K best, and the answer is exact; ties are then among the rows at hand. If not,
 as when thousands of rows are equal, the query is answered from the scores of all rows.
+
+On a GPU all of this is done in kernels (see `kernels.fused`), to the same proof. Only who asks for
+them imports them: they need Pallas's Triton backend, which takes 0.4 s to load and may one day go.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +29,9 @@ ROW_GRANULE = 8
 
 _GROUP = 16  # G; a first choice among groups saves most of the second one among blocks
 _UNIT_ROUNDOFF = 2.0**-24
+
+Scan: TypeAlias = Literal["tiles", "kernel"]
+"""Tiles are XLA's, for any device; the kernels are for GPUs."""
 
 
 class Shard(NamedTuple):
@@ -71,7 +77,17 @@ class Sizes(Protocol):
 
     @property
     def queries_at_once(self) -> int:
-        """Queries whose blocks are looked into together."""
+        """Queries whose blocks are looked into together, in tiles."""
+        ...
+
+    @property
+    def scan(self) -> Scan:
+        """What the shard is searched with."""
+        ...
+
+    @property
+    def interpret(self) -> bool:
+        """Whether kernels run as ordinary JAX."""
         ...
 
 
@@ -81,9 +97,19 @@ def row_scores(rows: jax.Array, query: jax.Array) -> jax.Array:
     return jnp.where(scores == 0, 0.0, scores)  # lax.top_k puts -0.0 below 0.0
 
 
-def all_scores(shard: Shard, query: jax.Array, tile_rows: int) -> jax.Array:
+def all_scores(shard: Shard, query: jax.Array, sizes: Sizes) -> jax.Array:
     """Return the scores of all rows for a query [D]: [P] f32, -inf where not valid."""
-    tiles = shard.vectors.reshape(-1, tile_rows, shard.vectors.shape[1])
+    if sizes.scan == "kernel":
+        from phoenix_server.kernels import fused
+
+        return fused.score_all(
+            shard.vectors,
+            shard.valid,
+            query,
+            block_rows=sizes.block_rows,
+            interpret=sizes.interpret,
+        )
+    tiles = shard.vectors.reshape(-1, sizes.tile_rows, shard.vectors.shape[1])
     scores = lax.map(lambda tile: row_scores(tile, query), tiles)
     return jnp.where(shard.valid, scores.reshape(-1), -jnp.inf)
 
@@ -96,20 +122,15 @@ def search(shard: Shard, queries: jax.Array, k: int, sizes: Sizes) -> Best:
     if 2 * chosen >= blocks:  # they would be most of the shard
         scores, found_rows = lax.map(lambda query: _search_all(shard, query, k, sizes), queries)
         return Best(scores, found_rows, widened=jnp.zeros((), jnp.int32))
-    maxima = block_maxima(shard, queries, sizes)  # [B, P/W]
-    candidates, left_out = best_blocks(maxima, chosen)  # [B, C], [B]
-    scores, found_rows = lax.map(
-        lambda each: _search_blocks(shard, each[0], each[1], k, sizes),
-        (queries, candidates),
-        batch_size=sizes.queries_at_once if sizes.queries_at_once > 1 else None,
-    )
+    find = _find_in_kernels if sizes.scan == "kernel" else _find_in_tiles
+    scores, found_rows, left_out, complete = find(shard, queries, k, chosen, sizes)
     # min, not the last: XLA would see a slice of a sort, and sort all of it.
     threshold = scores.min(axis=1)  # [B]
     # To a query of zeros, as those that pad a batch, all rows are equal: the first blocks hold the
     # first rows.
-    proven = (
+    proven = complete & (
         (left_out == -jnp.inf)
-        | (left_out + scan_error(shard, queries) < threshold)
+        | (left_out + scan_error(shard, queries, sizes) < threshold)
         | ~queries.any(axis=1)
     )
 
@@ -176,18 +197,56 @@ def best_blocks(maxima: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     return jnp.sort(blocks, axis=1), best.min(axis=1)
 
 
-def scan_error(shard: Shard, queries: jax.Array) -> jax.Array:
+def scan_error(shard: Shard, queries: jax.Array, sizes: Sizes) -> jax.Array:
     """Return how far a score of the scan may be from `row_scores`, for each query: [B] f32.
 
     Each of the two sums D products, in whatever order, within D * u * |q| * |x| (N. J. Higham,
     Accuracy and Stability of Numerical Algorithms, section 3.1); twice that covers the rounding of
-    this bound itself. Queries that the scan rounds to bfloat16 are off by that as well.
+    this bound itself. Queries that the scan rounds to bfloat16 are off by that as well. For kernels
+    see `kernels.block_maxima.rounding_error`.
     """
+    if sizes.scan == "kernel":
+        from phoenix_server.kernels.block_maxima import rounding_error
+
+        return rounding_error(queries, shard.vectors.dtype) * shard.longest[0]
     width = queries.shape[1]
     lengths = jnp.linalg.norm(queries, axis=1)
-    rounded = queries.astype(shard.vectors.dtype).astype(jnp.float32)
+    rounded = queries
+    if shard.vectors.dtype == jnp.bfloat16:  # not astype there and back, which XLA may drop
+        rounded = lax.reduce_precision(queries, exponent_bits=8, mantissa_bits=7)
     moved = jnp.linalg.norm(queries - rounded, axis=1)
     return (4 * (width + 2) * _UNIT_ROUNDOFF * lengths + 1.01 * moved) * shard.longest[0]
+
+
+def _find_in_tiles(
+    shard: Shard, queries: jax.Array, k: int, chosen: int, sizes: Sizes
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Return what `kernels.fused.Found` has, found by XLA."""
+    maxima = block_maxima(shard, queries, sizes)  # [B, P/W]
+    candidates, left_out = best_blocks(maxima, chosen)  # [B, C], [B]
+    scores, rows = lax.map(
+        lambda each: _search_blocks(shard, each[0], each[1], k, sizes),
+        (queries, candidates),
+        batch_size=sizes.queries_at_once if sizes.queries_at_once > 1 else None,
+    )
+    return scores, rows, left_out, jnp.ones(len(queries), jnp.bool_)
+
+
+def _find_in_kernels(
+    shard: Shard, queries: jax.Array, k: int, chosen: int, sizes: Sizes
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Return what `kernels.fused.Found` has."""
+    from phoenix_server.kernels import fused
+
+    return fused.search_best_blocks(
+        shard.vectors,
+        shard.valid,
+        queries,
+        k=k,
+        chosen=chosen,
+        block_rows=sizes.block_rows,
+        interpret=sizes.interpret,
+    )
 
 
 def _search_blocks(
@@ -207,6 +266,6 @@ def _search_all(
     shard: Shard, query: jax.Array, k: int, sizes: Sizes
 ) -> tuple[jax.Array, jax.Array]:
     """Return the K' best scores and rows of a query [D] among all rows."""
-    scores = all_scores(shard, query, sizes.tile_rows)
+    scores = all_scores(shard, query, sizes)
     best, rows = lax.top_k(scores, min(k, len(scores)))
     return best, rows

@@ -5,6 +5,7 @@ Shapes:
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class EngineConfig:
         result_sizes: Numbers of results below `max_top_k` that are compiled too, ascending.
         max_top_k: Most results of a query.
         candidate_batch: Posts that the candidate tower encodes at once.
+        scan: What a corpus is searched with: XLA's tiles on any device, or kernels on GPUs.
     """
 
     user_batches: tuple[int, ...] = (1, 4, 8)
@@ -26,6 +28,7 @@ class EngineConfig:
     result_sizes: tuple[int, ...] = (128,)
     max_top_k: int = 1000
     candidate_batch: int = 512
+    scan: Literal["tiles", "kernel"] = "tiles"
 
     def __post_init__(self) -> None:
         for name in ("user_batches", "batch_sizes", "history_lengths", "result_sizes"):

@@ -25,7 +25,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from phoenix_server.devices import Device
-from phoenix_server.selection import ROW_GRANULE, Shard, all_scores, search
+from phoenix_server.kernels.fit import check_fit
+from phoenix_server.selection import ROW_GRANULE, Scan, Shard, all_scores, search
 
 AXIS = "corpus"
 
@@ -64,14 +65,19 @@ class ShardedLayout:
         block_rows: W. Small blocks gather less, large ones select among fewer.
         queries_at_once: Queries whose blocks are looked into together: one stays in a CPU's cache,
             an accelerator wants many.
+        scan: What a shard is searched with. The kernels do not need `tile_rows` nor
+            `queries_at_once`, but a shard is whole tiles.
+        interpret: Run kernels as ordinary JAX, slowly, on devices that they are not for.
     """
 
     devices: tuple[Device, ...]
     rows: int
     width: int
     tile_rows: int = 4096
-    block_rows: int = 16
+    block_rows: int = 8
     queries_at_once: int = 1
+    scan: Scan = "tiles"
+    interpret: bool = False
 
     def __post_init__(self) -> None:
         if not self.devices or self.rows < 1 or self.width < 1:
@@ -84,6 +90,8 @@ class ShardedLayout:
             raise ValueError(f"block_rows: {self.block_rows} is not a multiple of {ROW_GRANULE}")
         if self.queries_at_once < 1:
             raise ValueError(f"queries_at_once: {self.queries_at_once} is not positive")
+        if self.scan == "kernel":
+            check_fit(width=self.width, tile_rows=self.tile_rows, block_rows=self.block_rows)
 
     @cached_property
     def shards(self) -> int:
@@ -170,7 +178,7 @@ class ShardedLayout:
     def scores(self, corpus: DeviceCorpus, query: jax.Array) -> jax.Array:
         """Return every score for a query [D]: [S*P], sharded by rows, -inf if not valid; jit me."""
         return jax.shard_map(
-            lambda shard, query: all_scores(shard, query, self.tile_rows),
+            lambda shard, query: all_scores(shard, query, self),
             mesh=self.mesh,
             in_specs=(PartitionSpec(AXIS), PartitionSpec()),
             out_specs=PartitionSpec(AXIS),

@@ -1,9 +1,11 @@
+import jax
 import numpy as np
 import pytest
 
+from phoenix_server.corpus.index import choose_layout
 from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.engine import Engine
-from phoenix_server.errors import PostNotFoundError
+from phoenix_server.errors import PostNotFoundError, StartupError
 
 
 def test_rows_of_posts_are_found_in_any_order(engine: Engine, snapshot: Snapshot) -> None:
@@ -44,3 +46,8 @@ def test_posts_with_no_label_and_several_are_told_apart(
     assert codes.tolist() == [9, 4, 1, 4, 1]
     counts, codes = engine.corpus.labels_of(np.array([1, 3], np.int32))
     assert (counts.tolist(), codes.tolist()) == ([0, 0], [])
+
+
+def test_kernels_are_refused_where_they_do_not_run() -> None:
+    with pytest.raises(StartupError, match="scan: the kernels are for GPUs, not for cpu"):
+        choose_layout(tuple(jax.devices()[:1]), rows=1000, width=128, scan="kernel")

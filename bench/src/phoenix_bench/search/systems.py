@@ -20,8 +20,8 @@ from phoenix_bench.machine import cores
 from phoenix_bench.results import OURS
 from phoenix_bench.search.dataset import Floats
 from phoenix_bench.search.oracle import Found
+from phoenix_server.corpus.index import choose_layout
 from phoenix_server.devices import choose_devices
-from phoenix_server.topk import ShardedLayout
 
 Search = Callable[[Floats], Found]
 
@@ -43,7 +43,7 @@ class System(NamedTuple):
 def ours(corpus: Floats, dtype: str) -> System:
     """Return the server's search, on the devices that it would choose."""
     rows, width = corpus.shape
-    layout = ShardedLayout(devices=choose_devices(None), rows=rows, width=width)
+    layout = choose_layout(choose_devices(None), rows=rows, width=width)
     placed = layout.place(
         corpus[start : start + _CHUNK_ROWS] for start in range(0, rows, _CHUNK_ROWS)
     )
