@@ -24,6 +24,7 @@ GENERATION = "towers-1+posts-7"
 EMBEDDING_SIZE = 3
 REPRESENTATION = (0.6, 0.0, -0.8)
 MAX_TOP_K = 100
+STATS_FIELDS = model_pb2.GetServingStatsResponse.DESCRIPTOR.fields
 
 
 class Post(NamedTuple):
@@ -39,6 +40,11 @@ POSTS = (
     Post(2**64 - 1, 2**53 + 1, 0.1, ("football", "news"), 1_700_000_000_123),
     Post(2**63 + 1, 2**64 - 3, 1 / 3, (), 0),
     Post(2**53 + 1, 17, -0.25, ("news",), 1_600_000_000_000),
+)
+
+# Every field has a value of its own.
+STATS = model_pb2.GetServingStatsResponse(
+    **{field.name: 2**40 + i for i, field in enumerate(STATS_FIELDS)}
 )
 
 
@@ -159,6 +165,11 @@ class FakeServer(
             max_request_bytes=2**20,
             server_version="0.1.0",
         )
+
+    def GetServingStats(
+        self, request: model_pb2.GetServingStatsRequest, context: Context
+    ) -> model_pb2.GetServingStatsResponse:
+        return self._enter(request, context) or STATS
 
     def health_check(self, request: bytes, context: Context) -> bytes:
         return b"\x08\x01" if self.serving.is_set() else b"\x08\x02"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from client.servicer import (
     GENERATION,
     POSTS,
     REPRESENTATION,
+    STATS,
     Failure,
     FakeServer,
     run_fake_server,
@@ -135,6 +137,11 @@ def test_get_model(ask: Ask) -> None:
     assert (model.devices, model.label_names) == (("cpu:0", "cpu:1"), ("football", "news"))
 
 
+def test_get_serving_stats_has_every_field_of_the_reply(ask: Ask) -> None:
+    stats = dataclasses.asdict(ask("get_serving_stats"))
+    assert stats == {field.name: getattr(STATS, field.name) for field in STATS.DESCRIPTOR.fields}
+
+
 def test_a_reply_that_contradicts_itself_raises(server: FakeServer, ask: Ask) -> None:
     server.replies = [retrieval_pb2.RetrieveResponse(post_ids=[1], scores=[])]
     with pytest.raises(MalformedReplyError):
@@ -148,6 +155,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("encode_candidates", ([1], [2]), {}),
     ("score_posts", (USER, [1]), {}),
     ("get_model", (), {}),
+    ("get_serving_stats", (), {}),
 ]
 
 

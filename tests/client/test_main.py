@@ -24,6 +24,7 @@ from client.servicer import (
     run_fake_server,
 )
 from phoenix_client.__main__ import main
+from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 
 SEQUENCE = {
@@ -130,6 +131,22 @@ def test_model_prints_json_and_a_table(run: Run) -> None:
     status, out, err = run("model")
     assert (status, err) == (0, "")
     assert ["corpus", "rows", str(2**40)] in [line.split() for line in out.splitlines()]
+
+
+def test_stats_prints_json_and_a_table(server: FakeServer, run: Run) -> None:
+    server.replies = [
+        model_pb2.GetServingStatsResponse(refused_late=7, device_s=1 / 3, uptime_s=2.0)
+        for _ in range(2)
+    ]
+    status, out, err = run("stats", "--json")
+    assert (status, err, out.count("\n")) == (0, "", 1)
+    printed = json.loads(out)
+    assert (printed["refused_late"], printed["waiting"], printed["device_s"]) == (7, 0, 1 / 3)
+    status, out, err = run("stats")
+    assert (status, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert ["refused", "late", "7"] in lines
+    assert ["device", "s", "0.333333"] in lines
 
 
 def test_a_pipe_gets_whole_lines_and_standard_input_is_read(server: FakeServer) -> None:

@@ -20,7 +20,7 @@ from integration.conftest import SMALL
 from phoenix_client import CallCancelledError, PhoenixClient, UnavailableError, User
 from phoenix_retrieval.v1.manifest_pb2 import BundleManifest
 from phoenix_server import serve
-from phoenix_server.engine import Answer, Engine, Query
+from phoenix_server.engine import Answer, Engine, LaunchedBatch
 from phoenix_server.serve import ServeConfig
 from running import run_server, spawn_server
 
@@ -42,14 +42,14 @@ def test_while_it_drains_calls_in_flight_finish_and_new_ones_are_refused(
     config: ServeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, release = threading.Event(), threading.Event()
-    answer = Engine.retrieve
+    collect = Engine.collect
 
-    def wait_then_answer(engine: Engine, queries: list[Query]) -> list[Answer]:
+    def wait_then_collect(engine: Engine, launched: LaunchedBatch) -> list[Answer]:
         entered.set()
         assert release.wait(timeout=30)
-        return answer(engine, queries)
+        return collect(engine, launched)
 
-    monkeypatch.setattr(Engine, "retrieve", wait_then_answer)
+    monkeypatch.setattr(Engine, "collect", wait_then_collect)
     with (
         ThreadPoolExecutor() as pool,
         run_server(config) as server,
@@ -72,12 +72,12 @@ def test_calls_that_outlast_the_grace_are_cut_off(
 ) -> None:
     entered, release = threading.Event(), threading.Event()
 
-    def never_answer(engine: Engine, queries: list[Query]) -> list[Answer]:
+    def never_answer(engine: Engine, launched: LaunchedBatch) -> list[Answer]:
         entered.set()
         assert release.wait(timeout=30)
         return []
 
-    monkeypatch.setattr(Engine, "retrieve", never_answer)
+    monkeypatch.setattr(Engine, "collect", never_answer)
     with (
         ThreadPoolExecutor() as pool,
         run_server(replace(config, grace_s=0.1)) as server,
@@ -146,7 +146,7 @@ def test_a_signal_while_it_loads_exits_with_0(
     paths = ["--bundle", str(bundle_f32), "--corpus", str(golden_corpus)]
     with subprocess.Popen([*command, *paths], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while "compiling the towers" not in process.stderr.readline():
+        while "compiling what can serve" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(number)
         rest = process.stderr.read()

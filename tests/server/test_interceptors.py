@@ -12,6 +12,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from phoenix_server.errors import (
     BundleError,
     CorpusError,
+    DeadlineExceededError,
     InvalidRequestError,
     NotReadyError,
     OverloadedError,
@@ -58,7 +59,7 @@ def test_missing_posts_are_resources() -> None:
 
 
 def test_a_full_queue_says_when_to_return() -> None:
-    status = to_status(OverloadedError(9, retry_after_s=1.2345))
+    status = to_status(OverloadedError("the queue is full: 9 users wait", retry_after_s=1.2345))
     assert status.code == code_pb2.RESOURCE_EXHAUSTED
     assert status.message == "the queue is full: 9 users wait"
     (detail,) = _detail(status, error_details_pb2.RetryInfo)
@@ -67,13 +68,19 @@ def test_a_full_queue_says_when_to_return() -> None:
 
 @pytest.mark.parametrize("retry_after_s", [0.0, 1e-9, 4e-4])
 def test_to_return_at_once_is_never_the_advice(retry_after_s: float) -> None:
-    delay = retry_delay(OverloadedError(9, retry_after_s=retry_after_s))
+    delay = retry_delay(OverloadedError("full", retry_after_s=retry_after_s))
     assert delay == Duration(nanos=1_000_000)
 
 
 def test_a_server_that_is_not_ready_is_unavailable() -> None:
     status = to_status(NotReadyError("the server drains"))
     assert (status.code, status.message) == (code_pb2.UNAVAILABLE, "the server drains")
+    assert not status.details
+
+
+def test_a_deadline_that_passed_in_the_queue_has_its_own_status() -> None:
+    status = to_status(DeadlineExceededError("too late"))
+    assert (status.code, status.message) == (code_pb2.DEADLINE_EXCEEDED, "too late")
     assert not status.details
 
 

@@ -126,9 +126,26 @@ def model(
     with _connect(target, timeout_s, tls, ca_file) as client:
         description = client.get_model()
     if as_json:
-        typer.echo(output.model_json(description))
+        typer.echo(output.fields_json(description))
     else:
-        output.print_model(description, output.unbounded_console())
+        output.print_fields(description, output.unbounded_console())
+
+
+@app.command()
+def stats(
+    as_json: AsJson = False,
+    target: Target = channels.DEFAULT_TARGET,
+    timeout_s: TimeoutS = channels.DEFAULT_TIMEOUT_S,
+    tls: Tls = False,
+    ca_file: CaFile = None,
+) -> None:
+    """Print how busy the server is, and what has become of its calls."""
+    with _connect(target, timeout_s, tls, ca_file) as client:
+        counts = client.get_serving_stats()
+    if as_json:
+        typer.echo(output.fields_json(counts))
+    else:
+        output.print_fields(counts, output.unbounded_console())
 
 
 def _read_user(sequence: Path) -> User:

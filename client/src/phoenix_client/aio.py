@@ -19,6 +19,7 @@ from phoenix_client.results import (
     RetrieveResult,
     ScoreResult,
 )
+from phoenix_client.stats import ServingStats
 from phoenix_client.statuses import from_rpc_error
 from phoenix_client.users import User
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
@@ -148,6 +149,12 @@ class AsyncPhoenixClient:
         """Describe the model and the corpus that answer now."""
         reply = await self._call(self._model.GetModel, model_pb2.GetModelRequest(), timeout_s)
         return messages.read_model(reply)
+
+    async def get_serving_stats(self, *, timeout_s: float | None = None) -> ServingStats:
+        """Tell what waits for the device, and what has become of the calls so far."""
+        request = model_pb2.GetServingStatsRequest()
+        reply = await self._call(self._model.GetServingStats, request, timeout_s)
+        return messages.read_serving_stats(reply)
 
     async def is_serving(self, service: str = "", *, timeout_s: float | None = None) -> bool:
         """Ask the standard health check whether the server, or one service of it, is serving."""

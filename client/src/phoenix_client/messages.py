@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from itertools import accumulate, pairwise
 
 from phoenix_client.columns import u64_column
@@ -18,6 +19,7 @@ from phoenix_client.results import (
     ScoredPosts,
     ScoreResult,
 )
+from phoenix_client.stats import ServingStats
 from phoenix_client.statuses import from_request_status
 from phoenix_client.users import User
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
@@ -205,4 +207,12 @@ def read_model(reply: model_pb2.GetModelResponse) -> Model:
         max_candidates=reply.max_candidates,
         max_request_bytes=reply.max_request_bytes,
         server_version=reply.server_version,
+    )
+
+
+def read_serving_stats(reply: model_pb2.GetServingStatsResponse) -> ServingStats:
+    """Read the queue's state and counts."""
+    # The message and the class name their fields alike.
+    return ServingStats(
+        **{field.name: getattr(reply, field.name) for field in fields(ServingStats)}
     )

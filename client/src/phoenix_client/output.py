@@ -18,6 +18,7 @@ from rich.text import Text
 
 from phoenix_client.model import Model
 from phoenix_client.results import Candidates, RetrieveResult
+from phoenix_client.stats import ServingStats
 
 _FLOAT32 = struct.Struct("<f")
 
@@ -57,9 +58,9 @@ def message_json(message: Message) -> str:
     return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
 
 
-def model_json(model: Model) -> str:
-    """Write a model's description as one line of JSON."""
-    return json.dumps(asdict(model))
+def fields_json(description: Model | ServingStats) -> str:
+    """Write the fields of a description as one line of JSON."""
+    return json.dumps(asdict(description))
 
 
 def unbounded_console(file: TextIO | None = None) -> Console:
@@ -83,11 +84,13 @@ def print_result(result: RetrieveResult, console: Console, now: datetime) -> Non
         console.print(Text(f"user representation: {values}"))
 
 
-def print_model(model: Model, console: Console) -> None:
-    """Print a model's description."""
+def print_fields(description: Model | ServingStats, console: Console) -> None:
+    """Print the fields of a description, a line each."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in asdict(model).items():
+    for name, value in asdict(description).items():
         shown = ", ".join(value) if isinstance(value, tuple) else str(value)
+        if isinstance(value, float):
+            shown = f"{value:.6g}"
         table.add_row(name.replace("_", " "), Text(_clean(shown)))
     console.print(table)
 

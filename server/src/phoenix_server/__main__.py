@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from phoenix_server.artifacts import describe_error
+from phoenix_server.batching import QueueConfig
 from phoenix_server.bundle import Bundle, open_bundle, verify
 from phoenix_server.compiled import compiled_path, writing_compiled
 from phoenix_server.corpus.building import build_corpus
@@ -55,7 +56,7 @@ ShardsOption = Annotated[
 TopKOption = Annotated[
     int, typer.Option(min=1, envvar="PHOENIX_MAX_TOP_K", help="Largest top_k of a request.")
 ]
-_ENGINE, _LIMITS = EngineConfig(), Limits()
+_ENGINE, _LIMITS, _QUEUE = EngineConfig(), Limits(), QueueConfig()
 
 
 @app.command()
@@ -71,8 +72,29 @@ def serve(
         int, typer.Option(min=1024, max=MOST_REQUEST_BYTES, help="Largest request.")
     ] = _LIMITS.max_request_bytes,
     max_waiting: Annotated[
-        int, typer.Option(min=1, help="Users in the queue; further calls are refused.")
-    ] = ServeConfig.max_waiting,
+        int,
+        typer.Option(
+            min=1,
+            envvar="PHOENIX_MAX_WAITING",
+            help="Users in the queue; further calls are refused.",
+        ),
+    ] = _QUEUE.max_waiting,
+    default_timeout_s: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            envvar="PHOENIX_DEFAULT_TIMEOUT_S",
+            help="Calls without a deadline queue as if they had this one, in seconds.",
+        ),
+    ] = _QUEUE.default_timeout_s,
+    reply_margin_s: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            envvar="PHOENIX_REPLY_MARGIN_S",
+            help="Seconds before its deadline at which a reply should be on its way.",
+        ),
+    ] = _QUEUE.reply_margin_s,
     grace_s: Annotated[
         float, typer.Option(min=0, help="Seconds that calls in flight may take after SIGTERM.")
     ] = ServeConfig.grace_s,
@@ -87,9 +109,13 @@ def serve(
         corpus=corpus,
         listen=listen,
         shards=shards,
-        max_waiting=max_waiting,
         grace_s=grace_s,
         limits=Limits(max_request_bytes=max_request_bytes),
+        queue=QueueConfig(
+            max_waiting=max_waiting,
+            default_timeout_s=default_timeout_s,
+            reply_margin_s=reply_margin_s,
+        ),
         engine=EngineConfig(max_top_k=max_top_k),
     )
     asyncio.run(run_server(config))

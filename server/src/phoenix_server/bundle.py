@@ -1,4 +1,9 @@
-"""Open a bundle: the towers of one checkpoint as compiled programs, with weights and tables."""
+"""Open a bundle: the towers of one checkpoint as compiled programs, with weights and tables.
+
+JAX takes seconds to import, so only what reads a program imports it: files are verified meanwhile.
+"""
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
@@ -6,12 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
-import jax.extend
 import numpy as np
 import numpy.typing as npt
-from jax import export
 
 from phoenix_retrieval.v1.manifest_pb2 import BundleManifest, File, Program
 from phoenix_retrieval.v1.manifest_pb2 import HashFunctions as HashFunctionsMessage
@@ -19,6 +22,9 @@ from phoenix_server.artifacts import MANIFEST, read_manifest, verify_files
 from phoenix_server.errors import BundleError
 from phoenix_server.features import FeatureBuilder, HashFunctions
 from phoenix_server.tensors import map_tensors
+
+if TYPE_CHECKING:
+    from jax import export
 
 FORMAT_VERSION = 1
 WEIGHTS = "weights.safetensors"
@@ -100,6 +106,9 @@ class Bundle:
         Raises:
             BundleError: JAX does not read it, or it is not for this platform.
         """
+        import jax
+        from jax import export
+
         path = self.path / program.path
         try:
             exported = export.deserialize(bytearray(path.read_bytes()))
@@ -198,6 +207,9 @@ def _hash_functions(message: HashFunctionsMessage) -> HashFunctions:
 
 def _platform() -> str:
     """Return the platform of the default device, as `jax.export` names it."""
+    import jax
+    import jax.extend
+
     backend = jax.default_backend()
     if backend != "gpu":
         return backend

@@ -14,6 +14,7 @@ in bfloat16. The search gives a representation the same answer bit for bit in an
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -121,22 +122,12 @@ class Engine:
         self.generation = generation_name(bundle, snapshot)
         self._longest = bundle.manifest.model.history_length
         self._compilations = Compilations()
-        with self._compilations.expected():
-            self._towers = Towers(bundle, devices[0])
-            self.corpus = CorpusIndex(snapshot, devices, config.scan)
-            _log.info("compiling what can serve everything")
-            self._towers.compile_candidates(config.candidate_batch)
-            for size in config.necessary_users(self._longest):
-                self._towers.compile_users(*size)
-            self._towers.self_test()
-            self._searches = Searches(self.corpus)
-            for size in config.necessary_searches():
-                self._searches.compile(*size)
-            for batch in config.batch_sizes:
-                for chunk in config.user_batches:
-                    if chunk < 2 * batch or chunk == config.user_batches[0]:  # see plan_users
-                        self._searches.compile_assembly(chunk, batch)
-            self._searches.check()
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            towers = pool.submit(self._make_towers, devices[0])
+            with self._compilations.expected():
+                self.corpus = CorpusIndex(snapshot, devices, config.scan)
+                self._searches = self._make_searches()
+            self._towers = towers.result()
 
     def compile_rest(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Compile all sizes; each is used as soon as it is there. Any thread may do so.
@@ -233,6 +224,28 @@ class Engine:
         """Return the scores of all posts for a user, [N]."""
         users = self._encode(self.prepare([Query(user, 0)]))
         return self._searches.scores(np.asarray(users.representations)[0])
+
+    def _make_towers(self, device: Device) -> Towers:
+        """Load the towers, compile what can encode everybody, and test it."""
+        with self._compilations.expected():
+            towers = Towers(self.bundle, device)
+            towers.compile_candidates(self.config.candidate_batch)
+            for size in self.config.necessary_users(self._longest):
+                towers.compile_users(*size)
+            towers.self_test()
+        return towers
+
+    def _make_searches(self) -> Searches:
+        """Compile what can search for any batch, and test it."""
+        searches = Searches(self.corpus)
+        for size in self.config.necessary_searches():
+            searches.compile(*size)
+        for batch in self.config.batch_sizes:
+            for chunk in self.config.user_batches:
+                if chunk < 2 * batch or chunk == self.config.user_batches[0]:  # see plan_users
+                    searches.compile_assembly(chunk, batch)
+        searches.check()
+        return searches
 
     def _encode(self, prepared: PreparedBatch) -> Assembled:
         chunks = [

@@ -7,10 +7,11 @@
     ├── StartupError             the machine does not allow what was asked for (a port in use, ...)
     ├── InvalidRequestError      the caller's mistake; names the fields
     ├── PostNotFoundError        the corpus does not hold a post
-    ├── OverloadedError          the queue is full
+    ├── OverloadedError          no room in the queue, or no time before the deadline
+    ├── DeadlineExceededError    the deadline passed before the device was free
     └── NotReadyError            the server loads or drains
 
-`interceptors.py` maps the last four to status codes; the command line prints the others.
+`interceptors.py` maps the last five to status codes; the command line prints the others.
 """
 
 from collections.abc import Sequence
@@ -81,15 +82,19 @@ class PostNotFoundError(PhoenixServerError):
 
 
 class OverloadedError(PhoenixServerError):
-    """The queue is full.
+    """There is no room in the queue, or not enough time before the deadline.
 
     Attributes:
         retry_after_s: When to try again, in seconds from now.
     """
 
-    def __init__(self, waiting: int, retry_after_s: float) -> None:
-        super().__init__(f"the queue is full: {waiting} users wait")
+    def __init__(self, reason: str, *, retry_after_s: float) -> None:
+        super().__init__(reason)
         self.retry_after_s = retry_after_s
+
+
+class DeadlineExceededError(PhoenixServerError):
+    """The call's deadline passed before the device was free."""
 
 
 class NotReadyError(PhoenixServerError):

@@ -17,6 +17,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from phoenix_server.errors import (
+    DeadlineExceededError,
     InvalidRequestError,
     NotReadyError,
     OverloadedError,
@@ -156,6 +157,8 @@ def to_status(exc: Exception) -> status_pb2.Status:
         case OverloadedError():
             detail = error_details_pb2.RetryInfo(retry_delay=retry_delay(exc))
             return _status(code_pb2.RESOURCE_EXHAUSTED, str(exc), detail)
+        case DeadlineExceededError():
+            return _status(code_pb2.DEADLINE_EXCEEDED, str(exc))
         case NotReadyError():
             return _status(code_pb2.UNAVAILABLE, str(exc))
         case _:

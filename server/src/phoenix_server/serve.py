@@ -24,7 +24,7 @@ from phoenix_retrieval.v1 import (
     retrieval_service_pb2_grpc,
 )
 from phoenix_server import bundle as bundles
-from phoenix_server.batching import Batcher
+from phoenix_server.batching import Batcher, QueueConfig
 from phoenix_server.bundle import Bundle
 from phoenix_server.compiled import compiled_path, use_compiled
 from phoenix_server.corpus.snapshot import Snapshot, open_snapshot, verify
@@ -66,9 +66,9 @@ class ServeConfig:
         listen: Where to, as host:port; port 0 takes a free one.
         shards: How many devices to spread the corpus over. Default: all accelerators, or one CPU
             device.
-        max_waiting: Most queries in the queue.
         grace_s: How long calls in flight may take to finish after SIGTERM, in seconds.
         limits: The largest requests that are taken.
+        queue: The queue's limits.
         engine: The sizes to compile for.
     """
 
@@ -76,16 +76,14 @@ class ServeConfig:
     corpus: Path
     listen: str = "127.0.0.1:50051"
     shards: int | None = None
-    max_waiting: int = 1024
     grace_s: float = 10.0
     limits: Limits = field(default_factory=Limits)
+    queue: QueueConfig = field(default_factory=QueueConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         if self.shards is not None and self.shards < 1:
             raise ValueError(f"shards: {self.shards} is not positive")
-        if self.max_waiting < 1:
-            raise ValueError(f"max_waiting: {self.max_waiting} is not positive")
         if self.grace_s < 0:
             raise ValueError(f"grace_s: {self.grace_s} is negative")
 
@@ -132,7 +130,7 @@ class Server:
             if self._stop.is_set():
                 return loading.done()
             engine = loading.result()
-            batcher = Batcher(engine, max_waiting=self._config.max_waiting)
+            batcher = Batcher(engine, self._config.queue)
             self._state.set_ready(engine, batcher)
             compiling = self._compile_rest(engine)
             await self._set_health(_SERVING)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +11,7 @@ from google.rpc import code_pb2
 
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1.user_pb2 import User
-from phoenix_server.batching import Batcher
+from phoenix_server.batching import Batcher, QueueConfig, QueueStats
 from phoenix_server.engine import Answer, Engine, Query
 from phoenix_server.errors import InvalidRequestError, NotReadyError, OverloadedError
 from phoenix_server.features import UserColumns
@@ -19,12 +20,23 @@ from phoenix_server.service.retrieval import RetrievalServicer
 from phoenix_server.service.state import Limits, ServingState
 from server.cases import random_user
 
-_CONTEXT = cast(Any, None)  # handlers do not touch it
+
+class _Context:
+    """All of a call's context that handlers look at."""
+
+    def __init__(self, timeout_s: float | None = None) -> None:
+        self._timeout_s = timeout_s
+
+    def time_remaining(self) -> float | None:
+        return self._timeout_s
+
+
+_CONTEXT = cast(Any, _Context())
 
 
 @pytest.fixture
 def batcher(engine: Engine) -> Iterator[Batcher]:
-    batcher = Batcher(engine, max_waiting=100)
+    batcher = Batcher(engine, QueueConfig(max_waiting=100))
     yield batcher
     batcher.close()
 
@@ -118,14 +130,53 @@ async def test_one_failure_does_not_fail_the_others(
 async def test_an_overloaded_request_of_a_batch_says_when_to_return(
     servicer: RetrievalServicer, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(query: Query) -> Answer:
-        raise OverloadedError(100, retry_after_s=1e-9)
+    async def refuse(query: Query, *, timeout_s: float | None) -> Answer:
+        raise OverloadedError("the queue is full", retry_after_s=1e-9)
 
     monkeypatch.setattr(batcher, "retrieve", refuse)
     batch = pb.BatchRetrieveRequest(requests=[_request()])
     (result,) = (await servicer.BatchRetrieve(batch, _CONTEXT)).results
     assert result.status.code == code_pb2.RESOURCE_EXHAUSTED
     assert result.status.retry_delay == Duration(nanos=1_000_000)
+
+
+@pytest.mark.parametrize("timeout_s", [None, 17.5])
+async def test_every_call_queues_with_its_own_deadline(
+    timeout_s: float | None,
+    servicer: RetrievalServicer,
+    batcher: Batcher,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[float | None] = []
+    retrieve, call = batcher.retrieve, batcher.call
+
+    def note_query(query: Query, *, timeout_s: float | None) -> Awaitable[Answer]:
+        seen.append(timeout_s)
+        return retrieve(query, timeout_s=timeout_s)
+
+    def note_call(
+        function: Callable[[], object], *, kind: str, timeout_s: float | None
+    ) -> Awaitable[object]:
+        seen.append(timeout_s)
+        return call(function, kind=kind, timeout_s=timeout_s)
+
+    monkeypatch.setattr(batcher, "retrieve", note_query)
+    monkeypatch.setattr(batcher, "call", note_call)
+    context = cast(Any, _Context(timeout_s))
+    user, post_ids = _message(random_user(3)), engine.corpus.columns.post_ids[:1].tolist()
+    await servicer.Retrieve(_request(), context)
+    await servicer.BatchRetrieve(pb.BatchRetrieveRequest(requests=[_request()] * 2), context)
+    await servicer.EncodeUser(pb.EncodeUserRequest(user=user), context)
+    encode = pb.EncodeCandidatesRequest(post_ids=post_ids, author_ids=post_ids)
+    await servicer.EncodeCandidates(encode, context)
+    await servicer.ScorePosts(pb.ScorePostsRequest(user=user, post_ids=post_ids), context)
+    assert seen == [timeout_s] * 6
+
+
+async def test_no_time_left_is_refused_as_overload(servicer: RetrievalServicer) -> None:
+    with pytest.raises(OverloadedError, match="would be"):
+        await servicer.Retrieve(_request(), cast(Any, _Context(1e-6)))
 
 
 @pytest.mark.parametrize("size", [0, 5])
@@ -177,7 +228,7 @@ async def test_a_server_that_loads_is_not_ready() -> None:
     with pytest.raises(NotReadyError):
         await ModelServicer(state).GetModel(_CONTEXT, _CONTEXT)
     with pytest.raises(NotReadyError):
-        _ = state.batcher
+        await ModelServicer(state).GetServingStats(_CONTEXT, _CONTEXT)
     batch = pb.BatchRetrieveRequest(requests=[_request()])
     (result,) = (await servicer.BatchRetrieve(batch, _CONTEXT)).results
     assert result.status.code == code_pb2.UNAVAILABLE
@@ -190,3 +241,22 @@ async def test_get_model_describes_what_is_served(state: ServingState, engine: E
     assert response.corpus == engine.snapshot.manifest
     assert (response.corpus_rows, response.shards, len(response.devices)) == (3000, 3, 3)
     assert (response.max_top_k, response.max_batch_users, response.max_candidates) == (250, 4, 6)
+
+
+async def test_get_serving_stats_tells_what_became_of_the_calls(
+    state: ServingState, servicer: RetrievalServicer
+) -> None:
+    model = ModelServicer(state)
+    await servicer.BatchRetrieve(pb.BatchRetrieveRequest(requests=[_request()] * 3), _CONTEXT)
+    with pytest.raises(OverloadedError):
+        await servicer.Retrieve(_request(), cast(Any, _Context(1e-6)))
+    response = await model.GetServingStats(_CONTEXT, _CONTEXT)
+    assert (response.accepted, response.answered, response.refused_late) == (3, 3, 1)
+    assert (response.waiting, response.prepared, response.on_device) == (0, 0, 0)
+    assert response.batched_users == 3
+    assert response.compilations_after_ready == 0
+    assert 0 < response.device_s < response.uptime_s
+    assert response.slowness > 0
+    assert response.forecast_deviation > 0
+    fields = {field.name for field in response.DESCRIPTOR.fields}
+    assert fields == {field.name for field in dataclasses.fields(QueueStats)}

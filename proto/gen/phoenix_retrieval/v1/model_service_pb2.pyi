@@ -36,3 +36,51 @@ class GetModelResponse(_message.Message):
     max_request_bytes: int
     server_version: str
     def __init__(self, generation: _Optional[str] = ..., bundle: _Optional[_Union[_manifest_pb2.BundleManifest, _Mapping]] = ..., corpus: _Optional[_Union[_manifest_pb2.CorpusManifest, _Mapping]] = ..., corpus_rows: _Optional[int] = ..., shards: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., max_top_k: _Optional[int] = ..., max_batch_users: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_request_bytes: _Optional[int] = ..., server_version: _Optional[str] = ...) -> None: ...
+
+class GetServingStatsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServingStatsResponse(_message.Message):
+    __slots__ = ("waiting", "prepared", "on_device", "accepted", "answered", "refused_full", "refused_late", "dropped_late", "expired", "overrun", "cancelled", "failed", "batches", "batched_users", "device_s", "uptime_s", "slowness", "forecast_deviation", "reply_s", "compilations_after_ready")
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
+    ON_DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FULL_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_LATE_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_LATE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    OVERRUN_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    BATCHED_USERS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_S_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    SLOWNESS_FIELD_NUMBER: _ClassVar[int]
+    FORECAST_DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    REPLY_S_FIELD_NUMBER: _ClassVar[int]
+    COMPILATIONS_AFTER_READY_FIELD_NUMBER: _ClassVar[int]
+    waiting: int
+    prepared: int
+    on_device: int
+    accepted: int
+    answered: int
+    refused_full: int
+    refused_late: int
+    dropped_late: int
+    expired: int
+    overrun: int
+    cancelled: int
+    failed: int
+    batches: int
+    batched_users: int
+    device_s: float
+    uptime_s: float
+    slowness: float
+    forecast_deviation: float
+    reply_s: float
+    compilations_after_ready: int
+    def __init__(self, waiting: _Optional[int] = ..., prepared: _Optional[int] = ..., on_device: _Optional[int] = ..., accepted: _Optional[int] = ..., answered: _Optional[int] = ..., refused_full: _Optional[int] = ..., refused_late: _Optional[int] = ..., dropped_late: _Optional[int] = ..., expired: _Optional[int] = ..., overrun: _Optional[int] = ..., cancelled: _Optional[int] = ..., failed: _Optional[int] = ..., batches: _Optional[int] = ..., batched_users: _Optional[int] = ..., device_s: _Optional[float] = ..., uptime_s: _Optional[float] = ..., slowness: _Optional[float] = ..., forecast_deviation: _Optional[float] = ..., reply_s: _Optional[float] = ..., compilations_after_ready: _Optional[int] = ...) -> None: ...

@@ -40,6 +40,11 @@ class ModelServiceStub:
                 request_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.GetServingStats = channel.unary_unary(
+                '/phoenix_retrieval.v1.ModelService/GetServingStats',
+                request_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.GetServingStatsRequest.SerializeToString,
+                response_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.GetServingStatsResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -53,6 +58,13 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetServingStats(self, request, context):
+        """Tells what waits for the device, and what has become of the calls so far.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.GetModelRequest.FromString,
                     response_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.GetModelResponse.SerializeToString,
+            ),
+            'GetServingStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServingStats,
+                    request_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.GetServingStatsRequest.FromString,
+                    response_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.GetServingStatsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class ModelService:
             '/phoenix_retrieval.v1.ModelService/GetModel',
             phoenix__retrieval_dot_v1_dot_model__service__pb2.GetModelRequest.SerializeToString,
             phoenix__retrieval_dot_v1_dot_model__service__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetServingStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phoenix_retrieval.v1.ModelService/GetServingStats',
+            phoenix__retrieval_dot_v1_dot_model__service__pb2.GetServingStatsRequest.SerializeToString,
+            phoenix__retrieval_dot_v1_dot_model__service__pb2.GetServingStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class ModelServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """Describes the model and the corpus that answer now."""
+    GetServingStats: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetServingStatsRequest, _model_service_pb2.GetServingStatsResponse]
+    """Tells what waits for the device, and what has become of the calls so far."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -43,6 +45,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes the model and the corpus that answer now."""
+    GetServingStats: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetServingStatsRequest, _model_service_pb2.GetServingStatsResponse]  # type: ignore[assignment]
+    """Tells what waits for the device, and what has become of the calls so far."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """What the server serves."""
@@ -54,5 +58,13 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.GetModelResponse, _abc.Awaitable[_model_service_pb2.GetModelResponse]]:
         """Describes the model and the corpus that answer now."""
+
+    @_abc_1.abstractmethod
+    def GetServingStats(
+        self,
+        request: _model_service_pb2.GetServingStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.GetServingStatsResponse, _abc.Awaitable[_model_service_pb2.GetServingStatsResponse]]:
+        """Tells what waits for the device, and what has become of the calls so far."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

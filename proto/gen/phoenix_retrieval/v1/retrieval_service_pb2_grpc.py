@@ -31,9 +31,10 @@ class RetrievalServiceStub:
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
     `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
     `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full, and without it when a request is larger than four times
-    `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT); UNAVAILABLE while the
-    server loads or drains.
+    queue is full or the call's deadline cannot be met, and without it when a request is larger than
+    four times `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT);
+    DEADLINE_EXCEEDED when the deadline passes while the call waits; UNAVAILABLE while the server
+    loads or drains.
     """
 
     def __init__(self, channel):
@@ -75,9 +76,10 @@ class RetrievalServiceServicer:
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
     `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
     `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full, and without it when a request is larger than four times
-    `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT); UNAVAILABLE while the
-    server loads or drains.
+    queue is full or the call's deadline cannot be met, and without it when a request is larger than
+    four times `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT);
+    DEADLINE_EXCEEDED when the deadline passes while the call waits; UNAVAILABLE while the server
+    loads or drains.
     """
 
     def Retrieve(self, request, context):
@@ -157,9 +159,10 @@ class RetrievalService:
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
     `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
     `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full, and without it when a request is larger than four times
-    `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT); UNAVAILABLE while the
-    server loads or drains.
+    queue is full or the call's deadline cannot be met, and without it when a request is larger than
+    four times `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT);
+    DEADLINE_EXCEEDED when the deadline passes while the call waits; UNAVAILABLE while the server
+    loads or drains.
     """
 
     @staticmethod

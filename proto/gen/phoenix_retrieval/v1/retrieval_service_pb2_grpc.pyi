@@ -32,9 +32,10 @@ class RetrievalServiceStub:
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
     `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
     `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full, and without it when a request is larger than four times
-    `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT); UNAVAILABLE while the
-    server loads or drains.
+    queue is full or the call's deadline cannot be met, and without it when a request is larger than
+    four times `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT);
+    DEADLINE_EXCEEDED when the deadline passes while the call waits; UNAVAILABLE while the server
+    loads or drains.
     """
 
     @_typing.overload
@@ -59,9 +60,10 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
     `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
     `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full, and without it when a request is larger than four times
-    `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT); UNAVAILABLE while the
-    server loads or drains.
+    queue is full or the call's deadline cannot be met, and without it when a request is larger than
+    four times `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT);
+    DEADLINE_EXCEEDED when the deadline passes while the call waits; UNAVAILABLE while the server
+    loads or drains.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -82,9 +84,10 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
     `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
     `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full, and without it when a request is larger than four times
-    `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT); UNAVAILABLE while the
-    server loads or drains.
+    queue is full or the call's deadline cannot be met, and without it when a request is larger than
+    four times `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT);
+    DEADLINE_EXCEEDED when the deadline passes while the call waits; UNAVAILABLE while the server
+    loads or drains.
     """
 
     @_abc_1.abstractmethod

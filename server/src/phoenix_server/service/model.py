@@ -1,7 +1,8 @@
-"""`ModelService`: what the server serves."""
+"""`ModelService`: what the server serves, and how busy it is."""
 
 from __future__ import annotations  # gRPC's types are generic to type checkers only
 
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -12,7 +13,7 @@ from phoenix_server.service.state import ServingState
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
-    """Describes the generation that answers."""
+    """Describes the generation that answers, and the queue before it."""
 
     def __init__(self, state: ServingState) -> None:
         self._state = state
@@ -38,3 +39,12 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             max_request_bytes=limits.max_request_bytes,
             server_version=version("phoenix-server"),
         )
+
+    async def GetServingStats(
+        self,
+        request: model_service_pb2.GetServingStatsRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> model_service_pb2.GetServingStatsResponse:
+        """Tell what waits, and what has become of the calls so far."""
+        # The message and `QueueStats` name their fields alike.
+        return model_service_pb2.GetServingStatsResponse(**asdict(self._state.batcher.stats()))

@@ -38,7 +38,7 @@ def read_user(user: User, model: ModelSizes, field: str = "user") -> UserColumns
         author_ids=_u64(user.author_ids),
         action_masks=_u64(user.action_masks),
         product_surfaces=(
-            np.fromiter(user.product_surfaces, np.uint32, len(user.product_surfaces))
+            np.array(user.product_surfaces, np.uint32)
             if user.product_surfaces
             else np.zeros(count, np.uint32)
         ),
@@ -119,10 +119,12 @@ def _checked(field: str, ids: Sequence[int], limit: int) -> Ids:
 
 
 def _u64(ids: Sequence[int]) -> Ids:
-    return np.fromiter(ids, np.uint64, len(ids))
+    return np.array(ids, np.uint64)  # 2.5 us for 127 of a message; `fromiter` takes 5.8
 
 
 def _zeros(field: str, ids: Ids) -> Iterator[Violation]:
+    if ids.all():
+        return
     for i in np.flatnonzero(ids == 0)[:_MOST_PER_COLUMN]:
         yield Violation(f"{field}[{i}]", "is 0, which is no id")
 
@@ -131,6 +133,8 @@ def _unknown_actions(field: str, masks: Ids, num_actions: int) -> Iterator[Viola
     if num_actions == 64:
         return
     unknown = masks >> np.uint64(num_actions)
+    if not unknown.any():
+        return
     for i in np.flatnonzero(unknown)[:_MOST_PER_COLUMN]:
         bit = num_actions + int(unknown[i]).bit_length() - 1
         has = f"the model has actions 0 to {num_actions - 1}"

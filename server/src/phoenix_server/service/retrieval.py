@@ -38,14 +38,15 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Context) -> pb.RetrieveResponse:
         """Return the exact top k of one user."""
-        return await self._retrieve(request)
+        return await self._retrieve(request, context.time_remaining())
 
     async def BatchRetrieve(
         self, request: pb.BatchRetrieveRequest, context: Context
     ) -> pb.BatchRetrieveResponse:
         """Return the exact top k of many users; one's failure does not fail the others."""
         requests.read_batch_size(len(request.requests), self._state.limits.max_batch_users)
-        results = await asyncio.gather(*map(self._result, request.requests))
+        timeout_s = context.time_remaining()  # the same for all
+        results = await asyncio.gather(*(self._result(one, timeout_s) for one in request.requests))
         return pb.BatchRetrieveResponse(results=results)
 
     async def EncodeUser(
@@ -54,7 +55,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         """Return a user's representation."""
         engine = self._state.engine
         user = requests.read_user(request.user, self._model)
-        answer = await self._answer(Query(user, top_k=0))
+        answer = await self._answer(Query(user, top_k=0), context.time_remaining())
         return pb.EncodeUserResponse(
             generation=engine.generation,
             user_representation=answer.representation.tolist(),
@@ -70,7 +71,9 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
             request.post_ids, request.author_ids, self._state.limits.max_candidates
         )
         encode = partial(engine.encode_candidates, posts, authors)
-        vectors = await self._state.batcher.call(encode)
+        vectors = await self._state.batcher.call(
+            encode, kind="encode_candidates", timeout_s=context.time_remaining()
+        )
         return pb.EncodeCandidatesResponse(
             generation=engine.generation,
             embedding_size=vectors.shape[1],
@@ -86,7 +89,10 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         post_ids = requests.read_post_ids(request.post_ids, self._state.limits.max_candidates)
         rows = engine.corpus.rows_of(post_ids)
         async with self._ranking:
-            scores = await self._state.batcher.call(partial(engine.score_all, user))
+            score = partial(engine.score_all, user)
+            scores = await self._state.batcher.call(
+                score, kind="score_posts", timeout_s=context.time_remaining()
+            )
             if np.isnan(scores).any():
                 raise ArithmeticError("the user tower gave a vector that is not finite")
             ranks = await asyncio.to_thread(exact_ranks, scores, rows)  # sorts the whole corpus
@@ -102,22 +108,26 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
     def _model(self) -> ModelSizes:
         return self._state.engine.bundle.manifest.model
 
-    async def _retrieve(self, request: pb.RetrieveRequest) -> pb.RetrieveResponse:
+    async def _retrieve(
+        self, request: pb.RetrieveRequest, timeout_s: float | None
+    ) -> pb.RetrieveResponse:
         engine = self._state.engine
         top_k = requests.read_top_k(request.top_k, engine.config.max_top_k)
         user = requests.read_user(request.user, self._model)
-        answer = await self._answer(Query(user, top_k))
+        answer = await self._answer(Query(user, top_k), timeout_s)
         return _response(request, answer, engine)
 
-    async def _answer(self, query: Query) -> Answer:
-        answer = await self._state.batcher.retrieve(query)
+    async def _answer(self, query: Query, timeout_s: float | None) -> Answer:
+        answer = await self._state.batcher.retrieve(query, timeout_s=timeout_s)
         if not math.isfinite(answer.norm):
             raise ArithmeticError("the user tower gave a vector that is not finite")
         return answer
 
-    async def _result(self, request: pb.RetrieveRequest) -> pb.RetrieveResult:
+    async def _result(
+        self, request: pb.RetrieveRequest, timeout_s: float | None
+    ) -> pb.RetrieveResult:
         try:
-            response = await self._retrieve(request)
+            response = await self._retrieve(request, timeout_s)
         except Exception as exc:
             if not isinstance(exc, PhoenixServerError):
                 _log.exception("a request of a batch failed")

@@ -1,0 +1,107 @@
+"""Moving estimates of how long things take, in seconds."""
+
+from collections.abc import Sequence
+
+from phoenix_server.batching.entries import Batch
+
+_GAIN = 1 / 8
+_DEVIATION_GAIN = 1 / 4
+_CAUTION = 3.0  # deviations
+_SPEED_GAIN = 1 / 64
+_SIZE_GAIN = 1 / 8
+
+
+class MovingEstimate:
+    """Mean and mean deviation of what was measured lately, as TCP times round trips (RFC 6298).
+
+    One measurement counts for at most twice, and at least half, the mean, so that a single stall
+    does not make everything after it look slow.
+
+    Attributes:
+        mean: The moving mean, above 0.
+        deviation: The moving mean of the distance from it.
+    """
+
+    def __init__(self, mean: float, deviation: float) -> None:
+        self.mean = mean
+        self.deviation = deviation
+
+    @property
+    def high(self) -> float:
+        """What is seldom exceeded: the mean and four deviations."""
+        return self.mean + _CAUTION * self.deviation
+
+    def observe(self, sample: float) -> None:
+        """Take a measurement into account."""
+        error = _bounded(sample / self.mean) * self.mean - self.mean
+        self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
+        self.mean += _GAIN * error
+
+
+class Forecast:
+    """How long device work, preparation and replies will take, by how long they took.
+
+    A batch's cost, as measured at start-up, is multiplied by a factor: how slow the device is of
+    late, times a correction for batches of about this size, which is learned too.
+
+    Attributes:
+        slowness: Device time of queries over their cost; 1 at first.
+        deviation: Moving mean of the distance of device time from its forecast, relative to that.
+        likely: The most likely factor by the number of users; entry 0 is for calls.
+        cautious: A factor that is seldom exceeded, likewise.
+        preparation: Time to prepare a batch.
+        reply: Time from a batch's end on the device to its replies.
+    """
+
+    def __init__(self, max_batch: int) -> None:
+        self.slowness = 1.0
+        self.deviation = 0.125
+        self.preparation = MovingEstimate(0.001, 0.0005)
+        self.reply = MovingEstimate(0.001, 0.0005)
+        self._sizes = [1.0] * (_size_class(max_batch) + 1)
+        self._classes = [_size_class(users) for users in range(1, max_batch + 1)]
+        self._calls: dict[str, MovingEstimate] = {}
+        self.likely: Sequence[float]
+        self.cautious: Sequence[float]
+        self._refresh()
+
+    def call_cost_s(self, kind: str) -> float:
+        """Return what a kind of call costs, as if at start-up; 0 until one has run."""
+        return self._calls[kind].mean if kind in self._calls else 0.0
+
+    def observe(self, batch: Batch) -> None:
+        """Learn from a batch that has run."""
+        spent_s = batch.ended_s - batch.began_s
+        if batch.kind:
+            spent_s /= self.slowness
+            if batch.kind in self._calls:
+                self._calls[batch.kind].observe(spent_s)
+            else:
+                self._calls[batch.kind] = MovingEstimate(spent_s, spent_s / 2)
+        elif batch.cost_s > 0:
+            error = _bounded(spent_s / (self.likely[batch.users] * batch.cost_s)) - 1
+            self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
+            self.slowness *= 1 + _SPEED_GAIN * error
+            self._sizes[_size_class(batch.users)] *= 1 + _SIZE_GAIN * error
+            self._refresh()
+
+    def relax(self) -> None:
+        """Trust the measurements at start-up again, by a step."""
+        self.slowness += _GAIN * min(1 - self.slowness, 0.0)
+        self._sizes = [size + _GAIN * min(1 - size, 0.0) for size in self._sizes]
+        self.deviation -= _DEVIATION_GAIN * self.deviation
+        self._refresh()
+
+    def _refresh(self) -> None:
+        sizes = [1.0, *(self._sizes[size_class] for size_class in self._classes)]
+        self.likely = [self.slowness * size for size in sizes]
+        self.cautious = [(1 + _CAUTION * self.deviation) * factor for factor in self.likely]
+
+
+def _bounded(ratio: float) -> float:
+    return min(max(ratio, 0.5), 2.0)
+
+
+def _size_class(users: int) -> int:
+    """Return the class of 1, 2, 3 to 4, 5 to 8, ... users, from 0."""
+    return (users - 1).bit_length()

@@ -1,0 +1,219 @@
+"""Order, admission and expiry by deadline, on a clock that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from phoenix_server.errors import DeadlineExceededError, OverloadedError
+from server.batching.fakes import PATIENCE_S, Clock, Device, norms, query, running, start
+
+# A batch of b users is forecast to take 100 + 10 b seconds; at first, for caution, half more. The
+# preparation of the next would begin a few seconds before the end, on a clock that stands still.
+_SLOW = {"user_s": 10.0, "batch_s": 100.0}
+_REPLY_S = 0.005 + 0.003  # the margin, and what replies are thought to take
+
+
+async def test_the_earliest_deadline_runs_first_however_late_it_comes() -> None:
+    async with running(Device(**_SLOW), Clock()) as (device, batcher):
+        tasks = await start(batcher, 1)
+        await device.wait_entered()
+        tasks += await start(batcher, 2, 3, timeout_s=9000.0)
+        tasks += await start(batcher, 4, timeout_s=7000.0)
+        tasks += await start(batcher, 5)  # as if it had 10,000 s
+        tasks += await start(batcher, 6, timeout_s=8000.0)
+        assert device.prepared == [[1]]  # not before the device is about to be free
+        device.release(3)
+        assert await norms(tasks) == [1, 2, 3, 4, 5, 6]
+        assert device.batches == [[1], [4, 6, 2], [3, 5]]
+
+
+async def test_calls_queue_by_their_deadlines_too() -> None:
+    async with running(Device(**_SLOW), Clock()) as (device, batcher):
+        tasks = await start(batcher, 1)
+        await device.wait_entered()
+        tasks += await start(batcher, 2, timeout_s=9000.0)
+        call = asyncio.create_task(batcher.call(device.call(3), kind="call", timeout_s=8000.0))
+        await asyncio.sleep(0)
+        device.release(3)
+        assert await norms(tasks) == [1, 2]
+        assert await call == 3
+        assert device.batches == [[1], [3], [2]]
+
+
+async def test_work_that_cannot_meet_its_deadline_is_refused_at_once() -> None:
+    async with running(Device(**_SLOW), Clock()) as (device, batcher):
+        tasks = await start(batcher, 1)
+        await device.wait_entered()
+        needed_s = 1.5 * (110 + 110) + _REPLY_S
+        with pytest.raises(OverloadedError, match=r"with 330\.000 s left, it would be") as caught:
+            await batcher.retrieve(query(2), timeout_s=330.0)
+        assert caught.value.retry_after_s == pytest.approx(needed_s - 330)
+        tasks += await start(batcher, 3, timeout_s=needed_s + 0.001)
+        device.release(2)
+        assert await norms(tasks) == [1, 3]
+        assert device.batches == [[1], [3]]
+        stats = batcher.stats()
+        assert (stats.refused_late, stats.accepted) == (1, 2)
+
+
+async def test_an_urgent_call_is_refused_where_it_would_make_an_accepted_one_late() -> None:
+    async with running(Device(**_SLOW), Clock()) as (device, batcher):
+        tasks = await start(batcher, 1)
+        await device.wait_entered()
+        tasks += await start(batcher, 2, timeout_s=340.0)
+        with pytest.raises(OverloadedError, match="it or another would be"):
+            await batcher.retrieve(query(3), timeout_s=339.0)
+        assert batcher.stats().waiting == 1
+        device.release(2)
+        assert await norms(tasks) == [1, 2]
+
+
+async def test_a_call_without_a_deadline_is_admitted_by_the_default() -> None:
+    async with running(Device(**_SLOW), Clock(), default_timeout_s=331.0) as (device, batcher):
+        tasks = await start(batcher, 1)
+        await device.wait_entered()
+        tasks += await start(batcher, 2)
+        with pytest.raises(OverloadedError, match="it would be"):
+            await batcher.retrieve(query(3))
+        device.release(2)
+        assert await norms(tasks) == [1, 2]
+
+
+async def test_a_call_without_a_deadline_runs_however_long_it_takes() -> None:
+    clock = Clock()
+    async with running(Device(**_SLOW), clock) as (device, batcher):
+        tasks = await start(batcher, 1)
+        await device.wait_entered()
+        tasks += await start(batcher, 2)
+        clock.now_s += 1e6
+        device.release(2)
+        assert await norms(tasks) == [1, 2]
+
+
+async def test_work_that_has_expired_never_reaches_the_device() -> None:
+    clock = Clock()
+    async with running(Device(**_SLOW), clock) as (device, batcher):
+        tasks = await start(batcher, 1)
+        await device.wait_entered()
+        (late,) = await start(batcher, 2, timeout_s=500.0)
+        tasks += await start(batcher, 3, timeout_s=5000.0)
+        clock.now_s += 500.0
+        device.release(2)
+        with pytest.raises(DeadlineExceededError):
+            await late
+        assert await norms(tasks) == [1, 3]
+        assert device.batches == [[1], [3]]
+        assert batcher.stats().expired == 1
+
+
+async def test_work_that_expires_once_it_is_prepared_never_reaches_the_device() -> None:
+    clock = Clock()
+    async with running(Device(batch_s=0), clock) as (device, batcher):
+        tasks = await start(batcher, 1)
+        await device.wait_entered()
+        (late,) = await start(batcher, 2, timeout_s=500.0)
+        for _ in range(2):
+            await device.wait_prepared()
+        clock.now_s += 500.0
+        device.release(100)
+        with pytest.raises(DeadlineExceededError):
+            await late
+        assert await norms([*tasks, *await start(batcher, 3)]) == [1, 3]
+        assert device.batches == [[1], [3]]
+        assert batcher.stats().expired == 1
+
+
+async def test_work_that_can_no_longer_be_in_time_is_refused_instead_of_run() -> None:
+    clock = Clock()
+    async with running(Device(**_SLOW), clock) as (device, batcher):
+        tasks = await start(batcher, 1)
+        await device.wait_entered()
+        (late,) = await start(batcher, 2, timeout_s=500.0)
+        tasks += await start(batcher, 3, timeout_s=5000.0)
+        clock.now_s += 450.0
+        device.release(2)
+        with pytest.raises(OverloadedError, match="longer than was foreseen") as caught:
+            await late
+        assert caught.value.retry_after_s > 0
+        assert await norms(tasks) == [1, 3]
+        assert device.batches == [[1], [3]]
+        stats = batcher.stats()
+        assert (stats.dropped_late, stats.expired) == (1, 0)
+
+
+async def test_callers_that_leave_are_told_apart() -> None:
+    clock = Clock()
+    async with running(Device(**_SLOW), clock) as (device, batcher):
+        tasks = await start(batcher, 1, timeout_s=400.0)
+        await device.wait_entered()
+        tasks += await start(batcher, 2, timeout_s=400.0)
+        tasks += await start(batcher, 3, timeout_s=4000.0)
+        clock.now_s += 400.0
+        for task in tasks:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        stats = batcher.stats()
+        assert (stats.overrun, stats.expired, stats.cancelled) == (1, 1, 1)
+        device.release(2)
+        assert await norms(await start(batcher, 4)) == [4]
+
+
+async def test_slow_batches_make_the_queue_refuse_what_it_took_before() -> None:
+    clock = Clock()
+    async with running(Device(**_SLOW), clock) as (device, batcher):
+        for name in range(1, 6):
+            tasks = await start(batcher, name, timeout_s=1000.0)
+            await device.wait_entered()
+            clock.now_s += 220.0  # twice the forecast
+            device.release()
+            assert await norms(tasks) == [name]
+        stats = batcher.stats()
+        assert 1.0 < stats.slowness < 2.0
+        assert stats.forecast_deviation > 0.125
+        assert stats.device_s == 5 * 220.0
+        with pytest.raises(OverloadedError):
+            await batcher.retrieve(query(6), timeout_s=200.0)
+
+
+async def test_an_idle_device_is_tried_again_after_it_was_slow() -> None:
+    clock = Clock()
+    async with running(Device(**_SLOW), clock) as (device, batcher):
+        for name in range(1, 9):
+            tasks = await start(batcher, name, timeout_s=1000.0)
+            await device.wait_entered()
+            clock.now_s += 220.0
+            device.release()
+            assert await norms(tasks) == [name]
+        device.release()
+        async with asyncio.timeout(PATIENCE_S):
+            refusals = 0
+            while refusals == batcher.stats().refused_late:
+                with suppress(OverloadedError):
+                    await batcher.retrieve(query(9), timeout_s=150.0)
+                    break
+                refusals += 1
+        assert 0 < refusals < 100
+
+
+async def test_replies_that_take_long_are_allowed_for() -> None:
+    clock = Clock()
+    async with running(Device(**_SLOW), clock) as (device, batcher):
+
+        async def reply(name: int) -> None:
+            await batcher.retrieve(query(name), timeout_s=1000.0)
+            clock.now_s += 5.0
+
+        for name in range(1, 90):
+            task = asyncio.create_task(reply(name))
+            await device.wait_entered()
+            clock.now_s += 110.0
+            device.release()
+            await task
+            await asyncio.sleep(0)
+        assert batcher.stats().reply_s == pytest.approx(5.0, rel=0.05)
+        with pytest.raises(OverloadedError):
+            await batcher.retrieve(query(90), timeout_s=114.9)
