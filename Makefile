@@ -68,7 +68,7 @@ serve: $(CORPUS).compiled ## Install, export, build the corpus and serve
 test: $(INSTALLED) ## Run the tests (ARGS go to pytest)
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(PEERS) ## Measure beside peers: all suites, or SUITE="topk startup"
+bench: $(PEERS) $(GHZ) ## Measure beside peers: all suites, or SUITE="topk startup"
 	$(BIN)/python -m phoenix_bench run $(SUITE) $(ARGS)
 
 $(PEERS): $(INSTALLED)

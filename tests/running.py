@@ -12,7 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import IO, NamedTuple
 
-from phoenix_server.serve import ServeConfig, Server
+from phoenix_server.config import ServeConfig
+from phoenix_server.serve import Server
 
 READY = re.compile(r"SERVING on (\S+)")
 

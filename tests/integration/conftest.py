@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from phoenix_server.bundle import open_bundle
+from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.importing import import_corpus
-from phoenix_server.serve import ServeConfig
-from phoenix_server.service.state import Limits
+from phoenix_server.limits import Limits
 from phoenix_server.sizes import EngineConfig
 from running import run_server
 

@@ -20,8 +20,9 @@ from integration.conftest import SMALL
 from phoenix_client import CallCancelledError, PhoenixClient, UnavailableError, User
 from phoenix_retrieval.v1.manifest_pb2 import BundleManifest
 from phoenix_server import serve
+from phoenix_server.config import ServeConfig
 from phoenix_server.engine import Answer, Engine, LaunchedBatch
-from phoenix_server.serve import ServeConfig
+from phoenix_server.opening import Opened
 from running import run_server, spawn_server
 
 QUICK = replace(SMALL, batch_sizes=(1,), history_lengths=(), result_sizes=())
@@ -98,12 +99,12 @@ def test_while_it_loads_calls_are_unavailable_and_health_says_so(
     seen: list[object] = []
     load = serve.load_engine
 
-    def look_around_then_load(config: ServeConfig) -> Engine:
+    def look_around_then_load(config: ServeConfig, opened: Opened | None) -> Engine:
         (address,) = listening
         seen.append(health(address))
         with PhoenixClient(address) as client, pytest.raises(UnavailableError, match="loads"):
             client.get_model()
-        return load(config)
+        return load(config, opened)
 
     listen = serve.Server._listen  # pyright: ignore[reportPrivateUsage]
 
@@ -146,8 +147,8 @@ def test_a_signal_while_it_loads_exits_with_0(
     paths = ["--bundle", str(bundle_f32), "--corpus", str(golden_corpus)]
     with subprocess.Popen([*command, *paths], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while "compiling what can serve" not in process.stderr.readline():
-            assert process.poll() is None
+        while "serve: loading " not in (line := process.stderr.readline()):
+            assert line, "it ended"
         process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(timeout=60) == 0

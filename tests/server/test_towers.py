@@ -8,8 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from phoenix_server.bundle import open_bundle, verify
+from phoenix_server.config import ServeConfig
 from phoenix_server.errors import BundleError
-from phoenix_server.serve import ServeConfig, load_engine
+from phoenix_server.serve import load_engine
 from phoenix_server.towers import Towers
 from server.cases import copied, edit_manifest, resum
 

@@ -1,4 +1,7 @@
-"""The command line, `phoenix-server`: serve, compile, import-corpus, build-corpus, inspect."""
+"""The command line, `phoenix-server`: serve, compile, import-corpus, build-corpus, inspect.
+
+JAX takes seconds to import; commands do so themselves, once they have read what they were given.
+"""
 
 import asyncio
 import logging
@@ -15,20 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from phoenix_server.artifacts import describe_error
-from phoenix_server.batching import QueueConfig
+from phoenix_server.batching.config import QueueConfig
 from phoenix_server.bundle import Bundle, open_bundle, verify
-from phoenix_server.compiled import compiled_path, writing_compiled
-from phoenix_server.corpus.building import build_corpus
-from phoenix_server.corpus.importing import import_corpus
-from phoenix_server.corpus.sampling import sample_vectors
+from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.snapshot import open_snapshot
-from phoenix_server.devices import choose_devices, split_cpu
-from phoenix_server.engine import compile_towers
 from phoenix_server.errors import PhoenixServerError
-from phoenix_server.inspecting import explain
-from phoenix_server.serve import ServeConfig, load_engine
-from phoenix_server.serve import serve as run_server
-from phoenix_server.service.state import MOST_REQUEST_BYTES, Limits
+from phoenix_server.limits import MOST_REQUEST_BYTES, Limits
+from phoenix_server.opening import Opened
 from phoenix_server.sizes import EngineConfig
 
 app = typer.Typer(
@@ -53,20 +49,28 @@ ShardsOption = Annotated[
         help="Devices to spread the corpus over. Default: all accelerators, or one CPU device.",
     ),
 ]
+ScanOption = Annotated[
+    Literal["tiles", "kernel"],
+    typer.Option(
+        envvar="PHOENIX_SCAN",
+        help="What the corpus is searched with: XLA's own code, or kernels for GPUs.",
+    ),
+]
 TopKOption = Annotated[
     int, typer.Option(min=1, envvar="PHOENIX_MAX_TOP_K", help="Largest top_k of a request.")
 ]
 _ENGINE, _LIMITS, _QUEUE = EngineConfig(), Limits(), QueueConfig()
 
 
-@app.command()
-def serve(
+@app.command(name="serve")
+def serve_command(
     bundle: BundleOption,
     corpus: Annotated[Path, typer.Option(envvar="PHOENIX_CORPUS", help="The corpus's directory.")],
     listen: Annotated[
         str, typer.Option(envvar="PHOENIX_LISTEN", help="host:port; port 0 takes a free one.")
     ] = ServeConfig.listen,
     shards: ShardsOption = None,
+    scan: ScanOption = _ENGINE.scan,
     max_top_k: TopKOption = _ENGINE.max_top_k,
     max_request_bytes: Annotated[
         int, typer.Option(min=1024, max=MOST_REQUEST_BYTES, help="Largest request.")
@@ -116,9 +120,12 @@ def serve(
             default_timeout_s=default_timeout_s,
             reply_margin_s=reply_margin_s,
         ),
-        engine=EngineConfig(max_top_k=max_top_k),
+        engine=EngineConfig(max_top_k=max_top_k, scan=scan),
     )
-    asyncio.run(run_server(config))
+    opened = Opened(bundle, corpus)  # verifies while the rest is imported
+    from phoenix_server.serve import serve
+
+    asyncio.run(serve(config, opened))
 
 
 @app.command(name="compile")
@@ -132,16 +139,22 @@ def compile_command(
         ),
     ] = None,
     shards: ShardsOption = None,
+    scan: ScanOption = _ENGINE.scan,
     max_top_k: TopKOption = _ENGINE.max_top_k,
 ) -> None:
     """Compile ahead for this machine, with the options that `serve` will have."""
+    from phoenix_server.compiled import compiled_path, writing_compiled
+    from phoenix_server.devices import choose_devices, split_cpu
+    from phoenix_server.engine import compile_towers
+    from phoenix_server.serve import load_engine
+
     began = time.monotonic()
     if shards is not None:
         split_cpu(shards)
     opened = _verified(bundle)
     device = choose_devices(shards)[0]
     path = compiled_path(bundle, device)
-    engine = EngineConfig(max_top_k=max_top_k)
+    engine = EngineConfig(max_top_k=max_top_k, scan=scan)
     with writing_compiled(path):
         if corpus is None:
             compile_towers(opened, device, engine)
@@ -164,6 +177,9 @@ def import_command(
     drop_duplicates: DropOption = False,
 ) -> None:
     """Make a corpus of published posts, with the vectors that come with them."""
+    from phoenix_server.corpus.importing import import_corpus
+    from phoenix_server.corpus.sampling import sample_vectors
+
     opened = _verified(bundle)
     with _progress(out) as report:
         import_corpus(
@@ -197,6 +213,8 @@ def build_command(
     drop_duplicates: DropOption = False,
 ) -> None:
     """Make a corpus of posts: the bundle's candidate tower encodes them."""
+    from phoenix_server.corpus.building import build_corpus
+
     opened = _verified(bundle)
     with _progress(out) as report:
         build_corpus(parquet, opened, out, drop_duplicates=drop_duplicates, report=report)
@@ -207,6 +225,8 @@ def inspect(
     paths: Annotated[list[Path], typer.Argument(help="Bundles and corpora.")],
 ) -> None:
     """Say what a bundle or a corpus is, whether it is whole, and whether two fit together."""
+    from phoenix_server.inspecting import explain
+
     for line in explain(paths, datetime.now(UTC)):
         typer.echo(line)
 

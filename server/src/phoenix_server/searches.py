@@ -6,7 +6,6 @@ Shapes:
     N  rows of the corpus
 """
 
-import time
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from phoenix_server.corpus.index import CorpusIndex
 from phoenix_server.errors import StartupError
+from phoenix_server.stopwatch import device_seconds
 from phoenix_server.topk import TopK
 
 _ROUNDING = 1e-4  # of a float32 score of a vector some eleven long
@@ -54,11 +54,10 @@ class Searches:
         search = jax.jit(partial(self._corpus.layout.top_k, k=top_k))
         program = search.lower(self._corpus.device, spec).compile()
         queries = jax.device_put(self._probes(batch_size), self._corpus.layout.replicated)
-        began = time.perf_counter()
-        jax.block_until_ready(program(self._corpus.device, queries))
         # New dictionaries: another thread may be looking through the old ones.
         size = (batch_size, top_k)
-        self._seconds = {**self._seconds, size: time.perf_counter() - began}
+        seconds = device_seconds(lambda: program(self._corpus.device, queries))
+        self._seconds = {**self._seconds, size: seconds}
         self._searches = {**self._searches, size: program}
 
     def compile_assembly(self, chunk_size: int, batch_size: int) -> None:
@@ -105,9 +104,9 @@ class Searches:
         return min(batch for batch, _ in self._searches if batch >= users)
 
     def seconds(self, users: int) -> float:
-        """Return what the dearest search for so many users took when it was compiled."""
+        """Return what the cheapest search for so many users took when it was compiled."""
         batch = self.batch_size(users)
-        return max(seconds for (b, _), seconds in self._seconds.items() if b == batch)
+        return min(seconds for (b, _), seconds in self._seconds.items() if b == batch)
 
     def assemble(
         self, assembled: Assembled, chunk: Assembled, places: npt.NDArray[np.int32]

@@ -5,12 +5,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable
 from typing import TypeVar
 
 import grpc
@@ -23,21 +18,18 @@ from phoenix_retrieval.v1 import (
     retrieval_service_pb2,
     retrieval_service_pb2_grpc,
 )
-from phoenix_server import bundle as bundles
-from phoenix_server.batching import Batcher, QueueConfig
-from phoenix_server.bundle import Bundle
+from phoenix_server.batching.batcher import Batcher
 from phoenix_server.compiled import compiled_path, use_compiled
-from phoenix_server.corpus.snapshot import Snapshot, open_snapshot, verify
+from phoenix_server.config import ServeConfig
 from phoenix_server.devices import choose_devices, split_cpu
 from phoenix_server.engine import Engine
 from phoenix_server.errors import StartupError
-from phoenix_server.generation import check_pair
 from phoenix_server.interceptors import CallInterceptor
 from phoenix_server.memory import release_unused_memory
+from phoenix_server.opening import Opened
 from phoenix_server.service.model import ModelServicer
 from phoenix_server.service.retrieval import RetrievalServicer
-from phoenix_server.service.state import Limits, ServingState
-from phoenix_server.sizes import EngineConfig
+from phoenix_server.service.state import ServingState
 
 _log = logging.getLogger(__name__)
 
@@ -56,38 +48,6 @@ _MAX_PORT = 65535
 _MOST_PENDING = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServeConfig:
-    """What to serve, and how.
-
-    Attributes:
-        bundle: A bundle's directory.
-        corpus: A corpus's directory.
-        listen: Where to, as host:port; port 0 takes a free one.
-        shards: How many devices to spread the corpus over. Default: all accelerators, or one CPU
-            device.
-        grace_s: How long calls in flight may take to finish after SIGTERM, in seconds.
-        limits: The largest requests that are taken.
-        queue: The queue's limits.
-        engine: The sizes to compile for.
-    """
-
-    bundle: Path
-    corpus: Path
-    listen: str = "127.0.0.1:50051"
-    shards: int | None = None
-    grace_s: float = 10.0
-    limits: Limits = field(default_factory=Limits)
-    queue: QueueConfig = field(default_factory=QueueConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-
-    def __post_init__(self) -> None:
-        if self.shards is not None and self.shards < 1:
-            raise ValueError(f"shards: {self.shards} is not positive")
-        if self.grace_s < 0:
-            raise ValueError(f"grace_s: {self.grace_s} is negative")
-
-
 class Server:
     """One server.
 
@@ -95,8 +55,9 @@ class Server:
         address: Where it listens, once it does.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, opened: Opened | None = None) -> None:
         self.address = config.listen
+        self._opened = opened
         self._config = config
         self._state = ServingState(config.limits)
         self._health = health.aio.HealthServicer()
@@ -124,7 +85,7 @@ class Server:
         server = self._listen()
         await server.start()
         stopped = asyncio.create_task(self._stop.wait())
-        loading = _in_thread(lambda: load_engine(self._config))
+        loading = _in_thread(lambda: load_engine(self._config, self._opened))
         try:
             await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():
@@ -206,45 +167,36 @@ class Server:
             await self._health.set(service, status)
 
 
-def load_engine(config: ServeConfig) -> Engine:
-    """Verify the files and bring up the engine; takes seconds.
+def load_engine(config: ServeConfig, opened: Opened | None = None) -> Engine:
+    """Bring up the engine, and see that its files are verified; takes seconds.
+
+    Args:
+        config: What to serve.
+        opened: The bundle and the corpus, if they were opened before.
 
     Raises:
         ArtifactError: The bundle or the corpus cannot be used.
-        StartupError: There are too few devices.
+        StartupError: There are too few devices, or the search does not work on them.
     """
-    bundle = bundles.open_bundle(config.bundle)
-    snapshot = open_snapshot(config.corpus)
-    bundle.check_current(datetime.now(UTC))
-    check_pair(bundle, snapshot)
-    _log.info("verifying and loading %s and %s", config.bundle, config.corpus)
-    bundles.verify_programs(bundle)
-    with _verifying(bundle, snapshot):
-        engine = Engine(bundle, snapshot, choose_devices(config.shards), config.engine)
+    opened = opened or Opened(config.bundle, config.corpus)
+    _log.info("loading %s and %s", config.bundle, config.corpus)
+    try:
+        devices = choose_devices(config.shards)
+        engine = Engine(opened.bundle, opened.snapshot, devices, config.engine)
+    finally:
+        opened.verify()  # a damaged file is then the cause of any other error
     release_unused_memory()
     return engine
 
 
-@contextmanager
-def _verifying(bundle: Bundle, snapshot: Snapshot) -> Generator[None, None, None]:
-    """Verify the large files during the block.
-
-    Raises:
-        ArtifactError: One is not as it should be. That is then the cause of any other error.
-    """
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        checks = [pool.submit(bundles.verify_tables, bundle), pool.submit(verify, snapshot)]
-        try:
-            yield
-        finally:
-            for check in checks:
-                check.result()
-
-
-async def serve(config: ServeConfig) -> None:
+async def serve(config: ServeConfig, opened: Opened | None = None) -> None:
     """Be the server of this process: serve until SIGTERM or SIGINT, then drain.
 
     A second signal ends the process at once.
+
+    Args:
+        config: What to serve.
+        opened: The bundle and the corpus, if they were opened before.
 
     Raises:
         PhoenixServerError: As `Server.run`.
@@ -253,7 +205,7 @@ async def serve(config: ServeConfig) -> None:
         split_cpu(config.shards)
     if config.bundle.is_dir():
         use_compiled(compiled_path(config.bundle, choose_devices(config.shards)[0]))
-    server = Server(config)
+    server = Server(config, opened)
     loop = asyncio.get_running_loop()
 
     def drain() -> None:

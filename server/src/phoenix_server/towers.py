@@ -9,7 +9,6 @@ a pause on the request path.
 """
 
 import logging
-import time
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from phoenix_server.bundle import SELFTEST, TABLES, WEIGHTS, Bundle, table_path
 from phoenix_server.devices import Device
 from phoenix_server.errors import BundleError
 from phoenix_server.features import HostArrays
+from phoenix_server.stopwatch import device_seconds
 
 DeviceArrays = Mapping[str, jax.Array]
 
@@ -92,12 +92,10 @@ class Towers:
         """Compile the user tower for batches of [B, S], and run it once."""
         program = self._users.compile({"b": batch_size, "s": length})
         inputs = self._bundle.features.users([], batch_size, length)
-        jax.block_until_ready(program(jax.device_put(inputs, self._device)))
-        began = time.perf_counter()
-        jax.block_until_ready(program(jax.device_put(inputs, self._device)))
         # New dictionaries: another thread may be looking through the old ones.
         size = (batch_size, length)
-        self._user_seconds = {**self._user_seconds, size: time.perf_counter() - began}
+        seconds = device_seconds(lambda: program(jax.device_put(inputs, self._device)))
+        self._user_seconds = {**self._user_seconds, size: seconds}
         self._user_programs = {**self._user_programs, size: program}
 
     def compile_candidates(self, batch_size: int) -> None:

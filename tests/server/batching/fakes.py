@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from phoenix_server.batching import Batcher, QueueConfig
+from phoenix_server.batching.batcher import Batcher
+from phoenix_server.batching.config import QueueConfig
 from phoenix_server.engine import Answer, Query
 from server.cases import random_user
 

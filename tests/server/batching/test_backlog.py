@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import cast
 
@@ -13,7 +13,7 @@ from phoenix_server.batching.entries import Entry
 from server.batching.fakes import query
 
 _NOBODY = cast("asyncio.Future[object]", None)
-_AS_MEASURED = [1.0] * 4
+_AS_MEASURED = [1.0] * 5
 
 
 def entry(number: int, due_s: float, *, cost_s: float = 1.0, has_deadline: bool = True) -> Entry:
@@ -106,7 +106,7 @@ def test_lateness_counts_whole_batches_before_and_with_the_newest() -> None:
     # 10 s and 3 users, then 10 s and 1 user, from second 1000 on
     assert backlog.lateness(place, 1000.0, _AS_MEASURED) == 1.0
     assert backlog.lateness(place, 999.0, _AS_MEASURED) == 0.0
-    assert backlog.lateness(place, 999.0, [2.0] * 4) == 24.0
+    assert backlog.lateness(place, 999.0, [2.0] * 5) == 24.0
 
 
 def test_an_urgent_entry_must_not_make_others_late() -> None:
@@ -147,6 +147,20 @@ def test_a_batch_is_short_where_its_first_would_come_too_late() -> None:
     assert _form(backlog) == ([2], [])
 
 
+def test_a_batch_that_must_be_short_is_as_long_as_pays() -> None:
+    limits = (45.0, 99.0, 99.0, 99.0)
+
+    def formed(batch_seconds: Callable[[int], float]) -> list[int]:
+        backlog = Backlog(4, batch_seconds)
+        for number, limit_s in enumerate(limits):
+            backlog.add(entry(number, limit_s))
+        return _form(backlog)[0]
+
+    assert formed(lambda users: {1: 10.0, 2: 10.0, 3: 40.0, 4: 60.0}[users]) == [0, 1]
+    assert formed(lambda users: {1: 10.0, 2: 10.0, 3: 12.0, 4: 60.0}[users]) == [0, 1, 2]
+    assert formed(lambda users: 40.0) == [0, 1, 2, 3]
+
+
 def test_a_batch_is_not_short_at_the_expense_of_those_behind() -> None:
     backlog = _backlog(entry(0, 12.0), entry(1, 14.0), entry(2, 14.0), entry(3, 999.0))
     assert _form(backlog) == ([1, 2, 3], [0])
@@ -161,7 +175,7 @@ def test_what_can_no_longer_be_in_time_is_given_up_and_others_take_its_place() -
 
 def test_entries_are_admitted_by_the_cautious_forecast_and_given_up_by_the_likely_one() -> None:
     backlog = _backlog(entry(0, 13.0), entry(1, 13.0), entry(2, 13.0))
-    assert _form(backlog, cautious=[2.0] * 4, margin_s=5.0) == ([0, 1, 2], [])
+    assert _form(backlog, cautious=[2.0] * 5, margin_s=5.0) == ([0, 1, 2], [])
 
 
 _ARRIVALS = st.lists(

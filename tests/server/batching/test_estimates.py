@@ -54,7 +54,7 @@ def test_at_first_the_forecast_is_what_was_measured_at_start_up() -> None:
     assert forecast.cautious == [1.5] * 6
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(st.floats(0.3, 3.0), min_size=4, max_size=4))
 def test_each_size_of_batch_is_forecast_by_its_own_past(truths: list[float]) -> None:
     forecast = Forecast(8)
@@ -71,7 +71,18 @@ def test_what_one_size_teaches_holds_for_the_others_in_part() -> None:
     for _ in range(50):
         forecast.observe(_queries(8, cost_s=1.0, spent_s=2.0))
     assert forecast.likely[8] == pytest.approx(2.0, rel=0.01)
-    assert 1.1 < forecast.likely[1] == forecast.likely[0] == forecast.slowness < 1.9
+    assert 1.05 < forecast.likely[1] == forecast.likely[0] == forecast.slowness < 1.9
+
+
+def test_irregular_batches_of_one_size_make_no_other_size_suspect() -> None:
+    forecast = Forecast(8)
+    for i in range(100):
+        forecast.observe(_queries(1, cost_s=1.0, spent_s=1.5 if i % 2 else 0.75))
+        forecast.observe(_queries(8, cost_s=1.0, spent_s=1.0))
+    caution = [
+        high / factor for high, factor in zip(forecast.cautious, forecast.likely, strict=True)
+    ]
+    assert caution[1] > 2 > 1.2 > caution[8]
 
 
 def test_a_batch_that_was_to_cost_nothing_teaches_nothing() -> None:

@@ -11,13 +11,16 @@ from google.rpc import code_pb2
 
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1.user_pb2 import User
-from phoenix_server.batching import Batcher, QueueConfig, QueueStats
+from phoenix_server.batching.batcher import Batcher
+from phoenix_server.batching.config import QueueConfig
+from phoenix_server.batching.stats import QueueStats
 from phoenix_server.engine import Answer, Engine, Query
 from phoenix_server.errors import InvalidRequestError, NotReadyError, OverloadedError
 from phoenix_server.features import UserColumns
+from phoenix_server.limits import Limits
 from phoenix_server.service.model import ModelServicer
 from phoenix_server.service.retrieval import RetrievalServicer
-from phoenix_server.service.state import Limits, ServingState
+from phoenix_server.service.state import ServingState
 from server.cases import random_user
 
 

@@ -149,21 +149,27 @@ class Backlog:
             place, start_s = planned.end, planned.ends_s
 
     def _batch(self, begin: int, start_s: float, factors: Factors) -> _Planned:
-        """Return the batch from `begin`: the longest in time, or the longest if none is."""
+        """Return the batch from `begin`: the longest, if it is in time or none is.
+
+        Otherwise, of those in time, the one of most users a second: a search of the next size may
+        cost more than it gains.
+        """
         full, limit = self._full(begin)
         ends_s = start_s + self._time(begin, full, factors)
         longest = _Planned(begin, full, ends_s)
         if ends_s <= limit:
             return longest
-        in_time: _Planned | None = None
+        best, most_users = longest, 0.0
         limit = inf
         for end in range(begin + 1, full):
             limit = min(limit, self._limits[end - 1])
-            ends_s = start_s + self._time(begin, end, factors)
-            if ends_s > limit:
+            spent_s = self._time(begin, end, factors)
+            if start_s + spent_s > limit:
                 break
-            in_time = _Planned(begin, end, ends_s)
-        return in_time or longest
+            users = (end - begin) / spent_s if spent_s > 0 else inf
+            if users >= most_users:
+                best, most_users = _Planned(begin, end, start_s + spent_s), users
+        return best
 
     def _full(self, begin: int) -> tuple[int, float]:
         """Return where the longest batch from `begin` ends, and the earliest deadline in it."""

@@ -6,8 +6,9 @@ from phoenix_server.batching.entries import Batch
 
 _GAIN = 1 / 8
 _DEVIATION_GAIN = 1 / 4
-_CAUTION = 3.0  # deviations
-_SPEED_GAIN = 1 / 64
+_CAUTION = 4.0  # deviations, as TCP allows a round trip
+_FIRST_DEVIATION = 1 / 8
+_SLOWNESS_GAIN = 1 / 64
 _SIZE_GAIN = 1 / 8
 
 
@@ -42,11 +43,13 @@ class Forecast:
     """How long device work, preparation and replies will take, by how long they took.
 
     A batch's cost, as measured at start-up, is multiplied by a factor: how slow the device is of
-    late, times a correction for batches of about this size, which is learned too.
+    late, times a correction for batches of about this size, which is learned too. So is how far
+    batches of about this size are from their forecast: small ones are less regular than large ones.
 
     Attributes:
         slowness: Device time of queries over their cost; 1 at first.
-        deviation: Moving mean of the distance of device time from its forecast, relative to that.
+        deviation: Moving mean of the distance of device time from its forecast, relative to that,
+            for batches of all sizes.
         likely: The most likely factor by the number of users; entry 0 is for calls.
         cautious: A factor that is seldom exceeded, likewise.
         preparation: Time to prepare a batch.
@@ -55,10 +58,12 @@ class Forecast:
 
     def __init__(self, max_batch: int) -> None:
         self.slowness = 1.0
-        self.deviation = 0.125
+        self.deviation = _FIRST_DEVIATION
         self.preparation = MovingEstimate(0.001, 0.0005)
         self.reply = MovingEstimate(0.001, 0.0005)
-        self._sizes = [1.0] * (_size_class(max_batch) + 1)
+        classes = _size_class(max_batch) + 1
+        self._sizes = [1.0] * classes
+        self._deviations = [_FIRST_DEVIATION] * classes
         self._classes = [_size_class(users) for users in range(1, max_batch + 1)]
         self._calls: dict[str, MovingEstimate] = {}
         self.likely: Sequence[float]
@@ -80,22 +85,28 @@ class Forecast:
                 self._calls[batch.kind] = MovingEstimate(spent_s, spent_s / 2)
         elif batch.cost_s > 0:
             error = _bounded(spent_s / (self.likely[batch.users] * batch.cost_s)) - 1
+            size = _size_class(batch.users)
+            self.slowness *= 1 + _SLOWNESS_GAIN * error
+            self._sizes[size] *= 1 + _SIZE_GAIN * error
+            self._deviations[size] += _DEVIATION_GAIN * (abs(error) - self._deviations[size])
             self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
-            self.slowness *= 1 + _SPEED_GAIN * error
-            self._sizes[_size_class(batch.users)] *= 1 + _SIZE_GAIN * error
             self._refresh()
 
     def relax(self) -> None:
         """Trust the measurements at start-up again, by a step."""
         self.slowness += _GAIN * min(1 - self.slowness, 0.0)
         self._sizes = [size + _GAIN * min(1 - size, 0.0) for size in self._sizes]
-        self.deviation -= _DEVIATION_GAIN * self.deviation
+        self._deviations = [(1 - _DEVIATION_GAIN) * deviation for deviation in self._deviations]
         self._refresh()
 
     def _refresh(self) -> None:
-        sizes = [1.0, *(self._sizes[size_class] for size_class in self._classes)]
+        sizes = [1.0, *(self._sizes[size] for size in self._classes)]
+        deviations = [self.deviation, *(self._deviations[size] for size in self._classes)]
         self.likely = [self.slowness * size for size in sizes]
-        self.cautious = [(1 + _CAUTION * self.deviation) * factor for factor in self.likely]
+        self.cautious = [
+            factor * (1 + _CAUTION * deviation)
+            for factor, deviation in zip(self.likely, deviations, strict=True)
+        ]
 
 
 def _bounded(ratio: float) -> float:

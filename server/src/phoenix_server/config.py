@@ -1,0 +1,40 @@
+"""What to serve, and how. Imports nothing that takes long."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from phoenix_server.batching.config import QueueConfig
+from phoenix_server.limits import Limits
+from phoenix_server.sizes import EngineConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """What to serve, and how.
+
+    Attributes:
+        bundle: A bundle's directory.
+        corpus: A corpus's directory.
+        listen: Where to, as host:port; port 0 takes a free one.
+        shards: How many devices to spread the corpus over. Default: all accelerators, or one CPU
+            device.
+        grace_s: How long calls in flight may take to finish after SIGTERM, in seconds.
+        limits: The largest requests that are taken.
+        queue: The queue's limits.
+        engine: The sizes to compile for.
+    """
+
+    bundle: Path
+    corpus: Path
+    listen: str = "127.0.0.1:50051"
+    shards: int | None = None
+    grace_s: float = 10.0
+    limits: Limits = field(default_factory=Limits)
+    queue: QueueConfig = field(default_factory=QueueConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if self.shards is not None and self.shards < 1:
+            raise ValueError(f"shards: {self.shards} is not positive")
+        if self.grace_s < 0:
+            raise ValueError(f"grace_s: {self.grace_s} is negative")

@@ -1,0 +1,45 @@
+"""Open a bundle and a corpus, and verify their files while something else goes on."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+from phoenix_server import bundle as bundles
+from phoenix_server.corpus import snapshot as snapshots
+from phoenix_server.generation import check_pair
+
+
+class Opened:
+    """A bundle and a corpus that fit together.
+
+    Attributes:
+        bundle: The bundle. All but its tables have been verified.
+        snapshot: The corpus.
+    """
+
+    def __init__(self, bundle: Path, corpus: Path) -> None:
+        """Open both, and begin to verify the large files: hashing leaves Python to others.
+
+        Raises:
+            ArtifactError: One cannot be used, or they do not fit together.
+        """
+        self.bundle = bundles.open_bundle(bundle)
+        self.snapshot = snapshots.open_snapshot(corpus)
+        self.bundle.check_current(datetime.now(UTC))
+        check_pair(self.bundle, self.snapshot)
+        bundles.verify_programs(self.bundle)
+        pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="verify")
+        self._checks: tuple[Future[None], ...] = (
+            pool.submit(bundles.verify_tables, self.bundle),
+            pool.submit(snapshots.verify, self.snapshot),
+        )
+        pool.shutdown(wait=False)  # they go on
+
+    def verify(self) -> None:
+        """Wait until all files are verified.
+
+        Raises:
+            ArtifactError: One is missing, truncated or changed.
+        """
+        for check in self._checks:
+            check.result()
