@@ -27,8 +27,8 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
 	  awk -F ':.*## ' '{printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: CHECKPOINT, DTYPE, BUNDLE, CORPUS, LISTEN, SHARDS, SUITE; IMPORT and ARGS are passed"
-	@echo "to import-corpus and to serve, pytest or bench. For example:"
+	@echo "Variables: CHECKPOINT, DTYPE, BUNDLE, CORPUS, LISTEN, SHARDS, SUITE, PROFILE, CAPACITY; IMPORT"
+	@echo "and ARGS are passed to import-corpus and to serve, pytest, bench or load. For example:"
 	@echo "  make serve CHECKPOINT=../oss-phoenix-artifacts IMPORT=--trust-pickle SHARDS=2"
 
 install: $(INSTALLED) ## Install everything into .venv
