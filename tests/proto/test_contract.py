@@ -29,7 +29,7 @@ SERVICES = {
         "EncodeCandidates",
         "ScorePosts",
     ],
-    "ModelService": ["GetModel"],
+    "ModelService": ["GetModel", "GetServingStats"],
 }
 GRPC = {
     "RetrievalService": retrieval_service_pb2_grpc,

@@ -22,7 +22,7 @@ class Pace:
     budget_s: float
     fewest: int = 3
     most: int = 25
-    pause_s: float = 0.02
+    pause_s: float = 0.15
 
     def __post_init__(self) -> None:
         if not 1 <= self.fewest <= self.most:

@@ -68,7 +68,10 @@ ACCELERATOR = Sizes(
     pace=Pace(budget_s=3, fewest=7),
 )
 QUICK = Sizes(
-    rows=(5_000,), batches=(1, 8), results=(10, 100), pace=Pace(budget_s=0.2, fewest=3, most=7)
+    rows=(5_000,),
+    batches=(1, 8),
+    results=(10, 100),
+    pace=Pace(budget_s=0.2, fewest=3, most=7, pause_s=0.01),
 )
 
 
