@@ -1,4 +1,4 @@
-"""What happens around every call: size limit, errors to statuses, draining, one access line."""
+"""What happens around every call: size limit, errors to statuses, draining, and a debug line."""
 
 from __future__ import annotations  # gRPC's types are generic to type checkers only
 
@@ -44,6 +44,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._draining = False
+        self._handlers: dict[str, Any] = {}  # by method; wrapped
 
     async def drain(self, grace_s: float) -> int:
         """Refuse new calls and wait for those in flight, at most `grace_s` seconds.
@@ -66,16 +67,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """Return the method's handler, wrapped."""
+        method = handler_call_details.method
+        if method in self._handlers:
+            return self._handlers[method]
         handler: Any = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
-        method = handler_call_details.method
-        return grpc.unary_unary_rpc_method_handler(
+        self._handlers[method] = grpc.unary_unary_rpc_method_handler(
             self._wrap(method, handler.unary_unary, handler.request_deserializer),
             # The bytes as they came: gRPC answers UNKNOWN for those that are no message.
             request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
+        return self._handlers[method]
 
     def _wrap(
         self,
@@ -85,7 +89,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         ours = method.startswith(_OURS)
         finish: Any = self._finish  # typeshed wants an instance of a class of its own
-        level = logging.INFO if ours else logging.DEBUG  # health is asked every few seconds
 
         async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
             began = time.perf_counter()
@@ -106,8 +109,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 await context.abort_with_status(rpc_status.to_status(status))
                 raise
             finally:
-                spent_ms = 1e3 * (time.perf_counter() - began)
-                _access.log(level, "%s %s %.1f ms", method, code, spent_ms)
+                _access.debug("%s %s %.1f ms", method, code, 1e3 * (time.perf_counter() - began))
 
         return call
 

@@ -13,17 +13,33 @@ from phoenix_server.batching.entries import Entry
 from phoenix_server.engine import Query
 
 
+class Arrivals(NamedTuple):
+    """Queries that are expected to come.
+
+    Attributes:
+        now_s: From when on.
+        rate: How many a second.
+        cost_s: Device time of each, besides what a batch costs once.
+    """
+
+    now_s: float
+    rate: float
+    cost_s: float
+
+
 class _Planned(NamedTuple):
     """A batch that would form.
 
     Attributes:
         begin: Its first entry.
         end: The entry after its last.
+        starts_s: When the device would begin with it.
         ends_s: When it would be answered.
     """
 
     begin: int
     end: int
+    starts_s: float
     ends_s: float
 
 
@@ -77,21 +93,31 @@ class Backlog:
         self._remove(place, place + 1)
         return True
 
-    def lateness(self, place: int, start_s: float, factors: Factors) -> float:
+    def seconds(self, users: int, cost_s: float) -> float:
+        """Return what a batch of so many users costs, each of them `cost_s`."""
+        return users * cost_s + self._batch_seconds(users)
+
+    def lateness(
+        self, place: int, start_s: float, factors: Factors, arrivals: Arrivals | None = None
+    ) -> float:
         """Return by how much the first batch from that of `place` on is late, in seconds; or 0.
 
         Args:
             place: The newest entry; it is due at its `due_s` even if it has no deadline.
             start_s: When the first batch can begin.
             factors: Of the forecast.
+            arrivals: What is to be kept room for, in the batch of the newest entry, until it forms.
         """
-        for begin, end, ends_s in self._plan(0, start_s, factors):
+        for planned in self._plan(0, start_s, factors):
+            begin, end, _, ends_s = planned
             if end > place:
-                limit = min(self._limits[begin:end])
+                limit_s = min(self._limits[begin:end])
                 if begin <= place:
-                    limit = min(limit, self._entries[place].due_s)
-                if ends_s > limit:
-                    return ends_s - limit
+                    limit_s = min(limit_s, self._entries[place].due_s)
+                    if arrivals and not self._calls:
+                        ends_s = max(ends_s, self._filled(planned, limit_s, factors, arrivals))
+                if ends_s > limit_s:
+                    return ends_s - limit_s
         return 0.0
 
     def expire(self, now_s: float) -> list[Entry]:
@@ -142,6 +168,33 @@ class Backlog:
             for planned in self._plan(place, start_s, factors)
         )
 
+    def _filled(
+        self, planned: _Planned, limit_s: float, factors: Factors, arrivals: Arrivals
+    ) -> float:
+        """Return when a batch ends if it takes in those behind it and those still to come.
+
+        An entry in a hurry makes its batch short. Under overload that wastes the device: others,
+        who have more time left, would fill the batch. So it counts as full as pays, but not fuller
+        than the time left allows if users gather no faster than they come.
+        """
+        users = planned.end - planned.begin
+        coming = arrivals.rate * (planned.starts_s - arrivals.now_s)
+        most = min(len(self._entries) - planned.begin + int(coming), self.max_batch)
+
+        def seconds(size: int) -> float:
+            return factors[size] * self.seconds(size, arrivals.cost_s)
+
+        if planned.starts_s + seconds(most) <= limit_s:
+            return planned.ends_s
+        left_s = limit_s - arrivals.now_s
+        best, most_users = 0.0, 0.0
+        for size in range(users, most + 1):
+            spent_s = seconds(size)
+            rate = _rate(size, spent_s)
+            if size / arrivals.rate + spent_s <= left_s and rate >= most_users:
+                best, most_users = spent_s, rate
+        return planned.starts_s + best
+
     def _plan(self, place: int, start_s: float, factors: Factors) -> Iterator[_Planned]:
         while place < len(self._entries):
             planned = self._batch(place, start_s, factors)
@@ -156,19 +209,21 @@ class Backlog:
         """
         full, limit = self._full(begin)
         ends_s = start_s + self._time(begin, full, factors)
-        longest = _Planned(begin, full, ends_s)
+        longest = _Planned(begin, full, start_s, ends_s)
         if ends_s <= limit:
             return longest
         best, most_users = longest, 0.0
-        limit = inf
-        for end in range(begin + 1, full):
-            limit = min(limit, self._limits[end - 1])
-            spent_s = self._time(begin, end, factors)
+        limit, cost_s = inf, 0.0
+        for place in range(begin, full - 1):  # never a call, which is the longest batch itself
+            limit = min(limit, self._limits[place])
+            cost_s += self._costs[place]
+            users = place + 1 - begin
+            spent_s = factors[users] * (cost_s + self._batch_seconds(users))
             if start_s + spent_s > limit:
                 break
-            users = (end - begin) / spent_s if spent_s > 0 else inf
-            if users >= most_users:
-                best, most_users = _Planned(begin, end, start_s + spent_s), users
+            if (rate := _rate(users, spent_s)) >= most_users:
+                best = _Planned(begin, place + 1, start_s, start_s + spent_s)
+                most_users = rate
         return best
 
     def _full(self, begin: int) -> tuple[int, float]:
@@ -196,3 +251,7 @@ class Backlog:
         for column in (self._entries, self._keys, self._costs, self._limits):
             del column[begin:end]
         return removed
+
+
+def _rate(users: int, spent_s: float) -> float:
+    return users / spent_s if spent_s > 0 else inf

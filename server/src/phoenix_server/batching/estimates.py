@@ -1,7 +1,9 @@
 """Moving estimates of how long things take, in seconds."""
 
 from collections.abc import Sequence
+from math import exp
 
+from phoenix_server.batching.backlog import Arrivals
 from phoenix_server.batching.entries import Batch
 
 _GAIN = 1 / 8
@@ -10,6 +12,9 @@ _CAUTION = 4.0  # deviations, as TCP allows a round trip
 _FIRST_DEVIATION = 1 / 8
 _SLOWNESS_GAIN = 1 / 64
 _SIZE_GAIN = 1 / 8
+_WINDOW_BATCHES = 4
+_LEAST_WINDOW_S = 0.5
+_COST_GAIN = 1 / 32
 
 
 class MovingEstimate:
@@ -39,6 +44,39 @@ class MovingEstimate:
         self.mean += _GAIN * error
 
 
+class ArrivalRate:
+    """How many queries come, refused ones too, and what they cost; recent ones count for more."""
+
+    def __init__(self) -> None:
+        self._recent = 0.0
+        self._last_s = 0.0
+        self._cost_s = 0.0
+        self._window_s = _LEAST_WINDOW_S
+
+    def observe(self, now_s: float, cost_s: float) -> None:
+        """Take an arrival into account.
+
+        Args:
+            now_s: When it comes; never earlier than the one before.
+            cost_s: Device time of it, besides what a batch costs once.
+        """
+        gain = _COST_GAIN if self._recent else 1.0
+        self._cost_s += gain * (cost_s - self._cost_s)
+        self._recent = self._recent * exp((self._last_s - now_s) / self._window_s) + 1
+        self._last_s = now_s
+
+    def expected(self) -> Arrivals:
+        """Return what is to come from the last arrival on, if things go on as they do."""
+        return Arrivals(self._last_s, self._recent / self._window_s, self._cost_s)
+
+    def look_back(self, full_s: float) -> None:
+        """Set how long arrivals count, by the time of a full batch.
+
+        A second says little of the load on a device that takes a minute for a batch.
+        """
+        self._window_s = max(_WINDOW_BATCHES * full_s, _LEAST_WINDOW_S)
+
+
 class Forecast:
     """How long device work, preparation and replies will take, by how long they took.
 
@@ -54,6 +92,7 @@ class Forecast:
         cautious: A factor that is seldom exceeded, likewise.
         preparation: Time to prepare a batch.
         reply: Time from a batch's end on the device to its replies.
+        arrivals: How many queries come.
     """
 
     def __init__(self, max_batch: int) -> None:
@@ -61,6 +100,7 @@ class Forecast:
         self.deviation = _FIRST_DEVIATION
         self.preparation = MovingEstimate(0.001, 0.0005)
         self.reply = MovingEstimate(0.001, 0.0005)
+        self.arrivals = ArrivalRate()
         classes = _size_class(max_batch) + 1
         self._sizes = [1.0] * classes
         self._deviations = [_FIRST_DEVIATION] * classes

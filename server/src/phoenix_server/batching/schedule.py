@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from phoenix_server.batching.backlog import Backlog, Factors
+from phoenix_server.batching.backlog import Arrivals, Backlog, Factors
 from phoenix_server.batching.config import QueueConfig
 from phoenix_server.batching.entries import Batch, Entry, Outcomes
 from phoenix_server.batching.estimates import Forecast
@@ -62,12 +62,13 @@ class Schedule:
             now_s, cautious = self._clock(), self.forecast.cautious
             free_s = self._free_s(now_s, cautious)
             waiting = len(self._backlog)
+            excess = self._excess(entry)
             if waiting >= self._config.max_waiting:
                 self._counts["refused_full"] += 1
                 what = f"the queue is full: {waiting} users wait"
                 raise OverloadedError(what, retry_after_s=free_s - now_s)
             place = self._backlog.add(entry)
-            late_s = self._backlog.lateness(place, free_s + self._margin_s, cautious)
+            late_s = self._backlog.lateness(place, free_s + self._margin_s, cautious, excess)
             if late_s > 0:
                 self._backlog.discard(entry)
                 self._counts["refused_late"] += 1
@@ -210,6 +211,16 @@ class Schedule:
             self._device_s += batch.ended_s - batch.began_s
             if batch.error is None:
                 self.forecast.observe(batch)
+
+    def _excess(self, entry: Entry) -> Arrivals | None:
+        """Note an arrival; return what is expected if that is more than the device can do."""
+        arrivals, users = self.forecast.arrivals, self._backlog.max_batch
+        if not entry.kind:
+            arrivals.observe(entry.came_s, entry.cost_s)
+        expected = arrivals.expected()
+        full_s = self.forecast.likely[users] * self._backlog.seconds(users, expected.cost_s)
+        arrivals.look_back(full_s)
+        return expected if expected.rate * full_s > users else None
 
     @property
     def _margin_s(self) -> float:
