@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_PIECE = 1 << 13  # ids whose hashes stay in cache
+_PIECE = 1 << 12  # ids whose hashes stay in cache
 
 HostArrays = Mapping[str, npt.NDArray[np.generic]]
 
@@ -65,14 +65,19 @@ class HashFunctions:
         rows = np.empty((ids.size, self.scales.size), np.int32)
         flat = ids.reshape(-1)
         for start in range(0, ids.size, _PIECE):
-            piece = flat[start : start + _PIECE]
-            hashed = piece.view(np.int64)[:, None] * self.scales
-            hashed += self.biases
-            hashed %= self.modulus
-            hashed %= self.vocab_size - 1
-            hashed += 1
-            hashed[piece == 0] = 0
-            rows[start : start + _PIECE] = hashed
+            piece = slice(start, start + _PIECE)
+            padding = flat[piece] == 0
+            for column, (scale, bias) in enumerate(zip(self.scales, self.biases, strict=True)):
+                hashed = flat[piece].view(np.int64) * scale
+                hashed += bias
+                for modulus in (self.modulus, self.vocab_size - 1):
+                    # numpy divides by a number several times as fast as it takes remainders.
+                    multiple = hashed // modulus
+                    multiple *= modulus
+                    hashed -= multiple
+                hashed += 1
+                hashed[padding] = 0
+                rows[piece, column] = hashed
         return rows.reshape(*ids.shape, self.scales.size)
 
 
