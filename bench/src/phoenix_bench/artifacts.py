@@ -42,6 +42,7 @@ class Sizes:
 
 
 PUBLISHED = Sizes(posts=500_000, vocab=1_000_000, layers=4)
+LARGE = Sizes(posts=1_000_000, vocab=1_000_000, layers=4)
 QUICK = Sizes(posts=2_000, vocab=10_000, layers=2)
 
 
@@ -74,13 +75,17 @@ class Artifacts:
         return (self.corpus / "posts.arrow").stat().st_size
 
 
-def prepare(options: Options) -> Artifacts:
+def prepare(options: Options, sizes: Sizes = PUBLISHED) -> Artifacts:
     """Return the artefacts of a run, making what is missing; that takes a minute or two.
+
+    Args:
+        options: Of the run; with `quick`, they are small whatever `sizes` says.
+        sizes: How large they are.
 
     Raises:
         subprocess.CalledProcessError: A step failed; it has said why on the terminal.
     """
-    sizes = QUICK if options.quick else PUBLISHED
+    sizes = QUICK if options.quick else sizes
     root = options.build / str(sizes)
     key, kept = _makers_digest(), root / _KEY
     made = Artifacts(

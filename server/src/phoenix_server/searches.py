@@ -49,7 +49,7 @@ class Searches:
         self._score = jax.jit(corpus.layout.scores).lower(corpus.device, query).compile()
 
     def compile(self, batch_size: int, top_k: int) -> None:
-        """Compile the search of the `top_k` best for `batch_size` queries, and run it once."""
+        """Compile the search of the `top_k` best for `batch_size` queries, and time it."""
         spec = self._spec((batch_size,))
         search = jax.jit(partial(self._corpus.layout.top_k, k=top_k))
         program = search.lower(self._corpus.device, spec).compile()

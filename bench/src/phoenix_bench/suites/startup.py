@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from phoenix_bench.artifacts import Artifacts, prepare, run_module
+from phoenix_bench.artifacts import LARGE, Artifacts, prepare, run_module
 from phoenix_bench.machine import report
 from phoenix_bench.plots import draw_bars
 from phoenix_bench.results import Report, Row, summarise
@@ -28,7 +28,7 @@ _IMPORTS = {
 
 def run(options: Options) -> Report:
     """Measure."""
-    made = prepare(options)
+    made = prepare(options, LARGE)
     runs = 1 if options.quick else _RUNS
     paths = ("--bundle", made.bundle, "--corpus", made.corpus)
     rows = _measure_imports(1 if options.quick else 5)
