@@ -21,7 +21,7 @@ from phoenix_retrieval.v1 import (
 from phoenix_server.batching.batcher import Batcher
 from phoenix_server.compiled import compiled_path, use_compiled
 from phoenix_server.config import ServeConfig
-from phoenix_server.devices import choose_devices, split_cpu, start_devices
+from phoenix_server.devices import choose_devices, split_cpu
 from phoenix_server.engine import Engine
 from phoenix_server.errors import StartupError
 from phoenix_server.interceptors import CallInterceptor
@@ -203,9 +203,8 @@ async def serve(config: ServeConfig, opened: Opened | None = None) -> None:
     """
     if config.shards is not None:
         split_cpu(config.shards)
-    devices = start_devices(config.shards)
     if config.bundle.is_dir():
-        use_compiled(compiled_path(config.bundle, devices[0]))
+        use_compiled(compiled_path(config.bundle, choose_devices(config.shards)[0]))
     server = Server(config, opened)
     loop = asyncio.get_running_loop()
 
