@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from phoenix_server.choosing import choose
+
 # XLA's product of a matrix and a vector gives a row the same bits in any matrix of whole eights of
 # rows; rows beyond the last eight are summed in another order.
 ROW_GRANULE = 8
@@ -171,30 +173,29 @@ def block_maxima(shard: Shard, queries: jax.Array, sizes: Sizes) -> jax.Array:
     return jnp.where(maxima == 0, 0.0, maxima)  # see `row_scores`
 
 
-def best_blocks(maxima: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Choose the blocks of largest maxima.
+def best_blocks(maxima: jax.Array, least: int, most: int) -> tuple[jax.Array, jax.Array]:
+    """Choose the blocks of largest maxima: at least `least`, unless too many are equal.
 
     Args:
         maxima: [B, n] f32.
-        count: C, at most n.
+        least: At least 1.
+        most: C, at most n.
 
     Returns:
-        [B, C] i32, ascending, and of equal maxima the first; [B] f32, no other block has a larger
-        maximum than that.
+        [B, C] i32, ascending, and beyond the last block where there are fewer; [B] f32, no other
+        block has a larger maximum than that.
     """
-    groups = maxima.shape[1] // _GROUP
-    if maxima.shape[1] % _GROUP or groups < 2 * count:
-        best, blocks = lax.top_k(maxima, count)
-    else:
-
-        def choose(maxima: jax.Array) -> tuple[jax.Array, jax.Array]:
-            grouped = maxima.reshape(groups, _GROUP)
-            _, chosen = lax.top_k(grouped.max(-1), count)
-            best, places = lax.top_k(grouped[chosen].reshape(-1), count)
-            return best, chosen[places // _GROUP] * _GROUP + places % _GROUP
-
-        best, blocks = lax.map(choose, maxima)
-    return jnp.sort(blocks, axis=1), best.min(axis=1)
+    n = maxima.shape[1]
+    groups = n // _GROUP
+    if n % _GROUP or groups < 2 * most:
+        blocks, rest, _ = choose(maxima, least, most)
+        return blocks, rest
+    grouped = maxima.reshape(-1, groups, _GROUP)
+    group, other_groups, _ = choose(grouped.max(-1), least, most)
+    inside = _pick(grouped, group, -jnp.inf).reshape(-1, most * _GROUP)  # [B, C*G]
+    place, rest, _ = choose(inside, least, most)
+    group = _pick(group, place // _GROUP, groups)
+    return group * _GROUP + place % _GROUP, jnp.maximum(rest, other_groups)
 
 
 def scan_error(shard: Shard, queries: jax.Array, sizes: Sizes) -> jax.Array:
@@ -223,13 +224,29 @@ def _find_in_tiles(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Return what `kernels.fused.Found` has, found by XLA."""
     maxima = block_maxima(shard, queries, sizes)  # [B, P/W]
-    candidates, left_out = best_blocks(maxima, chosen)  # [B, C], [B]
-    scores, rows = lax.map(
-        lambda each: _search_blocks(shard, each[0], each[1], k, sizes),
-        (queries, candidates),
+    blocks, left_out = best_blocks(maxima, k + 8, chosen)  # [B, C], [B]
+    # To a query of zeros all are equal, and the first are right.
+    zero = ~queries.any(axis=1)[:, None]
+    blocks = jnp.where(zero, jnp.arange(chosen, dtype=jnp.int32), blocks)
+    scores = lax.map(
+        lambda each: _score_blocks(shard, each[0], each[1], sizes),
+        (queries, blocks),
         batch_size=sizes.queries_at_once if sizes.queries_at_once > 1 else None,
-    )
-    return scores, rows, left_out, jnp.ones(len(queries), jnp.bool_)
+    )  # [B, C*W]
+
+    def sort_few() -> tuple[jax.Array, jax.Array]:
+        few = jnp.where(zero, jnp.arange(room, dtype=jnp.int32), place)
+        best, order = lax.top_k(_pick(scores, few, -jnp.inf), k)
+        return best, _pick(few, order, 0)
+
+    # Rows ascend, so among equal scores the lower comes first.
+    room = k + 32 + k // 16
+    place, rest, enough = choose(scores, k, room)
+    sortable = enough | (rest == -jnp.inf) | zero[:, 0]
+    best, place = lax.cond(sortable.all(), sort_few, lambda: tuple(lax.top_k(scores, k)))
+    block = _pick(blocks, place // sizes.block_rows, 0)
+    rows = block * sizes.block_rows + place % sizes.block_rows
+    return best, rows, left_out, jnp.ones(len(queries), jnp.bool_)
 
 
 def _find_in_kernels(
@@ -249,17 +266,19 @@ def _find_in_kernels(
     )
 
 
-def _search_blocks(
-    shard: Shard, query: jax.Array, blocks: jax.Array, k: int, sizes: Sizes
-) -> tuple[jax.Array, jax.Array]:
-    """Return the K best scores and rows of a query [D] within its blocks [C], ascending."""
+def _score_blocks(shard: Shard, query: jax.Array, blocks: jax.Array, sizes: Sizes) -> jax.Array:
+    """Return the scores of the rows of blocks [C] for a query [D]: [C*W], -inf if not valid."""
     block, width = sizes.block_rows, shard.vectors.shape[1]
-    rows = (blocks[:, None] * block + jnp.arange(block, dtype=jnp.int32)).reshape(-1)  # [C*W]
-    vectors = shard.vectors.reshape(-1, block * width)[blocks].reshape(-1, width)
-    valid = shard.valid.reshape(-1, block)[blocks].reshape(-1)
-    scores = jnp.where(valid, row_scores(vectors, query), -jnp.inf)
-    best, places = lax.top_k(scores, k)  # rows ascend, so among equal scores the lower comes first
-    return best, rows[places]
+    vectors = shard.vectors.reshape(-1, block * width).at[blocks].get(mode="clip")
+    valid = shard.valid.reshape(-1, block).at[blocks].get(mode="fill", fill_value=False)
+    scores = row_scores(vectors.reshape(-1, width), query)
+    return jnp.where(valid.reshape(-1), scores, -jnp.inf)
+
+
+def _pick(values: jax.Array, at: jax.Array, fill: float) -> jax.Array:
+    """Return [B, m, ...] of [B, n, ...], by [B, m] places, or `fill` for a place beyond the end."""
+    at = at.reshape(*at.shape, *(1,) * (values.ndim - 2))
+    return jnp.take_along_axis(values, at, axis=1, mode="fill", fill_value=fill)
 
 
 def _search_all(

@@ -1,0 +1,53 @@
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from phoenix_server.choosing import choose, places
+
+Values = npt.NDArray[np.float32]
+
+_rng = np.random.default_rng(0)
+_KINDS: dict[str, Callable[[tuple[int, int]], Values]] = {
+    "all different": lambda shape: _rng.standard_normal(shape, np.float32),
+    "of both signs, many equal": lambda shape: np.round(_rng.standard_normal(shape, np.float32)),
+    "all equal": lambda shape: np.zeros(shape, np.float32),
+    "mostly -inf": lambda shape: np.where(
+        np.arange(shape[1]) % 7 == 3, _rng.standard_normal(shape, np.float32), -np.inf
+    ).astype(np.float32),
+    "far apart": lambda shape: (
+        _rng.choice([-1, 1], shape) * 10.0 ** _rng.integers(-30, 38, shape)
+    ).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 1000, 12_504])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
+def test_places_are_those_that_are_true(n: int, share: float) -> None:
+    chosen = _rng.random((3, n)) < share
+    for size in {1, min(n, 7), n}:
+        found = np.asarray(jax.jit(partial(places, size=size))(chosen))
+        for row, mask in zip(found, chosen, strict=True):
+            true = np.flatnonzero(mask)[:size]
+            assert row.tolist() == true.tolist() + [n] * (size - len(true))
+
+
+@pytest.mark.parametrize("n", [40, 1000, 12_504])
+@pytest.mark.parametrize(("least", "most"), [(1, 1), (5, 8), (8, 8), (10, 40)])
+@pytest.mark.parametrize("kind", _KINDS)
+def test_the_chosen_are_better_than_all_others(kind: str, least: int, most: int, n: int) -> None:
+    values = _KINDS[kind]((6, n)) + np.float32(0.0)  # no -0.0, which is below 0.0 in bits only
+    found = jax.jit(partial(choose, least=least, most=most))(values)
+    for row, place, rest, enough in zip(values, *map(np.asarray, found), strict=True):
+        chosen = place[place < n]
+        assert (np.diff(chosen) > 0).all()
+        assert (place[len(chosen) :] == n).all()
+        others = np.delete(row, chosen)
+        assert rest == others.max(initial=-np.inf)
+        assert (row[chosen] > rest).all()
+        assert enough == (len(chosen) >= least)
+        if not enough:  # then one more threshold would have let in too many
+            assert len(chosen) + (others == rest).sum() > most
