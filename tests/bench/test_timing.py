@@ -51,6 +51,14 @@ def test_as_many_rounds_as_fit_between_fewest_and_most(budget_s: float, rounds: 
     assert len(seconds["a"]) == len(seconds["b"]) == rounds
 
 
+def test_cores_are_warm_before_a_call_is_timed() -> None:
+    machine = Machine()
+    pace = Pace(budget_s=100, fewest=1, most=50, pause_s=1, warm_ups=2)
+    seconds = measure(machine, pace, a=1, b=2)
+    assert "".join(machine.called[2:14]) == "aaabbbbbbaaa"
+    assert seconds["a"] == [1] * 9  # rounds of 2 + 3 * 3 seconds
+
+
 def test_a_pace_of_no_rounds_is_refused() -> None:
     with pytest.raises(ValueError, match="fewest: 0"):
         Pace(budget_s=1, fewest=0)

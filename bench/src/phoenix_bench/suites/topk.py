@@ -58,14 +58,14 @@ CPU = Sizes(
     rows=(100_000, 1_000_000),
     batches=(1, 8, 32, 128),
     results=(100, 1000),
-    pace=Pace(budget_s=10),
+    pace=Pace(budget_s=15, warm_ups=1),
 )
 ACCELERATOR = Sizes(
     rows=(1_000_000, 10_000_000),
     batches=(1, 8, 32, 128),
     results=(100, 1000),
     dtype="bfloat16",
-    pace=Pace(budget_s=3, fewest=7),
+    pace=Pace(budget_s=5, fewest=7, warm_ups=1),
 )
 QUICK = Sizes(
     rows=(5_000,),

@@ -57,7 +57,11 @@ def run(options: Options) -> Report:
         return np.asarray(towers.encode_users(inputs).representations)
 
     encoders: dict[str, Encode] = {OURS: ours, _PEER: _haiku(made, bundle)}
-    pace = Pace(budget_s=0.2, fewest=3) if options.quick else Pace(budget_s=12, fewest=7, most=200)
+    pace = (
+        Pace(budget_s=0.2, fewest=3)
+        if options.quick
+        else Pace(budget_s=12, fewest=7, most=200, warm_ups=1)
+    )
     rows = [
         row for batch in _BATCHES for row in _rows(batch, _measure(encoders, bundle, batch, pace))
     ]
