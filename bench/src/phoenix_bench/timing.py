@@ -17,9 +17,9 @@ class Pace:
         fewest: Rounds at least.
         most: Rounds at most.
         pause_s: Before each system, so that threads of the last one stop spinning for more work.
-        warm_ups: Calls of a system after the pause and before the one that is timed. Cores that have
-            slept are slow to begin with, which hits systems of many short parallel steps most, and
-            is not what a server under load sees.
+        warm_ups: Calls of a system after the pause and before the one that is timed. Cores that
+            have slept are slow to begin with, which hits systems of many short parallel steps most,
+            and is not what a server under load sees.
     """
 
     budget_s: float
