@@ -11,10 +11,6 @@ from phoenix_server.batching.estimates import Forecast
 from phoenix_server.batching.stats import QueueStats
 from phoenix_server.errors import DeadlineExceededError, NotReadyError, OverloadedError
 
-# Of the allowance for what runs, beside that for what follows: errors of two batches that know
-# nothing of each other add as the sides of a right angle do, to 1.41 times one of them.
-_SECOND = 2**0.5 - 1
-
 
 class Schedule:
     """The backlog, and what is known of the device. For any thread.
@@ -64,8 +60,7 @@ class Schedule:
             if self._closed:
                 raise NotReadyError("the server drains")
             now_s, cautious = self._clock(), self.forecast.cautious
-            likely_s = self._free_s(now_s, self.forecast.likely)
-            free_s = likely_s + _SECOND * (self._free_s(now_s, cautious) - likely_s)
+            free_s = self._free_s(now_s, cautious)
             waiting = len(self._backlog)
             excess = self._excess(entry)
             if waiting >= self._config.max_waiting:
