@@ -226,8 +226,8 @@ def _find_in_tiles(
     maxima = block_maxima(shard, queries, sizes)  # [B, P/W]
     blocks, left_out = best_blocks(maxima, k + 8, chosen)  # [B, C], [B]
     # To a query of zeros all are equal, and the first are right.
-    zero = ~queries.any(axis=1)[:, None]
-    blocks = jnp.where(zero, jnp.arange(chosen, dtype=jnp.int32), blocks)
+    zero, first = ~queries.any(axis=1)[:, None], jnp.arange(chosen, dtype=jnp.int32)
+    blocks = jnp.where(zero, first, blocks)
     scores = lax.map(
         lambda each: _score_blocks(shard, each[0], each[1], sizes),
         (queries, blocks),
@@ -235,13 +235,12 @@ def _find_in_tiles(
     )  # [B, C*W]
 
     def sort_few() -> tuple[jax.Array, jax.Array]:
-        few = jnp.where(zero, jnp.arange(room, dtype=jnp.int32), place)
+        few = jnp.where(zero, first, place)
         best, order = lax.top_k(_pick(scores, few, -jnp.inf), k)
         return best, _pick(few, order, 0)
 
     # Rows ascend, so among equal scores the lower comes first.
-    room = k + 32 + k // 16
-    place, rest, enough = choose(scores, k, room)
+    place, rest, enough = choose(scores, k, chosen)
     sortable = enough | (rest == -jnp.inf) | zero[:, 0]
     best, place = lax.cond(sortable.all(), sort_few, lambda: tuple(lax.top_k(scores, k)))
     block = _pick(blocks, place // sizes.block_rows, 0)
