@@ -114,7 +114,7 @@ class BundleManifest(_message.Message):
     def __init__(self, format_version: _Optional[int] = ..., tower_fingerprint: _Optional[str] = ..., model: _Optional[_Union[ModelSizes, _Mapping]] = ..., user_hash: _Optional[_Union[HashFunctions, _Mapping]] = ..., item_hash: _Optional[_Union[HashFunctions, _Mapping]] = ..., author_hash: _Optional[_Union[HashFunctions, _Mapping]] = ..., compute_dtype: _Optional[str] = ..., user_tower: _Optional[_Union[Program, _Mapping]] = ..., candidate_tower: _Optional[_Union[Program, _Mapping]] = ..., platforms: _Optional[_Iterable[str]] = ..., jax_version: _Optional[str] = ..., stablehlo_version: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., selftest_tolerance: _Optional[float] = ...) -> None: ...
 
 class CorpusManifest(_message.Message):
-    __slots__ = ("format_version", "tower_fingerprint", "rows", "embedding_size", "dtype", "label_names", "created_at", "files")
+    __slots__ = ("format_version", "tower_fingerprint", "rows", "embedding_size", "dtype", "label_names", "created_at", "files", "sequence", "built_as")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     TOWER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +123,8 @@ class CorpusManifest(_message.Message):
     LABEL_NAMES_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    BUILT_AS_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     tower_fingerprint: str
     rows: int
@@ -131,4 +133,6 @@ class CorpusManifest(_message.Message):
     label_names: _containers.RepeatedScalarFieldContainer[str]
     created_at: _timestamp_pb2.Timestamp
     files: _containers.RepeatedCompositeFieldContainer[File]
-    def __init__(self, format_version: _Optional[int] = ..., tower_fingerprint: _Optional[str] = ..., rows: _Optional[int] = ..., embedding_size: _Optional[int] = ..., dtype: _Optional[str] = ..., label_names: _Optional[_Iterable[str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ...) -> None: ...
+    sequence: int
+    built_as: str
+    def __init__(self, format_version: _Optional[int] = ..., tower_fingerprint: _Optional[str] = ..., rows: _Optional[int] = ..., embedding_size: _Optional[int] = ..., dtype: _Optional[str] = ..., label_names: _Optional[_Iterable[str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., sequence: _Optional[int] = ..., built_as: _Optional[str] = ...) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from phoenix_retrieval.v1 import manifest_pb2 as phoenix__retrieval_dot_v1_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(phoenix_retrieval/v1/model_service.proto\x12\x14phoenix_retrieval.v1\x1a#phoenix_retrieval/v1/manifest.proto\"\x11\n\x0fGetModelRequest\"\xbf\x02\n\x10GetModelResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x34\n\x06\x62undle\x18\x02 \x01(\x0b\x32$.phoenix_retrieval.v1.BundleManifest\x12\x34\n\x06\x63orpus\x18\x03 \x01(\x0b\x32$.phoenix_retrieval.v1.CorpusManifest\x12\x13\n\x0b\x63orpus_rows\x18\x04 \x01(\x04\x12\x0e\n\x06shards\x18\x05 \x01(\r\x12\x0f\n\x07\x64\x65vices\x18\x06 \x03(\t\x12\x11\n\tmax_top_k\x18\x07 \x01(\r\x12\x17\n\x0fmax_batch_users\x18\x08 \x01(\r\x12\x16\n\x0emax_candidates\x18\t \x01(\r\x12\x19\n\x11max_request_bytes\x18\n \x01(\x04\x12\x16\n\x0eserver_version\x18\x0b \x01(\t\"\x18\n\x16GetServingStatsRequest\"\xa7\x03\n\x17GetServingStatsResponse\x12\x0f\n\x07waiting\x18\x01 \x01(\x04\x12\x10\n\x08prepared\x18\x02 \x01(\x04\x12\x11\n\ton_device\x18\x03 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x05 \x01(\x04\x12\x14\n\x0crefused_full\x18\x06 \x01(\x04\x12\x14\n\x0crefused_late\x18\x07 \x01(\x04\x12\x14\n\x0c\x64ropped_late\x18\x08 \x01(\x04\x12\x0f\n\x07\x65xpired\x18\t \x01(\x04\x12\x0f\n\x07overrun\x18\n \x01(\x04\x12\x11\n\tcancelled\x18\x0b \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x0c \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\r \x01(\x04\x12\x15\n\rbatched_users\x18\x0e \x01(\x04\x12\x10\n\x08\x64\x65vice_s\x18\x0f \x01(\x01\x12\x10\n\x08uptime_s\x18\x10 \x01(\x01\x12\x10\n\x08slowness\x18\x11 \x01(\x01\x12\x1a\n\x12\x66orecast_deviation\x18\x12 \x01(\x01\x12\x0f\n\x07reply_s\x18\x13 \x01(\x01\x12 \n\x18\x63ompilations_after_ready\x18\x14 \x01(\x04\x32\xd9\x01\n\x0cModelService\x12Y\n\x08GetModel\x12%.phoenix_retrieval.v1.GetModelRequest\x1a&.phoenix_retrieval.v1.GetModelResponse\x12n\n\x0fGetServingStats\x12,.phoenix_retrieval.v1.GetServingStatsRequest\x1a-.phoenix_retrieval.v1.GetServingStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(phoenix_retrieval/v1/model_service.proto\x12\x14phoenix_retrieval.v1\x1a#phoenix_retrieval/v1/manifest.proto\"\x11\n\x0fGetModelRequest\"\xd5\x02\n\x10GetModelResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x34\n\x06\x62undle\x18\x02 \x01(\x0b\x32$.phoenix_retrieval.v1.BundleManifest\x12\x34\n\x06\x63orpus\x18\x03 \x01(\x0b\x32$.phoenix_retrieval.v1.CorpusManifest\x12\x13\n\x0b\x63orpus_rows\x18\x04 \x01(\x04\x12\x0e\n\x06shards\x18\x05 \x01(\r\x12\x0f\n\x07\x64\x65vices\x18\x06 \x03(\t\x12\x11\n\tmax_top_k\x18\x07 \x01(\r\x12\x17\n\x0fmax_batch_users\x18\x08 \x01(\r\x12\x16\n\x0emax_candidates\x18\t \x01(\r\x12\x19\n\x11max_request_bytes\x18\n \x01(\x04\x12\x14\n\x0cmax_excluded\x18\x0c \x01(\r\x12\x16\n\x0eserver_version\x18\x0b \x01(\t\"\x18\n\x16GetServingStatsRequest\"\xa7\x03\n\x17GetServingStatsResponse\x12\x0f\n\x07waiting\x18\x01 \x01(\x04\x12\x10\n\x08prepared\x18\x02 \x01(\x04\x12\x11\n\ton_device\x18\x03 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x05 \x01(\x04\x12\x14\n\x0crefused_full\x18\x06 \x01(\x04\x12\x14\n\x0crefused_late\x18\x07 \x01(\x04\x12\x14\n\x0c\x64ropped_late\x18\x08 \x01(\x04\x12\x0f\n\x07\x65xpired\x18\t \x01(\x04\x12\x0f\n\x07overrun\x18\n \x01(\x04\x12\x11\n\tcancelled\x18\x0b \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x0c \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\r \x01(\x04\x12\x15\n\rbatched_users\x18\x0e \x01(\x04\x12\x10\n\x08\x64\x65vice_s\x18\x0f \x01(\x01\x12\x10\n\x08uptime_s\x18\x10 \x01(\x01\x12\x10\n\x08slowness\x18\x11 \x01(\x01\x12\x1a\n\x12\x66orecast_deviation\x18\x12 \x01(\x01\x12\x0f\n\x07reply_s\x18\x13 \x01(\x01\x12 \n\x18\x63ompilations_after_ready\x18\x14 \x01(\x04\x32\xd9\x01\n\x0cModelService\x12Y\n\x08GetModel\x12%.phoenix_retrieval.v1.GetModelRequest\x1a&.phoenix_retrieval.v1.GetModelResponse\x12n\n\x0fGetServingStats\x12,.phoenix_retrieval.v1.GetServingStatsRequest\x1a-.phoenix_retrieval.v1.GetServingStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELREQUEST']._serialized_start=103
   _globals['_GETMODELREQUEST']._serialized_end=120
   _globals['_GETMODELRESPONSE']._serialized_start=123
-  _globals['_GETMODELRESPONSE']._serialized_end=442
-  _globals['_GETSERVINGSTATSREQUEST']._serialized_start=444
-  _globals['_GETSERVINGSTATSREQUEST']._serialized_end=468
-  _globals['_GETSERVINGSTATSRESPONSE']._serialized_start=471
-  _globals['_GETSERVINGSTATSRESPONSE']._serialized_end=894
-  _globals['_MODELSERVICE']._serialized_start=897
-  _globals['_MODELSERVICE']._serialized_end=1114
+  _globals['_GETMODELRESPONSE']._serialized_end=464
+  _globals['_GETSERVINGSTATSREQUEST']._serialized_start=466
+  _globals['_GETSERVINGSTATSREQUEST']._serialized_end=490
+  _globals['_GETSERVINGSTATSRESPONSE']._serialized_start=493
+  _globals['_GETSERVINGSTATSRESPONSE']._serialized_end=916
+  _globals['_MODELSERVICE']._serialized_start=919
+  _globals['_MODELSERVICE']._serialized_end=1136
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from phoenix_retrieval.v1 import user_pb2 as phoenix__retrieval_dot_v1_dot_user__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,phoenix_retrieval/v1/retrieval_service.proto\x12\x14phoenix_retrieval.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fphoenix_retrieval/v1/user.proto\"\xbb\x01\n\x0fRetrieveRequest\x12(\n\x04user\x18\x01 \x01(\x0b\x32\x1a.phoenix_retrieval.v1.User\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\"\n\x1areturn_user_representation\x18\x03 \x01(\x08\x12\x19\n\x11return_author_ids\x18\x04 \x01(\x08\x12\x15\n\rreturn_labels\x18\x05 \x01(\x08\x12\x19\n\x11return_created_at\x18\x06 \x01(\x08\"\x84\x02\n\x10RetrieveResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x14\n\x0crows_scanned\x18\x02 \x01(\x04\x12\x15\n\rrows_eligible\x18\x03 \x01(\x04\x12\x10\n\x08post_ids\x18\x04 \x03(\x06\x12\x0e\n\x06scores\x18\x05 \x03(\x02\x12\x12\n\nauthor_ids\x18\x06 \x03(\x06\x12\x1a\n\x12\x63reated_at_unix_ms\x18\x07 \x03(\x06\x12\x13\n\x0blabel_names\x18\x08 \x03(\t\x12\x14\n\x0clabel_counts\x18\t \x03(\r\x12\x15\n\rlabel_indices\x18\n \x03(\r\x12\x1b\n\x13user_representation\x18\x0b \x03(\x02\"O\n\x14\x42\x61tchRetrieveRequest\x12\x37\n\x08requests\x18\x01 \x03(\x0b\x32%.phoenix_retrieval.v1.RetrieveRequest\"N\n\x15\x42\x61tchRetrieveResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.phoenix_retrieval.v1.RetrieveResult\"\x7f\n\x0eRetrieveResult\x12\x33\n\x06status\x18\x01 \x01(\x0b\x32#.phoenix_retrieval.v1.RequestStatus\x12\x38\n\x08response\x18\x02 \x01(\x0b\x32&.phoenix_retrieval.v1.RetrieveResponse\"\x9e\x01\n\rRequestStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12>\n\x10\x66ield_violations\x18\x03 \x03(\x0b\x32$.phoenix_retrieval.v1.FieldViolation\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"=\n\x11\x45ncodeUserRequest\x12(\n\x04user\x18\x01 \x01(\x0b\x32\x1a.phoenix_retrieval.v1.User\"X\n\x12\x45ncodeUserResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x1b\n\x13user_representation\x18\x02 \x03(\x02\x12\x11\n\tuser_norm\x18\x03 \x01(\x02\"?\n\x17\x45ncodeCandidatesRequest\x12\x10\n\x08post_ids\x18\x01 \x03(\x06\x12\x12\n\nauthor_ids\x18\x02 \x03(\x06\"i\n\x18\x45ncodeCandidatesResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x16\n\x0e\x65mbedding_size\x18\x02 \x01(\r\x12!\n\x19\x63\x61ndidate_representations\x18\x03 \x03(\x02\"O\n\x11ScorePostsRequest\x12(\n\x04user\x18\x01 \x01(\x0b\x32\x1a.phoenix_retrieval.v1.User\x12\x10\n\x08post_ids\x18\x02 \x03(\x06\"t\n\x12ScorePostsResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x14\n\x0crows_scanned\x18\x02 \x01(\x04\x12\x15\n\rrows_eligible\x18\x03 \x01(\x04\x12\x0e\n\x06scores\x18\x04 \x03(\x02\x12\r\n\x05ranks\x18\x05 \x03(\x04\x32\x8c\x04\n\x10RetrievalService\x12Y\n\x08Retrieve\x12%.phoenix_retrieval.v1.RetrieveRequest\x1a&.phoenix_retrieval.v1.RetrieveResponse\x12h\n\rBatchRetrieve\x12*.phoenix_retrieval.v1.BatchRetrieveRequest\x1a+.phoenix_retrieval.v1.BatchRetrieveResponse\x12_\n\nEncodeUser\x12\'.phoenix_retrieval.v1.EncodeUserRequest\x1a(.phoenix_retrieval.v1.EncodeUserResponse\x12q\n\x10\x45ncodeCandidates\x12-.phoenix_retrieval.v1.EncodeCandidatesRequest\x1a..phoenix_retrieval.v1.EncodeCandidatesResponse\x12_\n\nScorePosts\x12\'.phoenix_retrieval.v1.ScorePostsRequest\x1a(.phoenix_retrieval.v1.ScorePostsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,phoenix_retrieval/v1/retrieval_service.proto\x12\x14phoenix_retrieval.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fphoenix_retrieval/v1/user.proto\"\xff\x01\n\x0fRetrieveRequest\x12(\n\x04user\x18\x01 \x01(\x0b\x32\x1a.phoenix_retrieval.v1.User\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\"\n\x1areturn_user_representation\x18\x03 \x01(\x08\x12\x19\n\x11return_author_ids\x18\x04 \x01(\x08\x12\x15\n\rreturn_labels\x18\x05 \x01(\x08\x12\x19\n\x11return_created_at\x18\x06 \x01(\x08\x12\x14\n\x0cmin_sequence\x18\x07 \x01(\x04\x12,\n\x06\x66ilter\x18\x08 \x01(\x0b\x32\x1c.phoenix_retrieval.v1.Filter\"\xa1\x02\n\x06\x46ilter\x12\"\n\x15\x63reated_since_unix_ms\x18\x01 \x01(\x06H\x00\x88\x01\x01\x12#\n\x16\x63reated_before_unix_ms\x18\x02 \x01(\x06H\x01\x88\x01\x01\x12\x12\n\nany_labels\x18\x03 \x03(\t\x12\x12\n\nall_labels\x18\x04 \x03(\t\x12\x13\n\x0bnone_labels\x18\x05 \x03(\t\x12\x19\n\x11\x65xcluded_post_ids\x18\x06 \x03(\x06\x12\x1b\n\x13\x65xcluded_author_ids\x18\x07 \x03(\x06\x12\x16\n\tmin_score\x18\x08 \x01(\x02H\x02\x88\x01\x01\x42\x18\n\x16_created_since_unix_msB\x19\n\x17_created_before_unix_msB\x0c\n\n_min_score\"\x96\x02\n\x10RetrieveResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x14\n\x0crows_scanned\x18\x02 \x01(\x04\x12\x15\n\rrows_eligible\x18\x03 \x01(\x04\x12\x10\n\x08post_ids\x18\x04 \x03(\x06\x12\x0e\n\x06scores\x18\x05 \x03(\x02\x12\x12\n\nauthor_ids\x18\x06 \x03(\x06\x12\x1a\n\x12\x63reated_at_unix_ms\x18\x07 \x03(\x06\x12\x13\n\x0blabel_names\x18\x08 \x03(\t\x12\x14\n\x0clabel_counts\x18\t \x03(\r\x12\x15\n\rlabel_indices\x18\n \x03(\r\x12\x1b\n\x13user_representation\x18\x0b \x03(\x02\x12\x10\n\x08sequence\x18\x0c \x01(\x04\"O\n\x14\x42\x61tchRetrieveRequest\x12\x37\n\x08requests\x18\x01 \x03(\x0b\x32%.phoenix_retrieval.v1.RetrieveRequest\"N\n\x15\x42\x61tchRetrieveResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.phoenix_retrieval.v1.RetrieveResult\"\x7f\n\x0eRetrieveResult\x12\x33\n\x06status\x18\x01 \x01(\x0b\x32#.phoenix_retrieval.v1.RequestStatus\x12\x38\n\x08response\x18\x02 \x01(\x0b\x32&.phoenix_retrieval.v1.RetrieveResponse\"\x9e\x01\n\rRequestStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12>\n\x10\x66ield_violations\x18\x03 \x03(\x0b\x32$.phoenix_retrieval.v1.FieldViolation\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"=\n\x11\x45ncodeUserRequest\x12(\n\x04user\x18\x01 \x01(\x0b\x32\x1a.phoenix_retrieval.v1.User\"X\n\x12\x45ncodeUserResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x1b\n\x13user_representation\x18\x02 \x03(\x02\x12\x11\n\tuser_norm\x18\x03 \x01(\x02\"?\n\x17\x45ncodeCandidatesRequest\x12\x10\n\x08post_ids\x18\x01 \x03(\x06\x12\x12\n\nauthor_ids\x18\x02 \x03(\x06\"i\n\x18\x45ncodeCandidatesResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x16\n\x0e\x65mbedding_size\x18\x02 \x01(\r\x12!\n\x19\x63\x61ndidate_representations\x18\x03 \x03(\x02\"O\n\x11ScorePostsRequest\x12(\n\x04user\x18\x01 \x01(\x0b\x32\x1a.phoenix_retrieval.v1.User\x12\x10\n\x08post_ids\x18\x02 \x03(\x06\"\x86\x01\n\x12ScorePostsResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x14\n\x0crows_scanned\x18\x02 \x01(\x04\x12\x15\n\rrows_eligible\x18\x03 \x01(\x04\x12\x0e\n\x06scores\x18\x04 \x03(\x02\x12\r\n\x05ranks\x18\x05 \x03(\x04\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x32\x8c\x04\n\x10RetrievalService\x12Y\n\x08Retrieve\x12%.phoenix_retrieval.v1.RetrieveRequest\x1a&.phoenix_retrieval.v1.RetrieveResponse\x12h\n\rBatchRetrieve\x12*.phoenix_retrieval.v1.BatchRetrieveRequest\x1a+.phoenix_retrieval.v1.BatchRetrieveResponse\x12_\n\nEncodeUser\x12\'.phoenix_retrieval.v1.EncodeUserRequest\x1a(.phoenix_retrieval.v1.EncodeUserResponse\x12q\n\x10\x45ncodeCandidates\x12-.phoenix_retrieval.v1.EncodeCandidatesRequest\x1a..phoenix_retrieval.v1.EncodeCandidatesResponse\x12_\n\nScorePosts\x12\'.phoenix_retrieval.v1.ScorePostsRequest\x1a(.phoenix_retrieval.v1.ScorePostsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,31 +34,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'phoenix_retrieval.v1.retrie
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RETRIEVEREQUEST']._serialized_start=136
-  _globals['_RETRIEVEREQUEST']._serialized_end=323
-  _globals['_RETRIEVERESPONSE']._serialized_start=326
-  _globals['_RETRIEVERESPONSE']._serialized_end=586
-  _globals['_BATCHRETRIEVEREQUEST']._serialized_start=588
-  _globals['_BATCHRETRIEVEREQUEST']._serialized_end=667
-  _globals['_BATCHRETRIEVERESPONSE']._serialized_start=669
-  _globals['_BATCHRETRIEVERESPONSE']._serialized_end=747
-  _globals['_RETRIEVERESULT']._serialized_start=749
-  _globals['_RETRIEVERESULT']._serialized_end=876
-  _globals['_REQUESTSTATUS']._serialized_start=879
-  _globals['_REQUESTSTATUS']._serialized_end=1037
-  _globals['_FIELDVIOLATION']._serialized_start=1039
-  _globals['_FIELDVIOLATION']._serialized_end=1091
-  _globals['_ENCODEUSERREQUEST']._serialized_start=1093
-  _globals['_ENCODEUSERREQUEST']._serialized_end=1154
-  _globals['_ENCODEUSERRESPONSE']._serialized_start=1156
-  _globals['_ENCODEUSERRESPONSE']._serialized_end=1244
-  _globals['_ENCODECANDIDATESREQUEST']._serialized_start=1246
-  _globals['_ENCODECANDIDATESREQUEST']._serialized_end=1309
-  _globals['_ENCODECANDIDATESRESPONSE']._serialized_start=1311
-  _globals['_ENCODECANDIDATESRESPONSE']._serialized_end=1416
-  _globals['_SCOREPOSTSREQUEST']._serialized_start=1418
-  _globals['_SCOREPOSTSREQUEST']._serialized_end=1497
-  _globals['_SCOREPOSTSRESPONSE']._serialized_start=1499
-  _globals['_SCOREPOSTSRESPONSE']._serialized_end=1615
-  _globals['_RETRIEVALSERVICE']._serialized_start=1618
-  _globals['_RETRIEVALSERVICE']._serialized_end=2142
+  _globals['_RETRIEVEREQUEST']._serialized_end=391
+  _globals['_FILTER']._serialized_start=394
+  _globals['_FILTER']._serialized_end=683
+  _globals['_RETRIEVERESPONSE']._serialized_start=686
+  _globals['_RETRIEVERESPONSE']._serialized_end=964
+  _globals['_BATCHRETRIEVEREQUEST']._serialized_start=966
+  _globals['_BATCHRETRIEVEREQUEST']._serialized_end=1045
+  _globals['_BATCHRETRIEVERESPONSE']._serialized_start=1047
+  _globals['_BATCHRETRIEVERESPONSE']._serialized_end=1125
+  _globals['_RETRIEVERESULT']._serialized_start=1127
+  _globals['_RETRIEVERESULT']._serialized_end=1254
+  _globals['_REQUESTSTATUS']._serialized_start=1257
+  _globals['_REQUESTSTATUS']._serialized_end=1415
+  _globals['_FIELDVIOLATION']._serialized_start=1417
+  _globals['_FIELDVIOLATION']._serialized_end=1469
+  _globals['_ENCODEUSERREQUEST']._serialized_start=1471
+  _globals['_ENCODEUSERREQUEST']._serialized_end=1532
+  _globals['_ENCODEUSERRESPONSE']._serialized_start=1534
+  _globals['_ENCODEUSERRESPONSE']._serialized_end=1622
+  _globals['_ENCODECANDIDATESREQUEST']._serialized_start=1624
+  _globals['_ENCODECANDIDATESREQUEST']._serialized_end=1687
+  _globals['_ENCODECANDIDATESRESPONSE']._serialized_start=1689
+  _globals['_ENCODECANDIDATESRESPONSE']._serialized_end=1794
+  _globals['_SCOREPOSTSREQUEST']._serialized_start=1796
+  _globals['_SCOREPOSTSREQUEST']._serialized_end=1875
+  _globals['_SCOREPOSTSRESPONSE']._serialized_start=1878
+  _globals['_SCOREPOSTSRESPONSE']._serialized_end=2012
+  _globals['_RETRIEVALSERVICE']._serialized_start=2015
+  _globals['_RETRIEVALSERVICE']._serialized_end=2539
 # @@protoc_insertion_point(module_scope)

@@ -11,23 +11,47 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RetrieveRequest(_message.Message):
-    __slots__ = ("user", "top_k", "return_user_representation", "return_author_ids", "return_labels", "return_created_at")
+    __slots__ = ("user", "top_k", "return_user_representation", "return_author_ids", "return_labels", "return_created_at", "min_sequence", "filter")
     USER_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     RETURN_USER_REPRESENTATION_FIELD_NUMBER: _ClassVar[int]
     RETURN_AUTHOR_IDS_FIELD_NUMBER: _ClassVar[int]
     RETURN_LABELS_FIELD_NUMBER: _ClassVar[int]
     RETURN_CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    MIN_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     user: _user_pb2.User
     top_k: int
     return_user_representation: bool
     return_author_ids: bool
     return_labels: bool
     return_created_at: bool
-    def __init__(self, user: _Optional[_Union[_user_pb2.User, _Mapping]] = ..., top_k: _Optional[int] = ..., return_user_representation: _Optional[bool] = ..., return_author_ids: _Optional[bool] = ..., return_labels: _Optional[bool] = ..., return_created_at: _Optional[bool] = ...) -> None: ...
+    min_sequence: int
+    filter: Filter
+    def __init__(self, user: _Optional[_Union[_user_pb2.User, _Mapping]] = ..., top_k: _Optional[int] = ..., return_user_representation: _Optional[bool] = ..., return_author_ids: _Optional[bool] = ..., return_labels: _Optional[bool] = ..., return_created_at: _Optional[bool] = ..., min_sequence: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
+
+class Filter(_message.Message):
+    __slots__ = ("created_since_unix_ms", "created_before_unix_ms", "any_labels", "all_labels", "none_labels", "excluded_post_ids", "excluded_author_ids", "min_score")
+    CREATED_SINCE_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BEFORE_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    ANY_LABELS_FIELD_NUMBER: _ClassVar[int]
+    ALL_LABELS_FIELD_NUMBER: _ClassVar[int]
+    NONE_LABELS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_POST_IDS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_AUTHOR_IDS_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    created_since_unix_ms: int
+    created_before_unix_ms: int
+    any_labels: _containers.RepeatedScalarFieldContainer[str]
+    all_labels: _containers.RepeatedScalarFieldContainer[str]
+    none_labels: _containers.RepeatedScalarFieldContainer[str]
+    excluded_post_ids: _containers.RepeatedScalarFieldContainer[int]
+    excluded_author_ids: _containers.RepeatedScalarFieldContainer[int]
+    min_score: float
+    def __init__(self, created_since_unix_ms: _Optional[int] = ..., created_before_unix_ms: _Optional[int] = ..., any_labels: _Optional[_Iterable[str]] = ..., all_labels: _Optional[_Iterable[str]] = ..., none_labels: _Optional[_Iterable[str]] = ..., excluded_post_ids: _Optional[_Iterable[int]] = ..., excluded_author_ids: _Optional[_Iterable[int]] = ..., min_score: _Optional[float] = ...) -> None: ...
 
 class RetrieveResponse(_message.Message):
-    __slots__ = ("generation", "rows_scanned", "rows_eligible", "post_ids", "scores", "author_ids", "created_at_unix_ms", "label_names", "label_counts", "label_indices", "user_representation")
+    __slots__ = ("generation", "rows_scanned", "rows_eligible", "post_ids", "scores", "author_ids", "created_at_unix_ms", "label_names", "label_counts", "label_indices", "user_representation", "sequence")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     ROWS_SCANNED_FIELD_NUMBER: _ClassVar[int]
     ROWS_ELIGIBLE_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +63,7 @@ class RetrieveResponse(_message.Message):
     LABEL_COUNTS_FIELD_NUMBER: _ClassVar[int]
     LABEL_INDICES_FIELD_NUMBER: _ClassVar[int]
     USER_REPRESENTATION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     generation: str
     rows_scanned: int
     rows_eligible: int
@@ -50,7 +75,8 @@ class RetrieveResponse(_message.Message):
     label_counts: _containers.RepeatedScalarFieldContainer[int]
     label_indices: _containers.RepeatedScalarFieldContainer[int]
     user_representation: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, generation: _Optional[str] = ..., rows_scanned: _Optional[int] = ..., rows_eligible: _Optional[int] = ..., post_ids: _Optional[_Iterable[int]] = ..., scores: _Optional[_Iterable[float]] = ..., author_ids: _Optional[_Iterable[int]] = ..., created_at_unix_ms: _Optional[_Iterable[int]] = ..., label_names: _Optional[_Iterable[str]] = ..., label_counts: _Optional[_Iterable[int]] = ..., label_indices: _Optional[_Iterable[int]] = ..., user_representation: _Optional[_Iterable[float]] = ...) -> None: ...
+    sequence: int
+    def __init__(self, generation: _Optional[str] = ..., rows_scanned: _Optional[int] = ..., rows_eligible: _Optional[int] = ..., post_ids: _Optional[_Iterable[int]] = ..., scores: _Optional[_Iterable[float]] = ..., author_ids: _Optional[_Iterable[int]] = ..., created_at_unix_ms: _Optional[_Iterable[int]] = ..., label_names: _Optional[_Iterable[str]] = ..., label_counts: _Optional[_Iterable[int]] = ..., label_indices: _Optional[_Iterable[int]] = ..., user_representation: _Optional[_Iterable[float]] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class BatchRetrieveRequest(_message.Message):
     __slots__ = ("requests",)
@@ -135,15 +161,17 @@ class ScorePostsRequest(_message.Message):
     def __init__(self, user: _Optional[_Union[_user_pb2.User, _Mapping]] = ..., post_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ScorePostsResponse(_message.Message):
-    __slots__ = ("generation", "rows_scanned", "rows_eligible", "scores", "ranks")
+    __slots__ = ("generation", "rows_scanned", "rows_eligible", "scores", "ranks", "sequence")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     ROWS_SCANNED_FIELD_NUMBER: _ClassVar[int]
     ROWS_ELIGIBLE_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     RANKS_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     generation: str
     rows_scanned: int
     rows_eligible: int
     scores: _containers.RepeatedScalarFieldContainer[float]
     ranks: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, generation: _Optional[str] = ..., rows_scanned: _Optional[int] = ..., rows_eligible: _Optional[int] = ..., scores: _Optional[_Iterable[float]] = ..., ranks: _Optional[_Iterable[int]] = ...) -> None: ...
+    sequence: int
+    def __init__(self, generation: _Optional[str] = ..., rows_scanned: _Optional[int] = ..., rows_eligible: _Optional[int] = ..., scores: _Optional[_Iterable[float]] = ..., ranks: _Optional[_Iterable[int]] = ..., sequence: _Optional[int] = ...) -> None: ...
