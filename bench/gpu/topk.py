@@ -26,8 +26,11 @@ import numpy.typing as npt
 from jax import lax
 from record import QUICK, Run, Sizes, measure, measure_limits
 
-from phoenix_server.kernels.block_maxima import Tile, block_maxima, pack_valid, rounding_error
-from phoenix_server.topk import DeviceCorpus, ShardedLayout
+from phoenix_server.kernels.block_maxima import Tile, block_maxima, of_blocks, rounding_error
+from phoenix_server.selection import Shard, unpack
+from phoenix_server.topk import DeviceCorpus, ShardedLayout, TopK, pack
+
+Doubles = npt.NDArray[np.float64]
 
 WIDTH = 128
 _TOLERANCE = 2e-6  # of a float32 sum of 128 products of unit vectors
@@ -47,7 +50,10 @@ def layouts(rows: int) -> dict[str, ShardedLayout]:
 
 
 def draw(layout: ShardedLayout, dtype: str, batch: int) -> tuple[DeviceCorpus, jax.Array]:
-    """Draw unit vectors and queries; every hundredth row is the same as the row after it."""
+    """Draw unit vectors and queries; every hundredth row is the same as the row after it.
+
+    Ids do not ascend with the rows.
+    """
     padded, rows = layout.padded_rows, layout.rows
 
     def chunk(key: jax.Array) -> jax.Array:
@@ -55,16 +61,23 @@ def draw(layout: ShardedLayout, dtype: str, batch: int) -> tuple[DeviceCorpus, j
         return (vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)).astype(dtype)
 
     @jax.jit
-    def build() -> tuple[jax.Array, jax.Array, jax.Array]:
+    def build() -> Shard:
         keys = jax.random.split(jax.random.key(1), padded // layout.tile_rows)
         vectors = lax.map(chunk, keys).reshape(padded, WIDTH)
         places = jnp.arange(0, padded - 1, 100)
         vectors = vectors.at[places + 1].set(vectors[places])
-        return vectors, jnp.arange(padded) < rows, jnp.full(1, 1.01, jnp.float32)
+        low = jnp.arange(padded, dtype=jnp.uint32) * jnp.uint32(0x9E3779B1)  # odd: all distinct
+        return Shard(
+            vectors,
+            ids=jnp.stack([low % 3, low], axis=1),
+            longest=jnp.full(1, 1.01, jnp.float32),
+            tiles=jnp.full(1, layout.tiles_of(rows), jnp.int32),
+        )
 
+    live = jnp.asarray(pack(np.arange(padded) < rows)[None])
     queries = jax.random.normal(jax.random.key(2), (batch, WIDTH))
     queries = queries / jnp.linalg.norm(queries, axis=1, keepdims=True)
-    return DeviceCorpus(*build()), queries.at[0].set(0.6 * queries[0])  # not all of one length
+    return DeviceCorpus(build(), live), queries.at[0].set(0.6 * queries[0])  # not all of one length
 
 
 def check(run: Run, corpus: DeviceCorpus, queries: jax.Array, rows: int) -> None:
@@ -73,8 +86,7 @@ def check(run: Run, corpus: DeviceCorpus, queries: jax.Array, rows: int) -> None
     Raises:
         AssertionError: An answer is wrong, or an error larger than its bound.
     """
-    vectors = np.asarray(corpus.vectors)
-    few, k = queries[:4], max(run.sizes.results)
+    vectors, few = np.asarray(corpus.shards.vectors), queries[:4]
     probes = np.asarray(few, np.float64)
     step = 1 << 20
     exact = np.concatenate(
@@ -84,29 +96,56 @@ def check(run: Run, corpus: DeviceCorpus, queries: jax.Array, rows: int) -> None
         ],
         axis=1,
     )
-    best = -np.sort(-np.partition(exact[:, :rows], rows - k, axis=1)[:, rows - k :], axis=1)
-    for name, layout in layouts(rows).items():
-        found = jax.jit(partial(layout.top_k, k=k))(corpus, few)
+    halves = jax.random.bits(jax.random.key(3), (len(few), corpus.live.shape[1]), jnp.uint32)
+    for masks, live in (("one", corpus.live), ("each its own", corpus.live & halves)):
+        params = {"rows": rows, "dtype": str(vectors.dtype), "masks": masks}
+        truth = np.where(np.asarray(unpack(live)), exact, -np.inf)
+        check_answers(run, corpus._replace(live=live), few, truth, params)
+        check_scan(run, corpus._replace(live=live), few, truth, params)
+
+
+def check_answers(
+    run: Run, corpus: DeviceCorpus, queries: jax.Array, truth: Doubles, params: dict[str, Any]
+) -> None:
+    """Check whole searches against true scores [B, P], -inf where not eligible."""
+    ids = np.asarray(corpus.shards.ids).astype(np.uint64)
+    ids = ids[:, 0] << np.uint64(32) | ids[:, 1]
+    k = max(run.sizes.results)
+    best = -np.sort(-np.partition(truth, -k, axis=1)[:, -k:], axis=1)
+    for name, layout in layouts(params["rows"]).items():
+        found = search(layout, corpus, queries, k)()
         scores, places = np.asarray(found.scores), np.asarray(found.rows)
-        there = np.take_along_axis(exact, places, axis=1)
+        there = np.take_along_axis(truth, places, axis=1)
         assert np.abs(there - best).max() < _TOLERANCE, f"{name}: not the best rows"
         assert np.abs(there - scores).max() < _TOLERANCE, f"{name}: wrong scores"
         ties = np.diff(scores, axis=1) == 0
+        ascending = ids[places][:, 1:] > ids[places][:, :-1]
         assert (np.diff(scores, axis=1) <= 0).all(), f"{name}: scores out of order"
-        assert (np.diff(places, axis=1)[ties] > 0).all(), f"{name}: ties out of order"
-        params = {"rows": rows, "dtype": str(vectors.dtype), "k": k, "ties": int(ties.sum())}
-        run.add(name, params, "widened", "1", [int(found.widened)])
-    layout = layouts(rows)["kernel"]
-    valid = np.asarray(corpus.valid)
-    truth = np.where(valid, exact, -np.inf).reshape(len(few), -1, layout.block_rows).max(axis=-1)
-    maxima = np.asarray(scan(layout, corpus, few)(), np.float64)
+        assert ascending[ties].all(), f"{name}: ties out of order"
+        told = params | {"k": k, "ties": int(ties.sum())}
+        run.add(name, told, "widened", "1", [int(found.widened)])
+
+
+def check_scan(
+    run: Run, corpus: DeviceCorpus, queries: jax.Array, truth: Doubles, params: dict[str, Any]
+) -> None:
+    """Check maxima and their error against true scores [B, P], -inf where not eligible."""
+    layout, shards = layouts(params["rows"])["kernel"], corpus.shards
+    truth = truth.reshape(len(queries), -1, layout.block_rows).max(axis=-1)
+    maxima = np.asarray(scan(layout, corpus, queries)(), np.float64)
     some = np.isfinite(truth)
-    assert (some == np.isfinite(maxima)).all(), "the scan sees rows that are not valid"
+    assert (some == np.isfinite(maxima)).all(), "the scan sees rows that are not eligible"
     error = np.abs(np.where(some, maxima, 0) - np.where(some, truth, 0)).max(axis=1)
-    bound = np.asarray(rounding_error(few, corpus.vectors.dtype)) * float(corpus.longest[0])
+    bound = np.asarray(rounding_error(queries, shards.vectors.dtype)) * float(shards.longest[0])
     assert (error <= bound).all(), f"the scan is off by {error}, more than {bound}"
-    params = {"rows": rows, "dtype": str(vectors.dtype)}
     run.add("scan", params, "error_over_bound", "1", error / bound)
+
+
+def search(
+    layout: ShardedLayout, corpus: DeviceCorpus, queries: jax.Array, k: int
+) -> Callable[[], TopK]:
+    """Return a call of ours."""
+    return partial(jax.jit(partial(layout.top_k, k=k)), corpus.shards, corpus.live, queries)
 
 
 def scan(
@@ -117,10 +156,9 @@ def scan(
 
     @jax.jit
     def run_scan(corpus: DeviceCorpus, queries: jax.Array) -> jax.Array:
-        alive = pack_valid(corpus.valid, block_rows)
         return block_maxima(
-            corpus.vectors,
-            alive,
+            corpus.shards.vectors,
+            of_blocks(corpus.live, block_rows),
             queries,
             block_rows=block_rows,
             interpret=layout.interpret,
@@ -132,20 +170,21 @@ def scan(
 
 def top_k_of_all(corpus: DeviceCorpus, queries: jax.Array, k: int) -> Callable[[], Any]:
     """Return a call of `lax.top_k` over all scores, for as many queries at once as fit."""
-    rows = len(corpus.vectors)
+    rows = len(corpus.shards.vectors)
     at_once = max(1, min(len(queries), _CHUNK_BYTES // (4 * rows)))
 
-    def one(vectors: jax.Array, valid: jax.Array, queries: jax.Array) -> Any:
+    def one(vectors: jax.Array, eligible: jax.Array, queries: jax.Array) -> Any:
         scores = jnp.dot(
             queries.astype(vectors.dtype), vectors.T, preferred_element_type=jnp.float32
         )
-        return lax.top_k(jnp.where(valid, scores, -jnp.inf), k)
+        return lax.top_k(jnp.where(eligible, scores, -jnp.inf), k)
 
     compiled = jax.jit(one)
+    eligible = unpack(corpus.live)
 
     def call() -> list[Any]:
         return [
-            compiled(corpus.vectors, corpus.valid, queries[start : start + at_once])
+            compiled(corpus.shards.vectors, eligible, queries[start : start + at_once])
             for start in range(0, len(queries), at_once)
         ]
 
@@ -154,23 +193,23 @@ def top_k_of_all(corpus: DeviceCorpus, queries: jax.Array, k: int) -> Callable[[
 
 def least_seconds(run: Run, corpus: DeviceCorpus, batch: int) -> float:
     """Return what reading every vector once, or multiplying it with every query, takes at most."""
-    read_s = corpus.vectors.nbytes / (run.limits["copy_bandwidth"]["value"] * 1e9)
-    return max(read_s, 2 * corpus.vectors.size * batch / (run.limits["matmul"]["value"] * 1e9))
+    vectors = corpus.shards.vectors
+    read_s = vectors.nbytes / (run.limits["copy_bandwidth"]["value"] * 1e9)
+    return max(read_s, 2 * vectors.size * batch / (run.limits["matmul"]["value"] * 1e9))
 
 
 def compare(run: Run, corpus: DeviceCorpus, queries: jax.Array, rows: int) -> None:
     """Measure whole searches."""
     for batch, k in itertools.product(run.sizes.batches, run.sizes.results):
-        params = {"rows": rows, "dtype": str(corpus.vectors.dtype), "batch": batch, "k": k}
+        params = {"rows": rows, "dtype": str(corpus.shards.vectors.dtype), "batch": batch, "k": k}
         if run.late(f"searches of {params}"):
             return
         some = queries[:batch]
         calls: dict[str, Callable[[], Any]] = {
-            name: partial(jax.jit(partial(layout.top_k, k=k)), corpus, some)
-            for name, layout in layouts(rows).items()
+            name: search(layout, corpus, some, k) for name, layout in layouts(rows).items()
         }
         calls["lax.top_k"] = top_k_of_all(corpus, some, k)
-        seconds: dict[str, npt.NDArray[np.float64]] = {}
+        seconds: dict[str, Doubles] = {}
         for name, call in calls.items():
             seconds[name] = measure(call, run.sizes.budget_s)
             run.add(name, params, "time", "ms", seconds[name] * 1e3)
@@ -192,10 +231,15 @@ def tiles_to_try() -> Iterator[dict[str, Any]]:
 def sweep(run: Run, corpus: DeviceCorpus, queries: jax.Array, rows: int) -> None:
     """Measure the scan alone."""
     layout = layouts(rows)["kernel"]
-    parts = (2, 1) if corpus.vectors.dtype == jnp.bfloat16 else (2,)
+    parts = (2, 1) if corpus.shards.vectors.dtype == jnp.bfloat16 else (2,)
     for batch, part, settings in itertools.product(run.sizes.swept, parts, tiles_to_try()):
         told = {name: str(value) for name, value in settings.items()}
-        params = {"rows": rows, "dtype": str(corpus.vectors.dtype), "batch": batch, "parts": part}
+        params = {
+            "rows": rows,
+            "dtype": str(corpus.shards.vectors.dtype),
+            "batch": batch,
+            "parts": part,
+        }
         if run.late(f"the scan of {params | told}"):
             return
         try:

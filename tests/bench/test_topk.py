@@ -1,12 +1,14 @@
 from collections.abc import Generator
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from phoenix_bench.results import OURS, Limit, Report
 from phoenix_bench.search import systems
 from phoenix_bench.search.dataset import Floats
-from phoenix_bench.search.oracle import Found
+from phoenix_bench.search.oracle import Found, find_truth
 from phoenix_bench.search.systems import Search, System
 from phoenix_bench.suites import Options, topk
 
@@ -71,6 +73,14 @@ def test_wrong_answers_of_ours_are_not_timed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(topk, "ours", lambda corpus, dtype: _swapping(systems.ours(corpus, dtype)))
     with pytest.raises(topk.WrongAnswerError, match="equal vectors"):
         topk.run(Options(quick=True))
+
+
+def test_ours_gives_rows_of_the_corpus_on_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
+    monkeypatch.setattr(systems, "choose_devices", lambda shards: tuple(jax.devices()[:3]))
+    found = systems.ours(corpus, "float32").prepare(2, 5)(corpus[[3, 997]])
+    truth = find_truth(corpus, corpus[[3, 997]], 5)
+    np.testing.assert_array_equal(found.rows, truth.rows)
 
 
 def test_a_peer_that_is_not_exact_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

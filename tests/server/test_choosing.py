@@ -1,3 +1,4 @@
+import functools
 from collections.abc import Callable
 from functools import partial
 
@@ -5,8 +6,11 @@ import jax
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from phoenix_server.choosing import choose, places
+from phoenix_server.choosing import choose, choose_best, places
+from phoenix_server.topk import split_ids
 
 Values = npt.NDArray[np.float32]
 
@@ -51,3 +55,33 @@ def test_the_chosen_are_better_than_all_others(kind: str, least: int, most: int,
         assert enough == (len(chosen) >= least)
         if not enough:  # then one more threshold would have let in too many
             assert len(chosen) + (others == rest).sum() > most
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.sampled_from([9, 40]),
+    k=st.sampled_from([1, 3, 9]),
+    distinct=st.integers(1, 12),
+    seed=st.integers(0, 2**32 - 1),
+    bits=st.sampled_from([4, 34, 64]),
+)
+def test_the_best_are_chosen_and_of_equal_ones_the_smallest_ids(
+    n: int, k: int, distinct: int, seed: int, bits: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    kinds = rng.normal(size=distinct).astype(np.float32)
+    kinds[rng.random(distinct) < 0.2] = -np.inf
+    values = kinds[rng.integers(0, distinct, (3, n))]
+    first = 2**64 - n if bits == 64 else 0 if bits == 4 else 2**32 - n // 2
+    ids = rng.permutation(np.arange(n, dtype=np.uint64)) + np.uint64(first)
+    found = np.asarray(_choose_best(k)(values, split_ids(ids)[None]))
+    for row, place in zip(values, found, strict=True):
+        order = np.lexsort((ids, -row))[:k]
+        expected = np.sort(order[np.isfinite(row[order])])
+        np.testing.assert_array_equal(place[: len(expected)], expected)
+        assert (place[len(expected) :] == n).all()
+
+
+@functools.cache
+def _choose_best(k: int) -> Callable[..., jax.Array]:
+    return jax.jit(lambda values, ids: choose_best(values, lambda: ids, k))

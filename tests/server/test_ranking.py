@@ -14,8 +14,20 @@ from phoenix_server.ranking import exact_ranks
     ),
     data=st.data(),
 )
-def test_ranks_equal_those_of_sorting(scores: list[float], data: st.DataObject) -> None:
+def test_ranks_equal_those_of_sorting_by_score_and_id(
+    scores: list[float], data: st.DataObject
+) -> None:
     rows = data.draw(st.lists(st.integers(0, len(scores) - 1), max_size=10))
-    order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
-    ranks = exact_ranks(np.array(scores, np.float32), np.array(rows, np.int32))
+    ids = data.draw(
+        st.lists(
+            st.one_of(st.integers(1, 50), st.integers(2**64 - 50, 2**64 - 1)),
+            min_size=len(scores),
+            max_size=len(scores),
+            unique=True,
+        )
+    )
+    order = sorted(range(len(scores)), key=lambda row: (-scores[row], ids[row]))
+    ranks = exact_ranks(
+        np.array(scores, np.float32), np.array(ids, np.uint64), np.array(rows, np.int32)
+    )
     assert ranks.tolist() == [order.index(row) + 1 for row in rows]

@@ -5,12 +5,13 @@ import numpy.typing as npt
 
 
 def exact_ranks(
-    scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int32]
+    scores: npt.NDArray[np.float32], ids: npt.NDArray[np.uint64], rows: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int64]:
-    """Return the ranks of rows, from 1, by score descending, then row ascending.
+    """Return the ranks of rows, from 1, by score descending, then id ascending.
 
     Args:
-        scores: [N], all scores; -inf where not eligible.
+        scores: [R], all scores; -inf where not eligible.
+        ids: [R], the ids of all posts.
         rows: [n], the rows to rank.
     """
     ascending = np.sort(scores)
@@ -20,5 +21,5 @@ def exact_ranks(
     ranks = len(scores) - after + 1
     for score in np.unique(targets[ties > 1]):
         here = targets == score
-        ranks[here] += np.searchsorted(np.flatnonzero(scores == score), rows[here])
+        ranks[here] += np.searchsorted(np.sort(ids[scores == score]), ids[rows[here]])
     return ranks

@@ -3,7 +3,7 @@
 Shapes:
     B  queries, of a compiled size        K  results, of a compiled size
     C  users of a chunk                   D  width of a vector
-    N  rows of the corpus
+    R  rows of the corpus in memory
 """
 
 from functools import partial
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from phoenix_server.corpus.index import CorpusIndex
 from phoenix_server.errors import StartupError
+from phoenix_server.programs import Programs
 from phoenix_server.stopwatch import device_seconds
 from phoenix_server.topk import TopK
 
@@ -40,30 +41,43 @@ class Assembled(NamedTuple):
 class Searches:
     """Finds the exact top k in one corpus."""
 
-    def __init__(self, corpus: CorpusIndex) -> None:
+    def __init__(self, corpus: CorpusIndex, programs: Programs) -> None:
         self._corpus = corpus
         self._searches: dict[tuple[int, int], _Program] = {}
         self._seconds: dict[tuple[int, int], float] = {}
         self._assemblies: dict[tuple[int, int], _Program] = {}
-        query = self._spec(())
-        self._score = jax.jit(corpus.layout.scores).lower(corpus.device, query).compile()
+        self._programs = programs
+        layout, query = corpus.layout, self._spec(())
+        self._score = programs.get(
+            ("score", layout),
+            lambda: jax.jit(layout.scores).lower(layout.specs, query).compile(),
+        )
 
     def compile(self, batch_size: int, top_k: int) -> None:
         """Compile the search of the `top_k` best for `batch_size` queries, and time it."""
-        spec = self._spec((batch_size,))
-        search = jax.jit(partial(self._corpus.layout.top_k, k=top_k))
-        program = search.lower(self._corpus.device, spec).compile()
-        queries = jax.device_put(self._probes(batch_size), self._corpus.layout.replicated)
+        layout, size = self._corpus.layout, (batch_size, top_k)
+        masks = layout.mask_specs(batch_size)
+
+        def compile_one() -> _Program:
+            search = jax.jit(partial(layout.top_k, k=top_k))
+            return search.lower(layout.specs.shards, masks, self._spec((batch_size,))).compile()
+
+        program = self._programs.get(("search", layout, size), compile_one)
+        queries = jax.device_put(self._probes(batch_size), layout.replicated)
+        everything = self._everything(batch_size)
+
+        def run() -> object:
+            return self._corpus.use(lambda device: program(device.shards, everything, queries))
+
         # New dictionaries: another thread may be looking through the old ones.
-        size = (batch_size, top_k)
-        seconds = device_seconds(lambda: program(self._corpus.device, queries))
-        self._seconds = {**self._seconds, size: seconds}
+        self._seconds = {**self._seconds, size: device_seconds(run)}
         self._searches = {**self._searches, size: program}
 
     def compile_assembly(self, chunk_size: int, batch_size: int) -> None:
         """Compile the bringing together of chunks in a batch."""
         first = self._corpus.layout.devices[0]
         one = jax.sharding.SingleDeviceSharding(first)
+        size = (chunk_size, batch_size)
         specs = [
             jax.ShapeDtypeStruct(shape, dtype, sharding=one)
             for shape, dtype in (
@@ -74,10 +88,11 @@ class Searches:
                 ((chunk_size,), np.int32),
             )
         ]
-        self._assemblies = {
-            **self._assemblies,
-            (chunk_size, batch_size): jax.jit(_assemble).lower(*specs).compile(),
-        }
+        program = self._programs.get(
+            ("assembly", first, size, self._corpus.layout.width),
+            lambda: jax.jit(_assemble).lower(*specs).compile(),
+        )
+        self._assemblies = {**self._assemblies, size: program}
 
     def check(self) -> None:
         """Check one search against numpy.
@@ -88,7 +103,7 @@ class Searches:
         batch_size, top_k = min(self._searches)
         probes = self._probes(batch_size)
         scores = self.scores(probes[0])
-        best = np.sort(scores)[::-1][:top_k]
+        best = np.sort(scores[np.isfinite(scores)])[::-1][:top_k]
         found = self.top_k(jax.device_put(probes, self._corpus.layout.devices[0]), top_k)
         rows, claimed = np.asarray(found.rows)[0, : len(best)], np.asarray(found.scores)[0]
         # Within rounding: the two are separate programs, and a device may multiply in each its own
@@ -121,21 +136,42 @@ class Searches:
         size = (len(chunk.norms), len(assembled.norms))
         return Assembled(*self._assemblies[size](*assembled, *chunk, places))
 
-    def top_k(self, representations: jax.Array, top_k: int) -> TopK:
-        """Find at least the `top_k` best rows for [B, D] f32 on the first device."""
+    def top_k(self, representations: jax.Array, top_k: int, masks: jax.Array | None = None) -> TopK:
+        """Find at least the `top_k` best rows.
+
+        Args:
+            representations: [B, D] f32, on the first device.
+            top_k: K, or less.
+            masks: [B, R/32] u32, what each query may find. Default: all posts.
+        """
         batch = len(representations)
         size = min(size for size in self._searches if size[0] == batch and size[1] >= top_k)
         queries = jax.device_put(representations, self._corpus.layout.replicated)
-        return TopK(*self._searches[size](self._corpus.device, queries))
+        program = self._searches[size]
+        if masks is None:
+            masks = self._everything(batch)
+        return TopK(*self._corpus.use(lambda device: program(device.shards, masks, queries)))
+
+    def _everything(self, batch_size: int) -> jax.Array:
+        """Return masks of all posts, [B, R/32]."""
+        layout = self._corpus.layout
+        masks = layout.mask_specs(batch_size)
+        program = self._programs.get(
+            ("everything", layout, batch_size),
+            lambda: (
+                jax.jit(partial(jnp.broadcast_to, shape=masks.shape), out_shardings=layout.words)
+                .lower(layout.specs.live)
+                .compile()
+            ),
+        )
+        return self._corpus.use(lambda device: program(device.live))
 
     def scores(
         self, representation: jax.Array | npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        """Return the scores of all rows for [D] f32: [N]."""
-        layout = self._corpus.layout
-        query = jax.device_put(representation, layout.replicated)
-        scores = np.asarray(self._score(self._corpus.device, query))
-        return scores[layout.memory_rows(np.arange(layout.rows))]
+        """Return the scores of all rows for [D] f32: [R], -inf where there is no post."""
+        query = jax.device_put(representation, self._corpus.layout.replicated)
+        return np.asarray(self._corpus.use(lambda device: self._score(device, query)))
 
     def _spec(self, leading: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         layout = self._corpus.layout

@@ -23,11 +23,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from phoenix_server.choosing import choose
+from phoenix_server.choosing import choose, choose_best
 
 # XLA's product of a matrix and a vector gives a row the same bits in any matrix of whole eights of
 # rows; rows beyond the last eight are summed in another order.
 ROW_GRANULE = 8
+
+WORD = 32  # bits; rows whose eligibility shares a word
 
 _GROUP = 16  # G; a first choice among groups saves most of the second one among blocks
 _UNIT_ROUNDOFF = 2.0**-24
@@ -41,27 +43,47 @@ class Shard(NamedTuple):
 
     Attributes:
         vectors: [P, D] f32 or bf16.
-        valid: [P] bool; False for padding.
+        ids: [P, 2] u32, the high and the low half of each post's id; distinct among live rows.
         longest: [1] f32, at least the length of the longest vector.
+        tiles: [1] i32, how many tiles hold rows; those behind are not looked at.
     """
 
     vectors: jax.Array
-    valid: jax.Array
+    ids: jax.Array
     longest: jax.Array
+    tiles: jax.Array
 
 
 class Best(NamedTuple):
     """The best rows of a shard, K' = min(K, P).
 
     Attributes:
-        scores: [B, K'] f32, descending; -inf where fewer rows are valid.
-        rows: [B, K'] i32, in the shard; among equal scores ascending.
+        scores: [B, K'] f32, in any order; -inf where fewer rows are eligible.
+        rows: [B, K'] i32, in the shard.
+        ids: [B, K', 2] u32, as a shard has them.
         widened: [] i32, how many queries needed the scores of all rows.
     """
 
     scores: jax.Array
     rows: jax.Array
+    ids: jax.Array
     widened: jax.Array
+
+
+class Candidates(NamedTuple):
+    """Rows that a quick search found, and what must hold for them to be the best.
+
+    Attributes:
+        scores: [B, M] f32, in any order; -inf where there is none. M is at least K.
+        rows: [B, M] i32.
+        left_out: [B] f32, the largest maximum, as the scan rounds it, of blocks not looked into.
+        complete: [B] bool, whether the best of the blocks looked into are all here.
+    """
+
+    scores: jax.Array
+    rows: jax.Array
+    left_out: jax.Array
+    complete: jax.Array
 
 
 class Sizes(Protocol):
@@ -99,78 +121,102 @@ def row_scores(rows: jax.Array, query: jax.Array) -> jax.Array:
     return jnp.where(scores == 0, 0.0, scores)  # lax.top_k puts -0.0 below 0.0
 
 
-def all_scores(shard: Shard, query: jax.Array, sizes: Sizes) -> jax.Array:
-    """Return the scores of all rows for a query [D]: [P] f32, -inf where not valid."""
+def all_scores(shard: Shard, eligible: jax.Array, query: jax.Array, sizes: Sizes) -> jax.Array:
+    """Return the scores of all rows for a query [D]: [P] f32, -inf where not eligible [P/32]."""
     if sizes.scan == "kernel":
         from phoenix_server.kernels import fused
 
         return fused.score_all(
             shard.vectors,
-            shard.valid,
+            eligible,
             query,
             block_rows=sizes.block_rows,
             interpret=sizes.interpret,
         )
     tiles = shard.vectors.reshape(-1, sizes.tile_rows, shard.vectors.shape[1])
     scores = lax.map(lambda tile: row_scores(tile, query), tiles)
-    return jnp.where(shard.valid, scores.reshape(-1), -jnp.inf)
+    return jnp.where(unpack(eligible), scores.reshape(-1), -jnp.inf)
 
 
-def search(shard: Shard, queries: jax.Array, k: int, sizes: Sizes) -> Best:
-    """Return the K best rows for each of the queries [B, D] f32."""
-    rows = len(shard.vectors)
+def search(shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, sizes: Sizes) -> Best:
+    """Return the K best rows for each query.
+
+    Args:
+        shard: The rows.
+        eligible: [B, P/32] u32, or [1, P/32] for all queries: bit i of word j says whether a query
+            may find row 32 j + i.
+        queries: [B, D] f32; one of zeros pads a batch, and finds nothing of meaning.
+        k: K.
+        sizes: How to scan.
+    """
+    batch, rows = len(queries), len(shard.vectors)
     blocks = rows // sizes.block_rows
     chosen = k + 32 + k // 16  # C: room between the K-th score and the blocks left out
     if 2 * chosen >= blocks:  # they would be most of the shard
-        scores, found_rows = lax.map(lambda query: _search_all(shard, query, k, sizes), queries)
-        return Best(scores, found_rows, widened=jnp.zeros((), jnp.int32))
+        everybody = jnp.arange(batch, dtype=jnp.int32)
+        scores, found_rows = _search_all(shard, eligible, queries, everybody, min(k, rows), sizes)
+        return Best(scores, found_rows, _ids(shard, found_rows), jnp.zeros((), jnp.int32))
     find = _find_in_kernels if sizes.scan == "kernel" else _find_in_tiles
-    scores, found_rows, left_out, complete = find(shard, queries, k, chosen, sizes)
-    # min, not the last: XLA would see a slice of a sort, and sort all of it.
+    candidates = find(shard, eligible, queries, k, chosen, sizes)
+    scores, found_rows = _best(shard, candidates.scores, candidates.rows, k)
     threshold = scores.min(axis=1)  # [B]
-    # To a query of zeros, as those that pad a batch, all rows are equal: the first blocks hold the
-    # first rows.
-    proven = complete & (
+    left_out = candidates.left_out
+    proven = candidates.complete & (
         (left_out == -jnp.inf)
         | (left_out + scan_error(shard, queries, sizes) < threshold)
         | ~queries.any(axis=1)
     )
 
-    def widen() -> tuple[jax.Array, jax.Array]:
-        def one(each: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-            query, done, scores, rows = each
-            return lax.cond(
-                done, lambda: (scores, rows), lambda: _search_all(shard, query, k, sizes)
-            )
+    def widen() -> tuple[jax.Array, ...]:
+        def one(each: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            number, done, *found = each
 
-        return lax.map(one, (queries, proven, scores, found_rows))
+            def anew() -> tuple[jax.Array, ...]:
+                wider = _search_all(shard, eligible, queries, number[None], k, sizes)
+                return tuple(part[0] for part in wider)
+
+            return lax.cond(done, lambda: tuple(found), anew)
+
+        numbers = jnp.arange(batch, dtype=jnp.int32)
+        return lax.map(one, (numbers, proven, scores, found_rows))
 
     scores, found_rows = lax.cond(proven.all(), lambda: (scores, found_rows), widen)
-    return Best(scores, found_rows, jnp.sum(~proven, dtype=jnp.int32))
+    ids = _ids(shard, found_rows)
+    return Best(scores, found_rows, ids, jnp.sum(~proven, dtype=jnp.int32))
 
 
-def block_maxima(shard: Shard, queries: jax.Array, sizes: Sizes) -> jax.Array:
-    """Return each block's best score as the scan rounds it: [B, P/W] f32, -inf if none is valid.
+def block_maxima(shard: Shard, eligible: jax.Array, queries: jax.Array, sizes: Sizes) -> jax.Array:
+    """Return each block's best score as the scan rounds it: [B, P/W] f32, -inf if none is eligible.
 
     A tile's scores stay in cache; they are never written out.
     """
-    batch, width = queries.shape
+    batch = len(queries)
     tile, block = sizes.tile_rows, sizes.block_rows
     left = queries.astype(shard.vectors.dtype)
+    tiles = len(shard.vectors) // tile
 
-    def scan(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
-        vectors, valid = rows  # [T, D], [T]
+    def scan(index: jax.Array, maxima: jax.Array) -> jax.Array:
+        vectors = lax.dynamic_slice_in_dim(shard.vectors, index * tile, tile)  # [T, D]
+        words = lax.dynamic_slice_in_dim(eligible, index * (tile // 32), tile // 32, axis=1)
         scores = jnp.dot(
             left,
             vectors.T,
             precision=lax.Precision.HIGHEST,
             preferred_element_type=jnp.float32,
         )  # [B, T]
-        return jnp.where(valid, scores, -jnp.inf).reshape(batch, tile // block, block).max(-1)
+        best = jnp.where(unpack(words), scores, -jnp.inf).reshape(batch, -1, block).max(-1)
+        return lax.dynamic_update_index_in_dim(maxima, best, index, axis=0)
 
-    tiles = (shard.vectors.reshape(-1, tile, width), shard.valid.reshape(-1, tile))
-    maxima = lax.map(scan, tiles).transpose(1, 0, 2).reshape(batch, -1)  # [P/T, B, T/W] before
+    nothing = jnp.full((tiles, batch, tile // block), -jnp.inf, jnp.float32)
+    maxima = lax.fori_loop(0, shard.tiles[0], scan, nothing)
+    maxima = maxima.transpose(1, 0, 2).reshape(batch, -1)
     return jnp.where(maxima == 0, 0.0, maxima)  # see `row_scores`
+
+
+def unpack(words: jax.Array) -> jax.Array:
+    """Return the bits of [..., n] u32, the lowest of each word first: [..., 32 n] bool."""
+    bits = (words[..., None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1
+    return (bits != 0).reshape(*words.shape[:-1], -1)
 
 
 def best_blocks(maxima: jax.Array, least: int, most: int) -> tuple[jax.Array, jax.Array]:
@@ -220,58 +266,55 @@ def scan_error(shard: Shard, queries: jax.Array, sizes: Sizes) -> jax.Array:
 
 
 def _find_in_tiles(
-    shard: Shard, queries: jax.Array, k: int, chosen: int, sizes: Sizes
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Return what `kernels.fused.Found` has, found by XLA."""
-    maxima = block_maxima(shard, queries, sizes)  # [B, P/W]
+    shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, chosen: int, sizes: Sizes
+) -> Candidates:
+    maxima = block_maxima(shard, eligible, queries, sizes)  # [B, P/W]
     blocks, left_out = best_blocks(maxima, k + 8, chosen)  # [B, C], [B]
-    # To a query of zeros all are equal, and the first are right.
-    zero, first = ~queries.any(axis=1)[:, None], jnp.arange(chosen, dtype=jnp.int32)
-    blocks = jnp.where(zero, first, blocks)
+    masks = _of_blocks(eligible, blocks, sizes.block_rows)  # [B, C*W]
+    rows = blocks[..., None] * sizes.block_rows + jnp.arange(sizes.block_rows, dtype=jnp.int32)
     scores = lax.map(
         lambda each: _score_blocks(shard, each[0], each[1], sizes),
         (queries, blocks),
         batch_size=sizes.queries_at_once if sizes.queries_at_once > 1 else None,
     )  # [B, C*W]
-
-    def sort_few() -> tuple[jax.Array, jax.Array]:
-        few = jnp.where(zero, first, place)
-        best, order = lax.top_k(_pick(scores, few, -jnp.inf), k)
-        return best, _pick(few, order, 0)
-
-    # Rows ascend, so among equal scores the lower comes first.
-    place, rest, enough = choose(scores, k, chosen)
-    sortable = enough | (rest == -jnp.inf) | zero[:, 0]
-    best, place = lax.cond(sortable.all(), sort_few, lambda: tuple(lax.top_k(scores, k)))
-    block = _pick(blocks, place // sizes.block_rows, 0)
-    rows = block * sizes.block_rows + place % sizes.block_rows
-    return best, rows, left_out, jnp.ones(len(queries), jnp.bool_)
+    scores = jnp.where(masks, scores, -jnp.inf)
+    complete = jnp.ones(len(queries), jnp.bool_)
+    return Candidates(scores, rows.reshape(scores.shape), left_out, complete)
 
 
 def _find_in_kernels(
-    shard: Shard, queries: jax.Array, k: int, chosen: int, sizes: Sizes
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Return what `kernels.fused.Found` has."""
+    shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, chosen: int, sizes: Sizes
+) -> Candidates:
     from phoenix_server.kernels import fused
 
-    return fused.search_best_blocks(
-        shard.vectors,
-        shard.valid,
-        queries,
-        k=k,
-        chosen=chosen,
-        block_rows=sizes.block_rows,
-        interpret=sizes.interpret,
+    return Candidates(
+        *fused.search_best_blocks(
+            shard.vectors,
+            eligible,
+            queries,
+            k=k,
+            chosen=chosen,
+            block_rows=sizes.block_rows,
+            interpret=sizes.interpret,
+        )
     )
 
 
 def _score_blocks(shard: Shard, query: jax.Array, blocks: jax.Array, sizes: Sizes) -> jax.Array:
-    """Return the scores of the rows of blocks [C] for a query [D]: [C*W], -inf if not valid."""
+    """Return the scores of the rows of blocks [C] for a query [D]: [C*W]."""
     block, width = sizes.block_rows, shard.vectors.shape[1]
     vectors = shard.vectors.reshape(-1, block * width).at[blocks].get(mode="clip")
-    valid = shard.valid.reshape(-1, block).at[blocks].get(mode="fill", fill_value=False)
-    scores = row_scores(vectors.reshape(-1, width), query)
-    return jnp.where(valid.reshape(-1), scores, -jnp.inf)
+    return row_scores(vectors.reshape(-1, width), query)
+
+
+def _of_blocks(eligible: jax.Array, blocks: jax.Array, block_rows: int) -> jax.Array:
+    """Return the bits of [B or 1, P/32] u32 for the rows of blocks [B, C]: [B, C*W] bool."""
+    eligible = jnp.broadcast_to(eligible, (len(blocks), eligible.shape[1]))
+    first = blocks * block_rows
+    words = _pick(eligible, first // WORD, 0)  # a word is whole blocks
+    bits = (first % WORD)[..., None] + jnp.arange(block_rows, dtype=jnp.int32)
+    masks = (words[..., None] >> bits.astype(jnp.uint32)) & 1 != 0
+    return masks.reshape(len(blocks), -1)
 
 
 def _pick(values: jax.Array, at: jax.Array, fill: float) -> jax.Array:
@@ -280,10 +323,52 @@ def _pick(values: jax.Array, at: jax.Array, fill: float) -> jax.Array:
     return jnp.take_along_axis(values, at, axis=1, mode="fill", fill_value=fill)
 
 
+def _best(shard: Shard, scores: jax.Array, rows: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Return the K best of candidates [B, M]: scores and rows."""
+    place = choose_best(scores, lambda: _ids(shard, rows), k)
+    return _pick(scores, place, -jnp.inf), _pick(rows, place, 0)
+
+
+def _ids(shard: Shard, rows: jax.Array) -> jax.Array:
+    return shard.ids.at[rows].get(mode="clip")
+
+
 def _search_all(
-    shard: Shard, query: jax.Array, k: int, sizes: Sizes
+    shard: Shard,
+    eligible: jax.Array,
+    queries: jax.Array,
+    numbers: jax.Array,
+    k: int,
+    sizes: Sizes,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the K' best scores and rows of a query [D] among all rows."""
-    scores = all_scores(shard, query, sizes)
-    best, rows = lax.top_k(scores, min(k, len(scores)))
-    return best, rows
+    """Return the K best scores and rows for the queries of some numbers, among all rows."""
+
+    def score(number: jax.Array) -> jax.Array:
+        mask = eligible[number if len(eligible) > 1 else 0]
+        return all_scores(shard, mask, queries[number], sizes)
+
+    scores = lax.map(score, numbers)  # [n, P]
+    rows = jnp.broadcast_to(jnp.arange(len(shard.ids), dtype=jnp.int32), scores.shape)
+    return _best(shard, scores, rows, k)
+
+
+def in_order(
+    scores: jax.Array, rows: jax.Array, ids: jax.Array, queries: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Sort scores, descending, and rows with them; equal ones by their ids.
+
+    Args:
+        scores: [B, M] f32, no -0.0.
+        rows: [B, M] i32.
+        ids: [B, M, 2] u32.
+        queries: [B, D] f32; to one of zeros all rows are equal, and their order does not matter.
+    """
+    best, order = lax.top_k(scores, scores.shape[1])
+    equal = (best[:, 1:] == best[:, :-1]) & (best[:, 1:] > -jnp.inf)
+
+    def by_ids() -> jax.Array:
+        keys = (-scores, ids[..., 0], ids[..., 1], rows)
+        return lax.sort(keys, dimension=1, num_keys=3)[3]
+
+    ties = (equal.any(axis=1) & queries.any(axis=1)).any()
+    return best, lax.cond(ties, by_ids, lambda: _pick(rows, order, 0))

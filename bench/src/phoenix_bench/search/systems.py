@@ -44,18 +44,19 @@ def ours(corpus: Floats, dtype: str) -> System:
     """Return the server's search, on the devices that it would choose."""
     rows, width = corpus.shape
     layout = choose_layout(choose_devices(None), rows=rows, width=width)
-    placed = layout.place(
-        corpus[start : start + _CHUNK_ROWS] for start in range(0, rows, _CHUNK_ROWS)
-    )
-    placed = placed._replace(vectors=placed.vectors.astype(dtype))
+    chunks = (corpus[start : start + _CHUNK_ROWS] for start in range(0, rows, _CHUNK_ROWS))
+    shards, live = layout.place(chunks, np.arange(rows, dtype=np.uint64))
+    shards = shards._replace(vectors=shards.vectors.astype(dtype))
+    corpus_rows = np.zeros(layout.total_rows, np.int32)  # of rows in memory
+    corpus_rows[layout.spread(rows)] = np.arange(rows)
 
     def prepare(batch: int, k: int) -> Search:
         queries = jax.ShapeDtypeStruct((batch, width), np.float32, sharding=layout.replicated)
-        compiled = jax.jit(partial(layout.top_k, k=k)).lower(placed, queries).compile()
+        compiled = jax.jit(partial(layout.top_k, k=k)).lower(shards, live, queries).compile()
 
         def search(queries: Floats) -> Found:
-            answer = compiled(placed, jax.device_put(queries, layout.replicated))
-            return Found(np.asarray(answer.scores), np.asarray(answer.rows))
+            answer = compiled(shards, live, jax.device_put(queries, layout.replicated))
+            return Found(np.asarray(answer.scores), corpus_rows[np.asarray(answer.rows)])
 
         return search
 

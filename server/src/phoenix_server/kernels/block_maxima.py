@@ -28,6 +28,7 @@ QUERY_PARTS = 2  # H; with one, the error is some 2^-9 of a score, more than nea
 
 _UNIT_ROUNDOFF = 2.0**-24
 _PART_ROUNDOFF = 2.0**-8
+_WORD = 32
 _LEAST_SIDE = 16  # of a product on tensor cores
 _SHARED_BYTES = 200 << 10  # of the 227 KiB that a program of an H100 may have
 
@@ -63,12 +64,19 @@ def tile_for(queries: int, width: int, dtype: jnp.dtype) -> Tile:
     )
 
 
-def pack_valid(valid: jax.Array, block_rows: int) -> jax.Array:
-    """Return for each block a word [n] i32 whose bit j says whether row j is valid."""
-    bits = valid.reshape(-1, block_rows).astype(jnp.uint32) << jnp.arange(
-        block_rows, dtype=jnp.uint32
-    )
-    return lax.bitcast_convert_type(bits.sum(axis=1, dtype=jnp.uint32), jnp.int32)
+def of_blocks(eligible: jax.Array, block_rows: int) -> jax.Array:
+    """Return a word for each block, bit j for its row j: [E, P/32] u32 to [E, n] i32.
+
+    Args:
+        eligible: Bit i of word j is for row 32 j + i.
+        block_rows: W, which divides 32.
+    """
+    words = eligible
+    if block_rows < _WORD:
+        shifts = jnp.arange(0, _WORD, block_rows, dtype=jnp.uint32)
+        parts = (eligible[..., None] >> shifts) & jnp.uint32((1 << block_rows) - 1)
+        words = parts.reshape(len(eligible), -1)
+    return lax.bitcast_convert_type(words, jnp.int32)
 
 
 def split(queries: jax.Array, parts: int) -> tuple[jax.Array, jax.Array]:
@@ -92,11 +100,11 @@ def block_maxima(
     parts: int = QUERY_PARTS,
     tile: Tile | None = None,
 ) -> jax.Array:
-    """Return each block's best score as the scan rounds it: [B, n] f32, -inf if no row is valid.
+    """Return each block's best score as the scan rounds it: [B, n] f32, -inf if no row is eligible.
 
     Args:
         vectors: [P, D] bf16 or f32; D is a power of two, at least 16.
-        alive: [n] i32, see `pack_valid`.
+        alive: [B or 1, n] i32, see `of_blocks`.
         queries: [B, D] f32.
         block_rows: W, at most 32.
         interpret: Run as ordinary JAX, on any device, instead of as a kernel.
@@ -107,7 +115,7 @@ def block_maxima(
         ValueError: There are fewer blocks than a program has, or too few parts.
     """
     batch, width = queries.shape
-    blocks = len(alive)
+    blocks = alive.shape[1]
     side = query_slice(batch, width, vectors.dtype)
     tile = tile or tile_for(side, width, vectors.dtype)
     if blocks < tile.blocks:
@@ -116,6 +124,8 @@ def block_maxima(
         raise ValueError(f"float32 vectors take queries in 2 parts, not {parts}")
     slices = -(-batch // side)
     rounded, _ = split(queries, parts)
+    if len(alive) > 1:
+        alive = jnp.pad(alive, ((0, slices * side - batch), (0, 0)))
     maxima = pl.pallas_call(
         partial(_scan, tile=tile, block_rows=block_rows, side=side),
         out_shape=jax.ShapeDtypeStruct((batch, blocks), jnp.float32),
@@ -177,12 +187,15 @@ def _scan(
     first_query = pl.program_id(1) * side
     here = pl.ds(first_block, tile.blocks)
     queries = [queries_ref[part, :, pl.ds(first_query, side)] for part in range(parts)]
-    alive = alive_ref[here]  # [L]
+    if alive_ref.shape[0] == 1:
+        alive = alive_ref[0, here][:, None]  # [L, 1]
+    else:
+        alive = alive_ref[pl.ds(first_query, side), here].T  # [L, Q]
 
     def add_row(row: jax.Array, best: jax.Array) -> jax.Array:
         scores = _product(vectors_ref[here, row, :], queries)  # [L, Q]
-        valid = (lax.shift_right_logical(alive, jnp.full_like(alive, row)) & 1) == 1
-        return jnp.maximum(best, jnp.where(valid[:, None], scores, -jnp.inf))
+        eligible = (lax.shift_right_logical(alive, jnp.full_like(alive, row)) & 1) == 1
+        return jnp.maximum(best, jnp.where(eligible, scores, -jnp.inf))
 
     nothing = jnp.full((tile.blocks, side), -jnp.inf, jnp.float32)
     best = lax.fori_loop(0, block_rows, add_row, nothing)

@@ -25,14 +25,14 @@ def block_scores(
     block_rows: int,
     interpret: bool,
 ) -> jax.Array:
-    """Return the scores of the rows of some blocks: [B, C * W] f32, -inf where not valid.
+    """Return the scores of the rows of some blocks: [B, C * W] f32, -inf where not eligible.
 
     Products and sums are float32. A row's sum has one order in all programs, and so the same bits
     wherever the row lies and whatever else is asked for.
 
     Args:
         vectors: [P, D] bf16 or f32; D is a power of two.
-        alive: [n] i32, see `pack_valid`.
+        alive: [B or 1, n] i32, see `of_blocks`.
         queries: [B, D] f32.
         blocks: [B, C] i32, n where there is none; C * W is a multiple of 64.
         block_rows: W, a power of two.
@@ -70,10 +70,12 @@ def _score(
     within = places & (block_rows - 1)
     shift = jnp.full_like(places, block_rows.bit_length() - 1)
     blocks = blocks_ref[query, lax.shift_right_logical(places, shift)]
-    there = blocks < alive_ref.shape[0]
+    masks, size = alive_ref.shape
+    there = blocks < size
     blocks = jnp.where(there, blocks, 0)
-    valid = there & ((lax.shift_right_logical(alive_ref[blocks], within) & 1) == 1)
+    alive = alive_ref[query if masks > 1 else 0, blocks]
+    eligible = there & ((lax.shift_right_logical(alive, within) & 1) == 1)
     vectors = vectors_ref[blocks * block_rows + within, :].astype(jnp.float32)  # [64, D]
     scores = jnp.sum(vectors * queries_ref[query, :][None, :], axis=1)
     scores = jnp.where(scores == 0, 0.0, scores)  # see `block_maxima`
-    scores_ref[query, pl.ds(first, PROGRAM_ROWS)] = jnp.where(valid, scores, -jnp.inf)
+    scores_ref[query, pl.ds(first, PROGRAM_ROWS)] = jnp.where(eligible, scores, -jnp.inf)

@@ -8,7 +8,7 @@ WIDTHS = (16, 32, 64, 128, 256)
 """Values of D: a power of two, for tensor cores, that leaves room for queries on the chip."""
 
 MOST_BLOCK_ROWS = 32
-"""The largest W: which rows of a block are valid is one word."""
+"""The largest W: which rows of a block are eligible is one word."""
 
 PROGRAM_ROWS = 64
 """Rows whose exact scores one program sums; a shard is a multiple of that."""
