@@ -3,14 +3,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from client.servicer import FakeServer, run_fake_server
 from phoenix_client import AsyncPhoenixClient, PhoenixClient
+from phoenix_client.__main__ import main
 
 
 class Ask:
@@ -41,6 +42,34 @@ def server() -> Iterator[FakeServer]:
 @pytest.fixture(params=[True, False], ids=["sync", "async"])
 def ask(request: pytest.FixtureRequest, server: FakeServer) -> Ask:
     return Ask(server.target, sync=request.param)
+
+
+class Outcome(NamedTuple):
+    """What a command came to: exit status, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Run:
+    """Run the command line in this process, with the server as its default target."""
+    monkeypatch.setenv("PHOENIX_TARGET", server.target)
+
+    def run_main(*arguments: str | Path) -> Outcome:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return Outcome(caught.value.code, printed.out, printed.err)
+
+    return run_main
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""A small server that keeps the contract over a fixed corpus, and fails or waits when told to."""
+"""A small server that keeps the contract, and fails or waits when told to.
+
+It retrieves and scores the same posts whatever changes; what is written is only looked up.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,15 @@ from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
-from phoenix_retrieval.v1 import manifest_pb2, model_service_pb2_grpc, retrieval_service_pb2_grpc
+from client.corpus_servicer import Context, FakeCorpus
+from phoenix_retrieval.v1 import (
+    corpus_service_pb2_grpc,
+    manifest_pb2,
+    model_service_pb2_grpc,
+    retrieval_service_pb2_grpc,
+)
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
-
-Context = Any  # the generated stubs want a context that is sync and async at once
 
 GENERATION = "towers-1+posts-7"
 EMBEDDING_SIZE = 3
@@ -69,6 +76,7 @@ def fail(context: Context, failure: Failure) -> NoReturn:
 
 @dataclass
 class FakeServer(
+    FakeCorpus,
     retrieval_service_pb2_grpc.RetrievalServiceServicer,
     model_service_pb2_grpc.ModelServiceServicer,
 ):
@@ -76,7 +84,8 @@ class FakeServer(
 
     target: str = ""
     requests: list[Message] = field(default_factory=list[Message])
-    failures: list[Failure] = field(default_factory=list[Failure])  # one a call, in order
+    # One a call, or a message of a stream, in order. None: it goes well.
+    failures: list[Failure | None] = field(default_factory=list[Failure | None])
     replies: list[Message] = field(default_factory=list[Message])  # instead of the right ones
     hangs: bool = False  # calls wait until they are given up
     watch_ends: bool = False  # the health check stops telling
@@ -92,20 +101,20 @@ class FakeServer(
             if context.add_callback(self.given_up.set):
                 self.given_up.wait()
             context.abort(grpc.StatusCode.CANCELLED, "given up")
-        if self.failures:
-            fail(context, self.failures.pop(0))
+        if self.failures and (failure := self.failures.pop(0)):
+            fail(context, failure)
         return self.replies.pop(0) if self.replies else None
 
     def Retrieve(
         self, request: retrieval_pb2.RetrieveRequest, context: Context
     ) -> retrieval_pb2.RetrieveResponse:
-        return self._enter(request, context) or top_k(request)
+        return self._enter(request, context) or top_k(request, self.sequence)
 
     def BatchRetrieve(
         self, request: retrieval_pb2.BatchRetrieveRequest, context: Context
     ) -> retrieval_pb2.BatchRetrieveResponse:
         return self._enter(request, context) or retrieval_pb2.BatchRetrieveResponse(
-            results=map(batch_result, request.requests)
+            results=[batch_result(one, self.sequence) for one in request.requests]
         )
 
     def EncodeUser(
@@ -138,6 +147,7 @@ class FakeServer(
             rows_eligible=len(POSTS),
             scores=[POSTS[ranks[post_id] - 1].score for post_id in request.post_ids],
             ranks=[ranks[post_id] for post_id in request.post_ids],
+            sequence=self.sequence,
         )
 
     def GetModel(
@@ -163,6 +173,7 @@ class FakeServer(
             max_batch_users=5,
             max_candidates=7,
             max_request_bytes=2**20,
+            max_excluded=11,
             server_version="0.1.0",
         )
 
@@ -184,7 +195,9 @@ class FakeServer(
         yield self.health_check(request, context)
 
 
-def top_k(request: retrieval_pb2.RetrieveRequest) -> retrieval_pb2.RetrieveResponse:
+def top_k(
+    request: retrieval_pb2.RetrieveRequest, sequence: int = 0
+) -> retrieval_pb2.RetrieveResponse:
     posts = POSTS[: request.top_k]
     reply = retrieval_pb2.RetrieveResponse(
         generation=GENERATION,
@@ -192,6 +205,7 @@ def top_k(request: retrieval_pb2.RetrieveRequest) -> retrieval_pb2.RetrieveRespo
         rows_eligible=len(POSTS),
         post_ids=[post.post_id for post in posts],
         scores=[post.score for post in posts],
+        sequence=sequence,
     )
     if request.return_author_ids:
         reply.author_ids.extend(post.author_id for post in posts)
@@ -207,10 +221,12 @@ def top_k(request: retrieval_pb2.RetrieveRequest) -> retrieval_pb2.RetrieveRespo
     return reply
 
 
-def batch_result(request: retrieval_pb2.RetrieveRequest) -> retrieval_pb2.RetrieveResult:
+def batch_result(
+    request: retrieval_pb2.RetrieveRequest, sequence: int
+) -> retrieval_pb2.RetrieveResult:
     if 0 < request.top_k <= MAX_TOP_K:
         return retrieval_pb2.RetrieveResult(
-            status=retrieval_pb2.RequestStatus(), response=top_k(request)
+            status=retrieval_pb2.RequestStatus(), response=top_k(request, sequence)
         )
     return retrieval_pb2.RetrieveResult(
         status=retrieval_pb2.RequestStatus(
@@ -230,6 +246,7 @@ def run_fake_server(credentials: grpc.ServerCredentials | None = None) -> Genera
     server = grpc.server(futures.ThreadPoolExecutor(4))
     retrieval_service_pb2_grpc.add_RetrievalServiceServicer_to_server(fake, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(fake, server)
+    corpus_service_pb2_grpc.add_CorpusServiceServicer_to_server(fake, server)
     health = {
         "Check": grpc.unary_unary_rpc_method_handler(fake.health_check),
         "Watch": grpc.unary_stream_rpc_method_handler(fake.health_watch),

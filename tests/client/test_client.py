@@ -16,6 +16,7 @@ from client.conftest import Ask
 from client.servicer import (
     EMBEDDING_SIZE,
     GENERATION,
+    MAX_TOP_K,
     POSTS,
     REPRESENTATION,
     STATS,
@@ -33,6 +34,7 @@ from phoenix_client import (
     InvalidArgumentError,
     MalformedReplyError,
     PhoenixClient,
+    Post,
     RetrieveQuery,
     UnavailableError,
     UnimplementedError,
@@ -93,6 +95,18 @@ def test_retrieve_asks_for_no_more_than_it_is_told(server: FakeServer, ask: Ask)
     assert result.user_representation is None
 
 
+def test_retrieve_waits_for_a_change_and_says_which_it_saw(server: FakeServer, ask: Ask) -> None:
+    server.sequence = 2**64 - 1
+    assert ask("retrieve", USER, top_k=1, min_sequence=2**63).sequence == 2**64 - 1
+    queries = [RetrieveQuery(user=USER, top_k=1, min_sequence=n) for n in (0, 7)]
+    assert [result.sequence for result in ask("batch_retrieve", queries)] == [2**64 - 1] * 2
+    alone, batch = server.requests
+    assert isinstance(alone, retrieval_pb2.RetrieveRequest)
+    assert isinstance(batch, retrieval_pb2.BatchRetrieveRequest)
+    assert alone.min_sequence == 2**63
+    assert [request.min_sequence for request in batch.requests] == [0, 7]
+
+
 def test_a_batch_has_a_result_or_an_exception_for_each_query(ask: Ask) -> None:
     queries = (RetrieveQuery(user=USER, top_k=top_k) for top_k in (1, 0, 3))
     one, failed, three = ask("batch_retrieve", queries)
@@ -120,9 +134,11 @@ def test_encode_candidates_gives_a_vector_a_post(ask: Ask) -> None:
         encoded[2]
 
 
-def test_score_posts_keeps_the_order_of_the_request(ask: Ask) -> None:
+def test_score_posts_keeps_the_order_of_the_request(server: FakeServer, ask: Ask) -> None:
+    server.sequence = 5
     result = ask("score_posts", USER, [POSTS[2].post_id, POSTS[0].post_id])
     assert (result.generation, result.rows_scanned, result.rows_eligible) == (GENERATION, 3, 3)
+    assert result.sequence == 5
     assert [(post.post_id, post.rank) for post in result.posts] == [
         (POSTS[2].post_id, 3),
         (POSTS[0].post_id, 1),
@@ -135,6 +151,8 @@ def test_get_model(ask: Ask) -> None:
     assert (model.generation, model.tower_fingerprint) == (GENERATION, "f00d")
     assert (model.num_actions, model.history_length, model.corpus_rows) == (19, 127, 2**40)
     assert (model.devices, model.label_names) == (("cpu:0", "cpu:1"), ("football", "news"))
+    assert (model.max_top_k, model.max_batch_users, model.max_candidates) == (MAX_TOP_K, 5, 7)
+    assert (model.max_request_bytes, model.max_excluded) == (2**20, 11)
 
 
 def test_get_serving_stats_has_every_field_of_the_reply(ask: Ask) -> None:
@@ -153,9 +171,16 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("batch_retrieve", ([],), {}),
     ("encode_user", (USER,), {}),
     ("encode_candidates", ([1], [2]), {}),
-    ("score_posts", (USER, [1]), {}),
+    ("score_posts", (USER, [POSTS[0].post_id]), {}),
     ("get_model", (), {}),
     ("get_serving_stats", (), {}),
+    ("upsert_posts", ([Post(1, 2)],), {}),
+    ("stream_upsert_posts", ([[Post(1, 2)]],), {}),
+    ("delete_posts", ([1],), {}),
+    ("get_posts", ([1],), {}),
+    ("get_corpus", (), {}),
+    ("create_snapshot", (), {}),
+    ("list_snapshots", (), {}),
 ]
 
 
@@ -184,11 +209,14 @@ def test_a_time_limit_that_is_none_is_refused(ask: Ask, timeout_s: float) -> Non
         ask("get_model")
 
 
+@pytest.mark.parametrize(("method", "arguments", "options"), CALLS)
 def test_a_server_that_is_unavailable_for_a_moment_is_asked_again(
-    server: FakeServer, ask: Ask
+    server: FakeServer, ask: Ask, method: str, arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
     server.failures = [Failure(grpc.StatusCode.UNAVAILABLE)] * 2
-    assert ask("get_model").generation == GENERATION
+    ask(method, *arguments, **options)
+    first, second, third = server.requests
+    assert first == second == third
 
 
 def test_no_other_failure_is_asked_again(server: FakeServer, ask: Ask) -> None:

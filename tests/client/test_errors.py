@@ -19,6 +19,7 @@ Code = grpc.StatusCode
 CASES = [
     (Code.INVALID_ARGUMENT, errors.InvalidArgumentError, False),
     (Code.NOT_FOUND, errors.NotFoundError, False),
+    (Code.FAILED_PRECONDITION, errors.FailedPreconditionError, False),
     (Code.RESOURCE_EXHAUSTED, errors.ResourceExhaustedError, False),
     (Code.UNAVAILABLE, errors.UnavailableError, True),
     (Code.DEADLINE_EXCEEDED, errors.DeadlineExceededError, False),
@@ -38,7 +39,7 @@ def _all_subclasses(cls: type) -> set[type]:
 
 def test_every_class_is_public_and_in_the_tree() -> None:
     tree = errors.__doc__ or ""
-    for cls in _all_subclasses(errors.PhoenixClientError) | {errors.SequenceError}:
+    for cls in _all_subclasses(errors.PhoenixClientError) | _all_subclasses(errors.FileError):
         assert cls.__name__ in tree
         assert getattr(phoenix_client, cls.__name__) is cls
 
@@ -142,6 +143,7 @@ def test_details_that_cannot_be_read_are_left_out(server: FakeServer, ask: Ask) 
         errors.ResourceExhaustedError("m", retry_after_s=0.5, retryable=True),
         errors.UnknownStatusError("m", code=Code.ABORTED),
         errors.SequenceError("file", "history[3]", "is missing"),
+        errors.PostsFileError("file", "line 3: post_id", "is missing"),
     ],
 )
 def test_exceptions_survive_pickling(error: Exception) -> None:

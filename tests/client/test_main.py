@@ -5,9 +5,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import grpc
 import pytest
@@ -15,6 +13,7 @@ from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as details_pb2
 
+from client.conftest import Run
 from client.servicer import (
     GENERATION,
     POSTS,
@@ -23,7 +22,6 @@ from client.servicer import (
     FakeServer,
     run_fake_server,
 )
-from phoenix_client.__main__ import main
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 
@@ -31,32 +29,6 @@ SEQUENCE = {
     "user_id": 2**64 - 1,
     "history": [{"post_id": 2**63, "author_id": 5, "actions": {"4": 1.0, "1": 0.0}}],
 }
-
-
-class Outcome(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(
-    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Run:
-    """Run the command line in this process, with the server as its default target."""
-    monkeypatch.setenv("PHOENIX_TARGET", server.target)
-
-    def run_main(*arguments: str | Path) -> Outcome:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return Outcome(caught.value.code, printed.out, printed.err)
-
-    return run_main
 
 
 @pytest.fixture
@@ -79,6 +51,7 @@ def test_retrieve_prints_exact_json(server: FakeServer, run: Run, sequence: Path
         "generation": GENERATION,
         "rows_scanned": 1234,
         "rows_eligible": 3,
+        "sequence": 0,
         "candidates": [
             {"post_id": 2**64 - 1, "author_id": 2**53 + 1, "labels": ["football", "news"]},
             {"post_id": 2**63 + 1, "author_id": 2**64 - 3, "labels": []},
@@ -114,6 +87,18 @@ def test_retrieve_prints_a_whole_table(
     assert rows[1][3:] == ["-", "0.33333334"]
 
 
+def test_retrieve_waits_for_a_change_and_says_which_it_saw(
+    server: FakeServer, run: Run, sequence: Path
+) -> None:
+    server.sequence = 2**64 - 1
+    arguments = ("retrieve", "--sequence", sequence, "--min-sequence", 2**64 - 1)
+    assert json.loads(run(*arguments, "--json").out)["sequence"] == 2**64 - 1
+    assert run(*arguments).out.splitlines()[0].endswith(f", sequence {2**64 - 1}")
+    for request in server.requests:
+        assert isinstance(request, retrieval_pb2.RetrieveRequest)
+        assert request.min_sequence == 2**64 - 1
+
+
 def test_request_prints_what_retrieve_sends(server: FakeServer, run: Run, sequence: Path) -> None:
     printed = run("request", "--sequence", sequence, "--top-k", "3").out
     assert str(2**64 - 1) in printed
@@ -128,6 +113,7 @@ def test_model_prints_json_and_a_table(run: Run) -> None:
     printed = json.loads(out)
     assert printed["generation"] == GENERATION
     assert printed["devices"] == ["cpu:0", "cpu:1"]
+    assert printed["max_excluded"] == 11
     status, out, err = run("model")
     assert (status, err) == (0, "")
     assert ["corpus", "rows", str(2**40)] in [line.split() for line in out.splitlines()]
@@ -237,6 +223,8 @@ def test_a_mistake_in_the_sequence_is_one_line(run: Run, tmp_path: Path) -> None
         (["retrieve"], "--sequence"),
         (["retrieve", "--sequence", "x", "--top-k", "0"], "--top-k"),
         (["retrieve", "--sequence", "x", "--top-k", str(2**32)], "--top-k"),
+        (["retrieve", "--sequence", "x", "--min-sequence", "-1"], "--min-sequence"),
+        (["retrieve", "--sequence", "x", "--min-sequence", str(2**64)], "--min-sequence"),
         (["model", "--timeout-s", "0"], "--timeout-s"),
         (["model", "--timeout-s", "nan"], "--timeout-s"),
         (["model", "--ca-file", "none.pem"], "--ca-file"),

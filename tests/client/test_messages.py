@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from client.servicer import top_k
 from phoenix_client import (
     Candidate,
+    FailedPreconditionError,
     History,
     InvalidArgumentError,
     MalformedReplyError,
@@ -119,7 +120,8 @@ def test_a_malformed_result_of_a_batch_spares_the_others() -> None:
         (3, InvalidArgumentError, False),
         (5, NotFoundError, False),
         (8, ResourceExhaustedError, False),
-        (9, UnknownStatusError, False),
+        (9, FailedPreconditionError, False),
+        (10, UnknownStatusError, False),
         (14, UnavailableError, True),
         (99, UnknownStatusError, False),
     ],
@@ -158,3 +160,5 @@ def test_requests_that_cannot_be_sent_are_refused() -> None:
         messages.score_posts_request(User(1), [-1])
     with pytest.raises(ValueError, match="top_k: must be"):
         RetrieveQuery(user=User(1), top_k=-1)
+    with pytest.raises(ValueError, match="min_sequence: must be"):
+        RetrieveQuery(user=User(1), top_k=1, min_sequence=2**64)

@@ -8,28 +8,51 @@
     for candidate in result.candidates:
         ...
 
+Conditions narrow what is found:
+
+    fresh = Filter(created_since=datetime.now(UTC) - timedelta(days=1), none_labels=["nsfw"])
+    result = client.retrieve(user, top_k=10, filter=fresh)
+
+It changes the corpus too:
+
+    written = client.upsert_posts([Post(7, 8, datetime.now(UTC), labels=["news"])])
+    result = client.retrieve(user, top_k=10, min_sequence=written.sequence)
+
 `AsyncPhoenixClient` has the same methods, to be awaited. `phoenix_client.errors` shows the tree of
 exceptions.
 """
 
 from phoenix_client.aio import AsyncPhoenixClient as AsyncPhoenixClient
 from phoenix_client.client import PhoenixClient as PhoenixClient
+from phoenix_client.corpus import CorpusState as CorpusState
+from phoenix_client.corpus import Deleted as Deleted
+from phoenix_client.corpus import FoundPosts as FoundPosts
+from phoenix_client.corpus import Snapshot as Snapshot
+from phoenix_client.corpus import Upserted as Upserted
 from phoenix_client.errors import CallCancelledError as CallCancelledError
 from phoenix_client.errors import DeadlineExceededError as DeadlineExceededError
+from phoenix_client.errors import FailedPreconditionError as FailedPreconditionError
 from phoenix_client.errors import FieldViolation as FieldViolation
+from phoenix_client.errors import FileError as FileError
 from phoenix_client.errors import InternalError as InternalError
 from phoenix_client.errors import InvalidArgumentError as InvalidArgumentError
 from phoenix_client.errors import MalformedReplyError as MalformedReplyError
 from phoenix_client.errors import NotFoundError as NotFoundError
 from phoenix_client.errors import PermissionDeniedError as PermissionDeniedError
 from phoenix_client.errors import PhoenixClientError as PhoenixClientError
+from phoenix_client.errors import PostsFileError as PostsFileError
 from phoenix_client.errors import ResourceExhaustedError as ResourceExhaustedError
 from phoenix_client.errors import SequenceError as SequenceError
 from phoenix_client.errors import UnauthenticatedError as UnauthenticatedError
 from phoenix_client.errors import UnavailableError as UnavailableError
 from phoenix_client.errors import UnimplementedError as UnimplementedError
 from phoenix_client.errors import UnknownStatusError as UnknownStatusError
+from phoenix_client.filters import Filter as Filter
 from phoenix_client.model import Model as Model
+from phoenix_client.posts import Post as Post
+from phoenix_client.posts import Posts as Posts
+from phoenix_client.posts_file import load_posts as load_posts
+from phoenix_client.posts_file import parse_posts as parse_posts
 from phoenix_client.queries import RetrieveQuery as RetrieveQuery
 from phoenix_client.results import Candidate as Candidate
 from phoenix_client.results import Candidates as Candidates

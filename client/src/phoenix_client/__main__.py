@@ -3,63 +3,49 @@
 from __future__ import annotations
 
 import io
-import math
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import grpc
 import typer
 
-from phoenix_client import channels, messages, output
-from phoenix_client.client import PhoenixClient
+from phoenix_client import channels, corpus_commands, messages, output
 from phoenix_client.errors import (
+    FileError,
     InvalidArgumentError,
     PhoenixClientError,
     ResourceExhaustedError,
-    SequenceError,
+)
+from phoenix_client.options import (
+    AllLabels,
+    AnyLabels,
+    AsJson,
+    Before,
+    CaFile,
+    ExcludedAuthors,
+    ExcludedPosts,
+    MinScore,
+    NoneLabels,
+    Since,
+    Target,
+    TimeoutS,
+    Tls,
+    connect,
+    filter_of,
 )
 from phoenix_client.queries import RetrieveQuery
 from phoenix_client.sequence import load_sequence, parse_sequence
 from phoenix_client.users import User
 
 app = typer.Typer(
-    help="Ask a Phoenix retrieval server.",
+    help="Ask a Phoenix retrieval server, and change its corpus.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-def _above_zero(seconds: float) -> float:
-    if not 0 < seconds < math.inf:
-        raise typer.BadParameter("must be above 0 and finite")
-    return seconds
-
-
-Target = Annotated[str, typer.Option(envvar="PHOENIX_TARGET", help="The server, as gRPC names it.")]
-TimeoutS = Annotated[
-    float,
-    typer.Option(
-        envvar="PHOENIX_TIMEOUT_S", callback=_above_zero, help="Time limit of the call, in seconds."
-    ),
-]
-Tls = Annotated[
-    bool, typer.Option("--tls", envvar="PHOENIX_TLS", help="Encrypt; trust the usual authorities.")
-]
-CaFile = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="PHOENIX_CA_FILE",
-        exists=True,
-        dir_okay=False,
-        help="Encrypt; trust the certificates in this PEM file.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 SequenceFile = Annotated[
@@ -78,6 +64,22 @@ def retrieve(
     with_representation: Annotated[
         bool, typer.Option("--with-representation", help="Print the user's representation too.")
     ] = False,
+    min_sequence: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2**64 - 1,
+            help="Wait until the corpus holds the change of this number, as upsert prints it.",
+        ),
+    ] = 0,
+    since: Since = None,
+    before: Before = None,
+    label: AnyLabels = None,
+    all_label: AllLabels = None,
+    without_label: NoneLabels = None,
+    exclude: ExcludedPosts = None,
+    exclude_author: ExcludedAuthors = None,
+    min_score: MinScore = None,
     as_json: AsJson = False,
     target: Target = channels.DEFAULT_TARGET,
     timeout_s: TimeoutS = channels.DEFAULT_TIMEOUT_S,
@@ -85,8 +87,18 @@ def retrieve(
     ca_file: CaFile = None,
 ) -> None:
     """Print the posts of highest score for a user."""
+    chosen = filter_of(
+        since=since,
+        before=before,
+        any_labels=label,
+        all_labels=all_label,
+        none_labels=without_label,
+        excluded_posts=exclude,
+        excluded_authors=exclude_author,
+        min_score=min_score,
+    )
     user = _read_user(sequence)
-    with _connect(target, timeout_s, tls, ca_file) as client:
+    with connect(target, timeout_s, tls, ca_file) as client:
         result = client.retrieve(
             user,
             top_k=top_k,
@@ -94,6 +106,8 @@ def retrieve(
             with_labels=True,
             with_created_at=not as_json,
             with_representation=with_representation,
+            min_sequence=min_sequence,
+            filter=chosen,
         )
     if as_json:
         typer.echo(output.retrieve_json(result))
@@ -102,14 +116,36 @@ def retrieve(
 
 
 @app.command()
-def request(sequence: SequenceFile, top_k: TopK = 10) -> None:
+def request(
+    sequence: SequenceFile,
+    top_k: TopK = 10,
+    since: Since = None,
+    before: Before = None,
+    label: AnyLabels = None,
+    all_label: AllLabels = None,
+    without_label: NoneLabels = None,
+    exclude: ExcludedPosts = None,
+    exclude_author: ExcludedAuthors = None,
+    min_score: MinScore = None,
+) -> None:
     """Print the request that retrieve sends, as JSON for grpcurl and ghz."""
+    chosen = filter_of(
+        since=since,
+        before=before,
+        any_labels=label,
+        all_labels=all_label,
+        none_labels=without_label,
+        excluded_posts=exclude,
+        excluded_authors=exclude_author,
+        min_score=min_score,
+    )
     query = RetrieveQuery(
         user=_read_user(sequence),
         top_k=top_k,
         with_author_ids=True,
         with_labels=True,
         with_created_at=True,
+        filter=chosen,
     )
     typer.echo(output.message_json(messages.retrieve_request(query)))
 
@@ -123,7 +159,7 @@ def model(
     ca_file: CaFile = None,
 ) -> None:
     """Print what the server serves."""
-    with _connect(target, timeout_s, tls, ca_file) as client:
+    with connect(target, timeout_s, tls, ca_file) as client:
         description = client.get_model()
     if as_json:
         typer.echo(output.fields_json(description))
@@ -140,7 +176,7 @@ def stats(
     ca_file: CaFile = None,
 ) -> None:
     """Print how busy the server is, and what has become of its calls."""
-    with _connect(target, timeout_s, tls, ca_file) as client:
+    with connect(target, timeout_s, tls, ca_file) as client:
         counts = client.get_serving_stats()
     if as_json:
         typer.echo(output.fields_json(counts))
@@ -148,16 +184,13 @@ def stats(
         output.print_fields(counts, output.unbounded_console())
 
 
+app.add_typer(corpus_commands.app)
+
+
 def _read_user(sequence: Path) -> User:
     if sequence == Path("-"):
         return parse_sequence(typer.get_binary_stream("stdin").read(), name="standard input")
     return load_sequence(sequence)
-
-
-def _connect(target: str, timeout_s: float, tls: bool, ca_file: Path | None) -> PhoenixClient:
-    authorities = None if ca_file is None else ca_file.read_bytes()
-    credentials = grpc.ssl_channel_credentials(authorities) if tls or ca_file else None
-    return PhoenixClient(target, timeout_s=timeout_s, credentials=credentials)
 
 
 def _describe(error: PhoenixClientError) -> str:
@@ -178,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments)
     except PhoenixClientError as error:
         _fail(_describe(error))
-    except SequenceError as error:
+    except FileError as error:
         _fail(str(error))
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from types import TracebackType
-from typing import Self, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import aclosing
 
-import grpc
-import grpc.aio
-
-from phoenix_client import channels, messages
-from phoenix_client.errors import DeadlineExceededError, PhoenixClientError, UnavailableError
+from phoenix_client import corpus_messages, messages
+from phoenix_client.aio_connection import AsyncConnection
+from phoenix_client.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+from phoenix_client.errors import PhoenixClientError
+from phoenix_client.filters import Filter
 from phoenix_client.model import Model
+from phoenix_client.posts import Post
 from phoenix_client.queries import RetrieveQuery
 from phoenix_client.results import (
     EncodedCandidates,
@@ -20,72 +20,18 @@ from phoenix_client.results import (
     ScoreResult,
 )
 from phoenix_client.stats import ServingStats
-from phoenix_client.statuses import from_rpc_error
 from phoenix_client.users import User
+from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
-from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
-from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
-
-_Request = TypeVar("_Request")
-_Reply = TypeVar("_Reply")
 
 
-class AsyncPhoenixClient:
+class AsyncPhoenixClient(AsyncConnection):
     """A connection to a retrieval server, for the event loop in which it is made.
 
     Every call ends within its time limit and raises a `PhoenixClientError` if it fails. Values that
     cannot be sent raise `ValueError` first. Cancelling a task that awaits a call cancels the call.
     Use it as an async context manager, or await `close`.
     """
-
-    def __init__(
-        self,
-        target: str = channels.DEFAULT_TARGET,
-        *,
-        timeout_s: float = channels.DEFAULT_TIMEOUT_S,
-        credentials: grpc.ChannelCredentials | None = None,
-        max_request_bytes: int | None = None,
-        max_response_bytes: int | None = channels.DEFAULT_MAX_RESPONSE_BYTES,
-        channel: grpc.aio.Channel | None = None,
-    ) -> None:
-        """Prepare a connection, inside a running event loop; the first call opens it.
-
-        Args:
-            target: The server, as gRPC names it: `host:port`, `dns:///name`, `unix:path`.
-            timeout_s: Time limit of calls that set none.
-            credentials: For TLS, as from `grpc.ssl_channel_credentials()`. None: not encrypted.
-            max_request_bytes: Largest message to send. None: as large as the server takes.
-            max_response_bytes: Largest message to accept. None: any.
-            channel: Use this channel, and leave it open at the end. All but `timeout_s` is then
-                its matter.
-
-        Raises:
-            ValueError: `timeout_s` is not above 0, or infinite.
-        """
-        self._timeout_s = channels.checked_timeout_s(timeout_s)
-        self._owns_channel = channel is None
-        if channel is None:
-            options = channels.channel_options(max_request_bytes, max_response_bytes)
-            channel = channels.open_async_channel(target, credentials, options)
-        self._channel = channel
-        self._retrieval = RetrievalServiceStub(channel)
-        self._model = ModelServiceStub(channel)
-
-    async def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
-        if self._owns_channel:
-            await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def retrieve(
         self,
@@ -96,6 +42,8 @@ class AsyncPhoenixClient:
         with_labels: bool = False,
         with_created_at: bool = False,
         with_representation: bool = False,
+        min_sequence: int = 0,
+        filter: Filter | None = None,
         timeout_s: float | None = None,
     ) -> RetrieveResult:
         """Return the posts of highest score for a user: the exact top k."""
@@ -106,6 +54,8 @@ class AsyncPhoenixClient:
             with_labels=with_labels,
             with_created_at=with_created_at,
             with_representation=with_representation,
+            min_sequence=min_sequence,
+            filter=filter,
         )
         request = messages.retrieve_request(query)
         reply = await self._call(self._retrieval.Retrieve, request, timeout_s)
@@ -156,46 +106,68 @@ class AsyncPhoenixClient:
         reply = await self._call(self._model.GetServingStats, request, timeout_s)
         return messages.read_serving_stats(reply)
 
-    async def is_serving(self, service: str = "", *, timeout_s: float | None = None) -> bool:
-        """Ask the standard health check whether the server, or one service of it, is serving."""
-        check = self._channel.unary_unary(
-            channels.HEALTH_CHECK,
-            request_serializer=channels.write_health_request,
-            response_deserializer=channels.read_health_reply,
-        )
-        try:
-            return await self._call(check, service, timeout_s)
-        except (UnavailableError, DeadlineExceededError):
-            return False
+    async def upsert_posts(
+        self, posts: Iterable[Post], *, timeout_s: float | None = None
+    ) -> Upserted:
+        """Write posts to the corpus: new ones, or others in place of those with the same ids."""
+        request = corpus_messages.upsert_request(posts)
+        reply = await self._call(self._corpus.UpsertPosts, request, timeout_s)
+        return corpus_messages.read_upserted(reply)
 
-    async def wait_until_ready(self, service: str = "", *, timeout_s: float | None = None) -> None:
-        """Wait until the server can be reached and its health check says that it is serving."""
-        watch = self._channel.unary_stream(
-            channels.HEALTH_WATCH,
-            request_serializer=channels.write_health_request,
-            response_deserializer=channels.read_health_reply,
-        )
-        call = watch(service, timeout=self._limit_s(timeout_s), wait_for_ready=True)
-        try:
-            async for serving in call:
-                if serving:
-                    return
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        finally:
-            call.cancel()
-        raise UnavailableError("the health check ended before the server was serving")
-
-    def _limit_s(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else channels.checked_timeout_s(timeout_s)
-
-    async def _call(
+    async def stream_upsert_posts(
         self,
-        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Reply],
-        request: _Request,
-        timeout_s: float | None,
-    ) -> _Reply:
-        try:
-            return await method(request, timeout=self._limit_s(timeout_s))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+        batches: Iterable[Iterable[Post]] | AsyncIterable[Iterable[Post]],
+        *,
+        timeout_s: float | None = None,
+    ) -> Upserted:
+        """Write many posts in one call.
+
+        The batches may come from an async iterable; it is cancelled if the call ends before it.
+        """
+        async with aclosing(_upsert_requests(batches)) as requests:
+            reply = await self._send(self._corpus.StreamUpsertPosts, requests, timeout_s)
+        return corpus_messages.read_upserted(reply)
+
+    async def delete_posts(
+        self, post_ids: Iterable[int], *, timeout_s: float | None = None
+    ) -> Deleted:
+        """Delete posts from the corpus: all or none. Ids that it does not hold are ignored."""
+        request = corpus_messages.delete_request(post_ids)
+        reply = await self._call(self._corpus.DeletePosts, request, timeout_s)
+        return corpus_messages.read_deleted(reply)
+
+    async def get_posts(
+        self, post_ids: Iterable[int], *, timeout_s: float | None = None
+    ) -> FoundPosts:
+        """Look up posts of the corpus."""
+        request = corpus_messages.get_posts_request(post_ids)
+        reply = await self._call(self._corpus.GetPosts, request, timeout_s)
+        return corpus_messages.read_found_posts(reply, len(request.post_ids))
+
+    async def get_corpus(self, *, timeout_s: float | None = None) -> CorpusState:
+        """Describe the corpus as it is now."""
+        reply = await self._call(self._corpus.GetCorpus, corpus_pb2.GetCorpusRequest(), timeout_s)
+        return corpus_messages.read_corpus(reply)
+
+    async def create_snapshot(self, *, timeout_s: float | None = None) -> Snapshot:
+        """Write a snapshot of all changes so far, with which a restart would begin."""
+        request = corpus_pb2.CreateSnapshotRequest()
+        reply = await self._call(self._corpus.CreateSnapshot, request, timeout_s)
+        return corpus_messages.read_created_snapshot(reply)
+
+    async def list_snapshots(self, *, timeout_s: float | None = None) -> tuple[Snapshot, ...]:
+        """List the snapshots there are, the oldest first."""
+        request = corpus_pb2.ListSnapshotsRequest()
+        reply = await self._call(self._corpus.ListSnapshots, request, timeout_s)
+        return corpus_messages.read_snapshots(reply)
+
+
+async def _upsert_requests(
+    batches: Iterable[Iterable[Post]] | AsyncIterable[Iterable[Post]],
+) -> AsyncGenerator[corpus_pb2.StreamUpsertPostsRequest, None]:
+    if isinstance(batches, AsyncIterable):
+        async for posts in batches:
+            yield corpus_messages.stream_upsert_request(posts)
+    else:
+        for posts in batches:
+            yield corpus_messages.stream_upsert_request(posts)

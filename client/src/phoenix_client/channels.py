@@ -20,7 +20,8 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 _SERVING = 1
 
-# Every call only reads, so gRPC may repeat one that no server has taken up.
+# gRPC may repeat a call that found no server at work: most only read, and to write or delete the
+# same posts again changes nothing more. It repeats a stream if its buffer holds all that was sent.
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
@@ -28,6 +29,7 @@ _SERVICE_CONFIG = json.dumps(
                 "name": [
                     {"service": "phoenix_retrieval.v1.RetrievalService"},
                     {"service": "phoenix_retrieval.v1.ModelService"},
+                    {"service": "phoenix_retrieval.v1.CorpusService"},
                 ],
                 "retryPolicy": {
                     "maxAttempts": 3,

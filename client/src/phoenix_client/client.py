@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Self, TypeVar
 
-import grpc
-
-from phoenix_client import channels, messages
-from phoenix_client.errors import DeadlineExceededError, PhoenixClientError, UnavailableError
+from phoenix_client import corpus_messages, messages
+from phoenix_client.connection import Connection
+from phoenix_client.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+from phoenix_client.errors import PhoenixClientError
+from phoenix_client.filters import Filter
 from phoenix_client.model import Model
+from phoenix_client.posts import Post
 from phoenix_client.queries import RetrieveQuery
 from phoenix_client.results import (
     EncodedCandidates,
@@ -19,71 +19,20 @@ from phoenix_client.results import (
     ScoreResult,
 )
 from phoenix_client.stats import ServingStats
-from phoenix_client.statuses import from_rpc_error
 from phoenix_client.users import User
+from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
-from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
-from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
-
-_Request = TypeVar("_Request")
-_Reply = TypeVar("_Reply")
 
 
-class PhoenixClient:
+class PhoenixClient(Connection):
     """A connection to a retrieval server. Threads may share it.
 
     Every call ends within its time limit and raises a `PhoenixClientError` if it fails. Values that
     cannot be sent raise `ValueError` first. Use it as a context manager, or call `close`.
+
+    A call that finds no server at work (UNAVAILABLE) is made again, twice at most. To write or
+    delete the same posts again changes nothing more, but the counts are those of the last time.
     """
-
-    def __init__(
-        self,
-        target: str = channels.DEFAULT_TARGET,
-        *,
-        timeout_s: float = channels.DEFAULT_TIMEOUT_S,
-        credentials: grpc.ChannelCredentials | None = None,
-        max_request_bytes: int | None = None,
-        max_response_bytes: int | None = channels.DEFAULT_MAX_RESPONSE_BYTES,
-        channel: grpc.Channel | None = None,
-    ) -> None:
-        """Prepare a connection; the first call opens it.
-
-        Args:
-            target: The server, as gRPC names it: `host:port`, `dns:///name`, `unix:path`.
-            timeout_s: Time limit of calls that set none.
-            credentials: For TLS, as from `grpc.ssl_channel_credentials()`. None: not encrypted.
-            max_request_bytes: Largest message to send. None: as large as the server takes.
-            max_response_bytes: Largest message to accept. None: any.
-            channel: Use this channel, and leave it open at the end. All but `timeout_s` is then
-                its matter.
-
-        Raises:
-            ValueError: `timeout_s` is not above 0, or infinite.
-        """
-        self._timeout_s = channels.checked_timeout_s(timeout_s)
-        self._owns_channel = channel is None
-        if channel is None:
-            options = channels.channel_options(max_request_bytes, max_response_bytes)
-            channel = channels.open_channel(target, credentials, options)
-        self._channel = channel
-        self._retrieval = RetrievalServiceStub(channel)
-        self._model = ModelServiceStub(channel)
-
-    def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
-        if self._owns_channel:
-            self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def retrieve(
         self,
@@ -94,6 +43,8 @@ class PhoenixClient:
         with_labels: bool = False,
         with_created_at: bool = False,
         with_representation: bool = False,
+        min_sequence: int = 0,
+        filter: Filter | None = None,
         timeout_s: float | None = None,
     ) -> RetrieveResult:
         """Return the posts of highest score for a user: the exact top k.
@@ -105,10 +56,15 @@ class PhoenixClient:
             with_labels: Return the posts' labels.
             with_created_at: Return when the posts were created.
             with_representation: Return the user's representation.
+            min_sequence: Answer over a corpus that holds at least the change of this number
+                (`Upserted.sequence`, `Deleted.sequence`); wait for it until the time limit.
+            filter: What posts must be to be returned; None: any.
             timeout_s: Time limit of this call.
 
         Raises:
-            PhoenixClientError: The call failed.
+            InvalidArgumentError: The server does not take the query: its filter names a label that
+                no post has ever had, for example.
+            PhoenixClientError: The call failed in another way.
         """
         query = RetrieveQuery(
             user=user,
@@ -117,6 +73,8 @@ class PhoenixClient:
             with_labels=with_labels,
             with_created_at=with_created_at,
             with_representation=with_representation,
+            min_sequence=min_sequence,
+            filter=filter,
         )
         request = messages.retrieve_request(query)
         return messages.read_retrieve(self._call(self._retrieval.Retrieve, request, timeout_s))
@@ -200,58 +158,121 @@ class PhoenixClient:
         reply = self._call(self._model.GetServingStats, request, timeout_s)
         return messages.read_serving_stats(reply)
 
-    def is_serving(self, service: str = "", *, timeout_s: float | None = None) -> bool:
-        """Ask the standard health check whether the server, or one service of it, is serving.
+    def upsert_posts(self, posts: Iterable[Post], *, timeout_s: float | None = None) -> Upserted:
+        """Write posts to the corpus: new ones, or others in place of those with the same ids.
+
+        All of them are written, or none; each id may come once. Every call that begins after the
+        answer sees them.
+
+        Args:
+            posts: From 1 post to the server's limit (`Model.max_candidates`).
+            timeout_s: Time limit of this call.
+
+        Raises:
+            ValueError: A post cannot be sent, or some posts have vectors and others have none.
+            InvalidArgumentError: The server does not take a post as it is.
+            FailedPreconditionError: The server serves its corpus read-only.
+            ResourceExhaustedError: The corpus or the disk is full, or too many changes wait.
+            DeadlineExceededError: No answer came in time; the posts may be written even so.
+            PhoenixClientError: The call failed in another way.
+        """
+        request = corpus_messages.upsert_request(posts)
+        return corpus_messages.read_upserted(
+            self._call(self._corpus.UpsertPosts, request, timeout_s)
+        )
+
+    def stream_upsert_posts(
+        self, batches: Iterable[Iterable[Post]], *, timeout_s: float | None = None
+    ) -> Upserted:
+        """Write many posts in one call. Every batch is a change of its own, as by `upsert_posts`.
+
+        The first batch that fails ends the call; those before it stay written. An exception that
+        `batches` raises comes out of this call; the last batches before it may not be written.
+
+        Args:
+            batches: Iterated in this thread, as fast as the server takes them. An end of the call
+                is noticed when the next batch comes.
+            timeout_s: Time limit of the whole call.
 
         Returns:
-            Whether it says so; False too if it cannot be reached in time.
+            The number of the last change, 0 if there was no batch; and what all of them did.
 
         Raises:
-            PhoenixClientError: The call failed in another way.
+            ValueError: As by `upsert_posts`.
+            PhoenixClientError: As by `upsert_posts`.
         """
-        check = self._channel.unary_unary(
-            channels.HEALTH_CHECK,
-            request_serializer=channels.write_health_request,
-            response_deserializer=channels.read_health_reply,
-        )
-        try:
-            return self._call(check, service, timeout_s)
-        except (UnavailableError, DeadlineExceededError):
-            return False
+        requests = map(corpus_messages.stream_upsert_request, batches)
+        reply = self._send(self._corpus.StreamUpsertPosts, requests, timeout_s)
+        return corpus_messages.read_upserted(reply)
 
-    def wait_until_ready(self, service: str = "", *, timeout_s: float | None = None) -> None:
-        """Wait until the server can be reached and its health check says that it is serving.
+    def delete_posts(self, post_ids: Iterable[int], *, timeout_s: float | None = None) -> Deleted:
+        """Delete posts from the corpus: all or none. Ids that it does not hold are ignored.
+
+        Args:
+            post_ids: From 1 post to the server's limit (`Model.max_candidates`), each once.
+            timeout_s: Time limit of this call.
 
         Raises:
-            DeadlineExceededError: It did not come to that in time.
+            FailedPreconditionError: The server serves its corpus read-only.
+            DeadlineExceededError: No answer came in time; the posts may be deleted even so.
             PhoenixClientError: The call failed in another way.
         """
-        watch = self._channel.unary_stream(
-            channels.HEALTH_WATCH,
-            request_serializer=channels.write_health_request,
-            response_deserializer=channels.read_health_reply,
+        request = corpus_messages.delete_request(post_ids)
+        return corpus_messages.read_deleted(
+            self._call(self._corpus.DeletePosts, request, timeout_s)
         )
-        call = watch(service, timeout=self._limit_s(timeout_s), wait_for_ready=True)
-        try:
-            for serving in call:
-                if serving:
-                    return
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        finally:
-            call.cancel()
-        raise UnavailableError("the health check ended before the server was serving")
 
-    def _limit_s(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else channels.checked_timeout_s(timeout_s)
+    def get_posts(self, post_ids: Iterable[int], *, timeout_s: float | None = None) -> FoundPosts:
+        """Look up posts of the corpus.
 
-    def _call(
-        self,
-        method: grpc.UnaryUnaryMultiCallable[_Request, _Reply],
-        request: _Request,
-        timeout_s: float | None,
-    ) -> _Reply:
-        try:
-            return method(request, timeout=self._limit_s(timeout_s))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+        Args:
+            post_ids: From 1 post to the server's limit (`Model.max_candidates`).
+            timeout_s: Time limit of this call.
+
+        Raises:
+            PhoenixClientError: The call failed.
+        """
+        request = corpus_messages.get_posts_request(post_ids)
+        reply = self._call(self._corpus.GetPosts, request, timeout_s)
+        return corpus_messages.read_found_posts(reply, len(request.post_ids))
+
+    def get_corpus(self, *, timeout_s: float | None = None) -> CorpusState:
+        """Describe the corpus as it is now.
+
+        Raises:
+            PhoenixClientError: The call failed.
+        """
+        reply = self._call(self._corpus.GetCorpus, corpus_pb2.GetCorpusRequest(), timeout_s)
+        return corpus_messages.read_corpus(reply)
+
+    def create_snapshot(self, *, timeout_s: float | None = None) -> Snapshot:
+        """Write a snapshot of all changes so far, with which a restart of the server would begin.
+
+        The server does so by itself from time to time.
+
+        Args:
+            timeout_s: Time limit of this call. A large corpus may take longer than the client's
+                default.
+
+        Returns:
+            The snapshot, or the last one if nothing has changed since.
+
+        Raises:
+            FailedPreconditionError: The server serves its corpus read-only.
+            ResourceExhaustedError: The disk is full.
+            DeadlineExceededError: No answer came in time; the snapshot may be written even so.
+            PhoenixClientError: The call failed in another way.
+        """
+        request = corpus_pb2.CreateSnapshotRequest()
+        reply = self._call(self._corpus.CreateSnapshot, request, timeout_s)
+        return corpus_messages.read_created_snapshot(reply)
+
+    def list_snapshots(self, *, timeout_s: float | None = None) -> tuple[Snapshot, ...]:
+        """List the snapshots there are, the oldest first; the corpus as it was built is one.
+
+        Raises:
+            PhoenixClientError: The call failed.
+        """
+        request = corpus_pb2.ListSnapshotsRequest()
+        reply = self._call(self._corpus.ListSnapshots, request, timeout_s)
+        return corpus_messages.read_snapshots(reply)

@@ -3,6 +3,7 @@
     PhoenixClientError                  any call that failed; .code, .message, .retryable
     ├── InvalidArgumentError            the request is at fault; .field_violations
     ├── NotFoundError                   the corpus does not hold a post; .missing_post_ids
+    ├── FailedPreconditionError         the server serves its corpus read-only
     ├── ResourceExhaustedError          the server has no room now; .retry_after_s
     ├── UnavailableError                no server there, or it loads or drains
     ├── DeadlineExceededError           no answer within the time given
@@ -13,7 +14,9 @@
     ├── InternalError                   the server is at fault
     │   └── MalformedReplyError         its reply contradicts itself
     └── UnknownStatusError              any other status
-    SequenceError(ValueError)           a file of a user's history is at fault; .location
+    FileError(ValueError)               a file is at fault; .name, .location, .problem
+    ├── SequenceError                   one of a user's history
+    └── PostsFileError                  one of posts
 
 Values that cannot be sent at all (an id of more than 64 bits, columns of different lengths) raise
 `ValueError` where they are given, before any call.
@@ -85,12 +88,19 @@ class NotFoundError(PhoenixClientError):
         self.missing_post_ids = missing_post_ids
 
 
+class FailedPreconditionError(PhoenixClientError):
+    """The server does not do this as it was started: it serves its corpus read-only."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
 class ResourceExhaustedError(PhoenixClientError):
-    """The server's queue is full, or a message is larger than what one side accepts.
+    """A queue of the server, the corpus or the disk is full, or a message is larger than allowed.
 
     Attributes:
         retry_after_s: How many seconds the server asks to wait. None if it does not say.
-        retryable: False where nothing suggests that waiting helps: a message stays too large.
+        retryable: False where nothing suggests that waiting helps: a message stays too large, a
+            corpus stays full.
     """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -113,7 +123,8 @@ class UnavailableError(PhoenixClientError):
 class DeadlineExceededError(PhoenixClientError):
     """No answer came within the time given.
 
-    Not retryable as it is: the same call is likely to take as long again.
+    Not retryable as it is: the same call is likely to take as long again. A change of the corpus
+    may take effect even so.
     """
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
@@ -166,12 +177,12 @@ class UnknownStatusError(PhoenixClientError):
         self.code = code
 
 
-class SequenceError(ValueError):
-    """A file of a user's history is at fault.
+class FileError(ValueError):
+    """A file is at fault.
 
     Attributes:
         name: The file.
-        location: Where in it, as in `history[3].actions["99"]`. Empty for the file as a whole.
+        location: Where in it. Empty for the file as a whole.
         problem: What is wrong there.
     """
 
@@ -183,3 +194,11 @@ class SequenceError(ValueError):
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.name, self.location, self.problem) if part)
+
+
+class SequenceError(FileError):
+    """A file of a user's history is at fault; `location` is as in `history[3].actions["99"]`."""
+
+
+class PostsFileError(FileError):
+    """A file of posts is at fault; `location` is as in `line 3: labels[0]`."""

@@ -1,14 +1,19 @@
-"""Builds requests and reads replies: all that the sync and the async client have in common."""
+"""Builds requests and reads replies: all that the sync and the async client have in common.
+
+`corpus_messages` does it for `CorpusService`.
+"""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from datetime import datetime
 from itertools import accumulate, pairwise
 
 from phoenix_client.columns import u64_column
 from phoenix_client.errors import MalformedReplyError, PhoenixClientError
+from phoenix_client.filters import Filter
 from phoenix_client.model import Model
 from phoenix_client.queries import RetrieveQuery
 from phoenix_client.results import (
@@ -21,13 +26,11 @@ from phoenix_client.results import (
 )
 from phoenix_client.stats import ServingStats
 from phoenix_client.statuses import from_request_status
+from phoenix_client.times import LAST_UNIX_MS, bound_to_unix_ms
 from phoenix_client.users import User
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 from phoenix_retrieval.v1 import user_pb2
-
-# 9999-12-31T23:59:59.999 UTC, the last millisecond that a datetime can hold.
-_LAST_UNIX_MS = 253_402_300_799_999
 
 
 def user_message(user: User) -> user_pb2.User:
@@ -50,7 +53,27 @@ def retrieve_request(query: RetrieveQuery) -> retrieval_pb2.RetrieveRequest:
         return_author_ids=query.with_author_ids,
         return_labels=query.with_labels,
         return_created_at=query.with_created_at,
+        min_sequence=query.min_sequence,
+        filter=None if query.filter is None else filter_message(query.filter),
     )
+
+
+def filter_message(filter: Filter) -> retrieval_pb2.Filter:
+    """Write conditions. Those that are None stay unset; 0 is a value."""
+    return retrieval_pb2.Filter(
+        created_since_unix_ms=_bound(filter.created_since),
+        created_before_unix_ms=_bound(filter.created_before),
+        any_labels=filter.any_labels,
+        all_labels=filter.all_labels,
+        none_labels=filter.none_labels,
+        excluded_post_ids=filter.excluded_post_ids,
+        excluded_author_ids=filter.excluded_author_ids,
+        min_score=filter.min_score,
+    )
+
+
+def _bound(moment: datetime | None) -> int | None:
+    return None if moment is None else bound_to_unix_ms(moment)
 
 
 def batch_retrieve_request(queries: Iterable[RetrieveQuery]) -> retrieval_pb2.BatchRetrieveRequest:
@@ -94,15 +117,14 @@ def read_retrieve(reply: retrieval_pb2.RetrieveResponse) -> RetrieveResult:
     Raises:
         MalformedReplyError: The reply contradicts itself.
     """
-    if max(reply.created_at_unix_ms, default=0) > _LAST_UNIX_MS:
-        raise MalformedReplyError("created_at_unix_ms: lies after the year 9999")
+    check_times("created_at_unix_ms", reply.created_at_unix_ms)
     try:
         candidates = Candidates(
             post_ids=tuple(reply.post_ids),
             scores=tuple(reply.scores),
             author_ids=tuple(reply.author_ids),
             created_at_unix_ms=tuple(reply.created_at_unix_ms),
-            labels=_read_labels(reply.label_names, reply.label_counts, reply.label_indices),
+            labels=read_labels(reply.label_names, reply.label_counts, reply.label_indices),
         )
     except ValueError as error:
         raise MalformedReplyError(str(error)) from error
@@ -112,12 +134,28 @@ def read_retrieve(reply: retrieval_pb2.RetrieveResponse) -> RetrieveResult:
         rows_eligible=reply.rows_eligible,
         candidates=candidates,
         user_representation=tuple(reply.user_representation) or None,
+        sequence=reply.sequence,
     )
 
 
-def _read_labels(
+def check_times(name: str, times_unix_ms: Iterable[int]) -> None:
+    """Check that times, in milliseconds since 1970, fit a datetime.
+
+    Raises:
+        MalformedReplyError: One does not. The message starts with `name`.
+    """
+    if max(times_unix_ms, default=0) > LAST_UNIX_MS:
+        raise MalformedReplyError(f"{name}: lies after the year 9999")
+
+
+def read_labels(
     names: Sequence[str], counts: Sequence[int], indices: Sequence[int]
 ) -> tuple[tuple[str, ...], ...]:
+    """Read the labels of posts, as all replies write them.
+
+    Raises:
+        ValueError: The columns do not fit together.
+    """
     ends = list(accumulate(counts, initial=0))
     if ends[-1] != len(indices) or max(indices, default=-1) >= len(names):
         raise ValueError("label_indices: do not fit label_counts and label_names")
@@ -184,7 +222,13 @@ def read_score_posts(
         posts = ScoredPosts(tuple(post_ids), tuple(reply.scores), tuple(reply.ranks))
     except ValueError as error:
         raise MalformedReplyError(str(error)) from error
-    return ScoreResult(reply.generation, reply.rows_scanned, reply.rows_eligible, posts)
+    return ScoreResult(
+        generation=reply.generation,
+        rows_scanned=reply.rows_scanned,
+        rows_eligible=reply.rows_eligible,
+        posts=posts,
+        sequence=reply.sequence,
+    )
 
 
 def read_model(reply: model_pb2.GetModelResponse) -> Model:
@@ -206,6 +250,7 @@ def read_model(reply: model_pb2.GetModelResponse) -> Model:
         max_batch_users=reply.max_batch_users,
         max_candidates=reply.max_candidates,
         max_request_bytes=reply.max_request_bytes,
+        max_excluded=reply.max_excluded,
         server_version=reply.server_version,
     )
 

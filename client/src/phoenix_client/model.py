@@ -26,6 +26,7 @@ class Model:
         max_batch_users: Most queries in a batch.
         max_candidates: Most posts to encode or to score at once.
         max_request_bytes: Largest request.
+        max_excluded: Most posts and authors that a `Filter` excludes, together.
         server_version: Version of the server.
     """
 
@@ -45,4 +46,5 @@ class Model:
     max_batch_users: int
     max_candidates: int
     max_request_bytes: int
+    max_excluded: int
     server_version: str

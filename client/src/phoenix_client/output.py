@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import TextIO
+from typing import TextIO, TypeAlias, cast
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -16,9 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from phoenix_client.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
 from phoenix_client.model import Model
+from phoenix_client.posts import Posts
 from phoenix_client.results import Candidates, RetrieveResult
 from phoenix_client.stats import ServingStats
+
+Description: TypeAlias = Model | ServingStats | CorpusState | Upserted | Deleted | Snapshot
 
 _FLOAT32 = struct.Struct("<f")
 
@@ -38,6 +42,7 @@ def retrieve_json(result: RetrieveResult) -> str:
         "generation": result.generation,
         "rows_scanned": result.rows_scanned,
         "rows_eligible": result.rows_eligible,
+        "sequence": result.sequence,
         "candidates": [
             {
                 "post_id": candidate.post_id,
@@ -58,9 +63,32 @@ def message_json(message: Message) -> str:
     return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
 
 
-def fields_json(description: Model | ServingStats) -> str:
+def posts_json(found: FoundPosts) -> str:
+    """Write posts as one line of JSON. Ids are exact integers; `upsert` reads such posts."""
+    document = {
+        "sequence": found.sequence,
+        "posts": [
+            {
+                "post_id": post.post_id,
+                "author_id": post.author_id,
+                "created_at": post.created_at,
+                "labels": post.labels,
+            }
+            for post in found.posts
+        ],
+        "missing_post_ids": found.missing_post_ids,
+    }
+    return json.dumps(document, default=_moment)
+
+
+def fields_json(description: Description) -> str:
     """Write the fields of a description as one line of JSON."""
-    return json.dumps(asdict(description))
+    return json.dumps(asdict(description), default=_moment)
+
+
+def snapshots_json(snapshots: Sequence[Snapshot]) -> str:
+    """Write snapshots as one line of JSON."""
+    return json.dumps({"snapshots": [asdict(each) for each in snapshots]}, default=_moment)
 
 
 def unbounded_console(file: TextIO | None = None) -> Console:
@@ -77,6 +105,8 @@ def print_result(result: RetrieveResult, console: Console, now: datetime) -> Non
         f"generation {_clean(result.generation)}: {result.rows_scanned:,} rows scanned,"
         f" {result.rows_eligible:,} eligible"
     )
+    if result.sequence:
+        heading += f", sequence {result.sequence}"
     console.print(Text(heading))
     console.print(_candidates_table(result.candidates, now))
     if result.user_representation is not None:
@@ -84,14 +114,37 @@ def print_result(result: RetrieveResult, console: Console, now: datetime) -> Non
         console.print(Text(f"user representation: {values}"))
 
 
-def print_fields(description: Model | ServingStats, console: Console) -> None:
+def print_posts(found: FoundPosts, console: Console, now: datetime) -> None:
+    """Print a table of posts, and the ids that are missing; ages are as of `now`."""
+    console.print(Text(f"sequence {found.sequence}: {len(found.posts):,} found"))
+    console.print(_posts_table(found.posts, now))
+    if found.missing_post_ids:
+        console.print(Text(f"missing: {' '.join(map(str, found.missing_post_ids))}"))
+
+
+def print_snapshots(snapshots: Sequence[Snapshot], console: Console) -> None:
+    """Print a table of snapshots."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in ("sequence", "rows", "bytes"):
+        table.add_column(heading, justify="right")
+    table.add_column("created at")
+    table.add_column("directory")
+    for snapshot in snapshots:
+        table.add_row(
+            str(snapshot.sequence),
+            f"{snapshot.rows:,}",
+            f"{snapshot.size_bytes:,}",
+            _moment(snapshot.created_at),
+            Text(_clean(_shown(snapshot.directory))),
+        )
+    console.print(table)
+
+
+def print_fields(description: Description, console: Console) -> None:
     """Print the fields of a description, a line each."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in asdict(description).items():
-        shown = ", ".join(value) if isinstance(value, tuple) else str(value)
-        if isinstance(value, float):
-            shown = f"{value:.6g}"
-        table.add_row(name.replace("_", " "), Text(_clean(shown)))
+        table.add_row(name.replace("_", " "), Text(_clean(_shown(value))))
     console.print(table)
 
 
@@ -110,6 +163,41 @@ def age(created_at: datetime | None, now: datetime) -> str:
         if elapsed >= length:
             return f"{elapsed // length}{unit}"
     return f"{elapsed // timedelta(seconds=1)}s"
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None | "":
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.6g}"
+        case tuple():
+            return ", ".join(map(str, cast("tuple[object, ...]", value)))
+        case datetime():
+            return _moment(value)
+        case _:
+            return str(value)
+
+
+def _moment(value: datetime) -> str:
+    return value.isoformat(timespec="milliseconds")
+
+
+def _posts_table(posts: Posts, now: datetime) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in ("post id", "author", "age"):
+        table.add_column(heading, justify="right")
+    table.add_column("labels")
+    for post in posts:
+        table.add_row(
+            str(post.post_id),
+            str(post.author_id),
+            age(post.created_at, now),
+            Text(_clean(", ".join(post.labels))),
+        )
+    return table
 
 
 def _candidates_table(candidates: Candidates, now: datetime) -> Table:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from phoenix_client.columns import u32_column
+from phoenix_client.columns import u32_column, u64_column
+from phoenix_client.filters import Filter
 from phoenix_client.users import User
 
 
@@ -19,9 +20,12 @@ class RetrieveQuery:
         with_labels: Return the posts' labels.
         with_created_at: Return when the posts were created.
         with_representation: Return the user's representation.
+        min_sequence: Answer over a corpus that holds at least the change of this number; wait for
+            it until the time limit.
+        filter: What posts must be to be returned; None: any.
 
     Raises:
-        ValueError: `top_k` is no unsigned 32-bit integer.
+        ValueError: `top_k` is no unsigned 32-bit integer, or `min_sequence` none of 64 bits.
     """
 
     user: User
@@ -30,7 +34,10 @@ class RetrieveQuery:
     with_labels: bool = False
     with_created_at: bool = False
     with_representation: bool = False
+    min_sequence: int = 0
+    filter: Filter | None = None
 
     def __post_init__(self) -> None:
         """Check what could not be sent."""
         u32_column("top_k", (self.top_k,))
+        u64_column("min_sequence", (self.min_sequence,))

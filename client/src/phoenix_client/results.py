@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from phoenix_client.columns import Columns
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from phoenix_client.times import UNKNOWN, from_unix_ms
 
 
 class Candidate(NamedTuple):
@@ -54,15 +53,13 @@ class Candidates(Columns[Candidate]):
 
     def row(self, index: int, /) -> Candidate:
         """Build the candidate of rank `index + 1`."""
-        created_at_unix_ms = self.created_at_unix_ms[index] if self.created_at_unix_ms else 0
+        created_at_unix_ms = self.created_at_unix_ms[index] if self.created_at_unix_ms else UNKNOWN
         return Candidate(
             post_id=self.post_ids[index],
             score=self.scores[index],
             author_id=self.author_ids[index] if self.author_ids else None,
             labels=self.labels[index] if self.labels else (),
-            created_at=(
-                _EPOCH + timedelta(milliseconds=created_at_unix_ms) if created_at_unix_ms else None
-            ),
+            created_at=from_unix_ms(created_at_unix_ms),
         )
 
 
@@ -72,11 +69,12 @@ class RetrieveResult:
 
     Attributes:
         generation: Names the bundle and the corpus that answered.
-        rows_scanned: How many corpus rows were scanned.
-        rows_eligible: How many of them could be returned.
-        candidates: The `min(top_k, rows_eligible)` best posts: score descending, then corpus row
-            ascending.
+        rows_scanned: How many posts were scanned: all of the corpus.
+        rows_eligible: How many of them meet the filter, its least score apart.
+        candidates: The `min(top_k, rows_eligible)` best posts, fewer only if the filter has a least
+            score: score descending, then post id ascending.
         user_representation: The user's unit vector; None unless asked for.
+        sequence: Number of the last change of the corpus that was seen; no later one was.
     """
 
     generation: str
@@ -84,6 +82,7 @@ class RetrieveResult:
     rows_eligible: int
     candidates: Candidates
     user_representation: tuple[float, ...] | None = None
+    sequence: int = 0
 
 
 class ScoredPost(NamedTuple):
@@ -92,7 +91,7 @@ class ScoredPost(NamedTuple):
     Attributes:
         post_id: The post.
         score: Dot product of the user's and the post's unit vectors, -1 to 1.
-        rank: Its exact rank among all eligible rows, from 1.
+        rank: Its exact rank among all eligible posts, from 1.
     """
 
     post_id: int
@@ -124,15 +123,17 @@ class ScoreResult:
 
     Attributes:
         generation: Names the bundle and the corpus that answered.
-        rows_scanned: How many corpus rows were scanned.
+        rows_scanned: How many posts were scanned: all of the corpus.
         rows_eligible: How many of them are ranked.
         posts: The posts, in the order of the request.
+        sequence: Number of the last change of the corpus that was seen; no later one was.
     """
 
     generation: str
     rows_scanned: int
     rows_eligible: int
     posts: ScoredPosts
+    sequence: int = 0
 
 
 @dataclass(frozen=True)

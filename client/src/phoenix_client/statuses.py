@@ -21,6 +21,7 @@ _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Statu
 _PLAIN: dict[grpc.StatusCode, type[PhoenixClientError]] = {
     cls.code: cls
     for cls in (
+        errors.FailedPreconditionError,
         errors.UnavailableError,
         errors.DeadlineExceededError,
         errors.CallCancelledError,
