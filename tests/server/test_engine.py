@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 
 from phoenix_server import topk
 from phoenix_server.bundle import Bundle, open_bundle
+from phoenix_server.corpus.changes import Net
 from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
 from phoenix_server.engine import (
     Answer,
@@ -16,7 +17,6 @@ from phoenix_server.engine import (
 )
 from phoenix_server.errors import CorpusError, StartupError
 from phoenix_server.generation import generation_name
-from phoenix_server.ranking import exact_ranks
 from phoenix_server.selection import Best, Shard, Sizes, search
 from phoenix_server.sizes import EngineConfig
 from server.cases import (
@@ -32,26 +32,42 @@ from server.cases import (
 _TOLERANCE = 1e-6
 
 
+class Oracle(NamedTuple):
+    """A corpus in the order of ids.
+
+    Attributes:
+        ids: [N] u64, ascending.
+        vectors: [N, D] f64.
+    """
+
+    ids: npt.NDArray[np.uint64]
+    vectors: npt.NDArray[np.float64]
+
+
 @pytest.fixture(scope="module")
-def vectors(snapshot: Snapshot) -> npt.NDArray[np.float64]:
-    """Return the corpus as an oracle has it: [N, D] f64."""
-    return np.concatenate(list(snapshot.vectors())).astype(np.float64)
+def oracle(snapshot: Snapshot) -> Oracle:
+    ids = snapshot.columns().post_ids
+    order = np.argsort(ids)
+    vectors = np.concatenate([vectors.copy() for vectors in snapshot.vectors()])
+    return Oracle(ids[order], vectors[order].astype(np.float64))
 
 
-def _assert_exact(answer: Answer, vectors: npt.NDArray[np.float64], top_k: int) -> None:
+def _assert_exact(answer: Answer, oracle: Oracle, top_k: int) -> None:
     """Compare an answer with sorting all scores of its representation in float64."""
-    scores = vectors @ answer.representation.astype(np.float64)
-    assert answer.eligible == len(vectors)
-    assert len(answer.rows) == len(answer.scores) == min(top_k, len(vectors))
-    assert len(set(answer.rows.tolist())) == len(answer.rows)
+    scores = oracle.vectors @ answer.representation.astype(np.float64)
+    rows = np.searchsorted(oracle.ids, answer.post_ids)
+    np.testing.assert_array_equal(oracle.ids[rows], answer.post_ids)
+    assert answer.eligible == answer.scanned == len(scores)
+    assert len(answer.post_ids) == len(answer.scores) == min(top_k, len(scores))
+    assert len(set(rows.tolist())) == len(rows)
     best = np.sort(scores)[::-1][:top_k]
     np.testing.assert_allclose(answer.scores, best, rtol=0, atol=_TOLERANCE)
-    np.testing.assert_allclose(answer.scores, scores[answer.rows], rtol=0, atol=_TOLERANCE)
-    np.testing.assert_array_equal(np.lexsort((answer.rows, -answer.scores)), range(len(best)))
+    np.testing.assert_allclose(answer.scores, scores[rows], rtol=0, atol=_TOLERANCE)
+    np.testing.assert_array_equal(np.lexsort((rows, -answer.scores)), range(len(best)))
     gaps = np.diff(-np.sort(-scores)[: top_k + 1]) < -2 * _TOLERANCE  # where order is certain
     certain = np.concatenate([[True], gaps])[: len(best)] & np.append(gaps, True)[: len(best)]
     expected = np.argsort(-scores, kind="stable")[:top_k]
-    np.testing.assert_array_equal(answer.rows[certain], expected[certain])
+    np.testing.assert_array_equal(rows[certain], expected[certain])
     assert not len(best) or certain.mean() > 0.8
 
 
@@ -62,43 +78,40 @@ def _assert_same(answer: Answer, other: Answer) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_the_top_k_of_every_batch_size_are_exact(
-    engine: Engine, vectors: npt.NDArray[np.float64], size: int
-) -> None:
+def test_the_top_k_of_every_batch_size_are_exact(engine: Engine, oracle: Oracle, size: int) -> None:
     top_ks = [250, 1, 7, 8][:size]
     queries = [Query(random_user(3 + i), top_k) for i, top_k in enumerate(top_ks)]
     answers = engine.retrieve(queries)
     assert len(answers) == size
     for answer, top_k in zip(answers, top_ks, strict=True):
-        _assert_exact(answer, vectors, top_k)
+        _assert_exact(answer, oracle, top_k)
     assert len({answer.representation.tobytes() for answer in answers}) == size
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17, HISTORY_LENGTH, HISTORY_LENGTH + 50])
 def test_the_top_k_of_every_history_length_are_exact(
-    engine: Engine, vectors: npt.NDArray[np.float64], length: int
+    engine: Engine, oracle: Oracle, length: int
 ) -> None:
     (answer,) = engine.retrieve([Query(random_user(length), 20)])
-    _assert_exact(answer, vectors, 20)
+    _assert_exact(answer, oracle, 20)
     assert np.linalg.norm(answer.representation) == pytest.approx(1, abs=1e-5)
     assert answer.norm > 0
 
 
-def test_a_history_alone_has_an_answer(engine: Engine, vectors: npt.NDArray[np.float64]) -> None:
+def test_a_history_alone_has_an_answer(engine: Engine, oracle: Oracle) -> None:
     (answer,) = engine.retrieve([Query(random_user(3, user_id=0), 20)])
-    _assert_exact(answer, vectors, 20)
+    _assert_exact(answer, oracle, 20)
 
 
 def test_answers_are_the_published_ones(engine: Engine, golden_layout: Path) -> None:
     # Published in bfloat16, served in float32: equal to a few thousandths.
-    post_ids = engine.corpus.columns.post_ids
     for expected in golden_answers(golden_layout):
         (answer,) = engine.retrieve([Query(golden_user(expected), 200)])
         np.testing.assert_allclose(
             answer.representation, expected["user_representation"], rtol=0, atol=6e-3
         )
         np.testing.assert_allclose(answer.scores, expected["scores"], rtol=0, atol=6e-3)
-        shared = set(post_ids[answer.rows].tolist()) & set(expected["post_ids"])
+        shared = set(answer.post_ids.tolist()) & set(expected["post_ids"])
         assert len(shared) > 180
 
 
@@ -133,15 +146,13 @@ def test_longer_neighbours_do_not_change_an_answer(engine: Engine) -> None:
             _assert_same(engine.retrieve([long, query])[1], alone)
 
 
-def test_a_batch_of_several_lengths_and_top_ks_answers_each(
-    engine: Engine, vectors: npt.NDArray[np.float64]
-) -> None:
+def test_a_batch_of_several_lengths_and_top_ks_answers_each(engine: Engine, oracle: Oracle) -> None:
     queries = [
         Query(random_user(length), top_k)
         for length, top_k in ((HISTORY_LENGTH, 3), (2, 250), (40, 7), (0, 8))
     ]
     for query, answer in zip(queries, engine.retrieve(queries), strict=True):
-        _assert_exact(answer, vectors, query.top_k)
+        _assert_exact(answer, oracle, query.top_k)
         (alone,) = engine.retrieve([query])
         gap = np.abs(answer.representation - alone.representation).max()
         assert gap <= _TOLERANCE
@@ -182,7 +193,8 @@ def test_nothing_compiles_after_the_engine_is_made(bundle: Bundle, snapshot: Sna
         for lengths in ((3,), (17,), (3, 4), (3, 17), (3, 4, 16, 17), (0, 1, 2)):
             for top_k in (0, 7, 20):
                 answers += engine.retrieve([Query(random_user(n), top_k) for n in lengths])
-        engine.score_all(random_user(3))
+        engine.score_posts(random_user(3), np.zeros(0, np.uint64))()
+        engine.apply(Net(None, np.array([5], np.uint64)), engine.corpus.sequence)
         engine.encode_candidates(*np.arange(1, 15, dtype=np.uint64).reshape(2, 7))
         return answers
 
@@ -210,32 +222,30 @@ def test_top_k_zero_only_encodes(engine: Engine) -> None:
     user = random_user(5)
     (encoded,) = engine.retrieve([Query(user, 0)])
     (answered,) = engine.retrieve([Query(user, 5)])
-    assert (len(encoded.rows), len(encoded.scores)) == (0, 0)
-    _assert_same(
-        encoded._replace(eligible=0),
-        answered._replace(rows=encoded.rows, scores=encoded.scores, eligible=0),
-    )
+    assert (len(encoded.post_ids), len(encoded.scores), encoded.eligible) == (0, 0, 0)
+    assert encoded.representation.tobytes() == answered.representation.tobytes()
+    assert encoded.norm == answered.norm
     mixed = engine.retrieve([Query(user, 0), Query(user, 5)])
-    assert [len(answer.rows) for answer in mixed] == [0, 5]
+    assert [len(answer.post_ids) for answer in mixed] == [0, 5]
 
 
 def test_answers_own_their_arrays(engine: Engine) -> None:
     answer = engine.retrieve([Query(random_user(5), 3)])[0]
-    for array in (answer.rows, answer.scores, answer.representation):
+    for array in (answer.post_ids, answer.scores, answer.author_ids, answer.representation):
         assert array.base is None
 
 
-def test_score_all_scores_every_row_as_retrieve_does(
-    engine: Engine, vectors: npt.NDArray[np.float64]
-) -> None:
+def test_posts_are_scored_and_ranked_as_retrieve_does(engine: Engine, oracle: Oracle) -> None:
     user = random_user(5)
-    scores = engine.score_all(user)
     (answer,) = engine.retrieve([Query(user, 250)])
-    assert scores.shape == (3000,)
-    assert scores[answer.rows].tobytes() == answer.scores.tobytes()
-    np.testing.assert_array_equal(exact_ranks(scores, answer.rows), range(1, 251))
-    oracle = vectors @ answer.representation.astype(np.float64)
-    np.testing.assert_allclose(scores, oracle, rtol=0, atol=_TOLERANCE)
+    ranking = engine.score_posts(user, answer.post_ids)()
+    assert ranking.scores.tobytes() == answer.scores.tobytes()
+    assert ranking.ranks.tolist() == list(range(1, 251))
+    everything = engine.score_posts(user, oracle.ids)()
+    expected = oracle.vectors @ answer.representation.astype(np.float64)
+    np.testing.assert_allclose(everything.scores, expected, rtol=0, atol=_TOLERANCE)
+    assert sorted(everything.ranks) == list(range(1, 3001))
+    assert everything.scanned == 3000
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 6, 13])
@@ -287,6 +297,8 @@ def test_a_corpus_of_other_towers_is_refused(bundle_bf16: Path, snapshot: Snapsh
         {"result_sizes": (8, 4)},
         {"max_top_k": 0},
         {"candidate_batch": 0},
+        {"max_labels": 0},
+        {"capacity": 0},
     ],
 )
 def test_sizes_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
@@ -316,9 +328,12 @@ def test_neighbours_move_a_bfloat16_user_by_no_more_than_rounding(
 def test_a_search_that_is_not_exact_on_its_device_never_serves(
     bundle: Bundle, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def all_but_the_best(shard: Shard, queries: jax.Array, k: int, sizes: Sizes) -> Best:
-        found = search(shard, queries, k + 1, sizes)
-        return Best(found.scores[:, 1:], found.rows[:, 1:], found.widened)
+    def all_but_the_best(
+        shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, sizes: Sizes
+    ) -> Best:
+        found = search(shard, eligible, queries, k + 1, sizes)
+        best = found.scores == found.scores.max(axis=1, keepdims=True)
+        return found._replace(scores=jax.numpy.where(best, -1.0, found.scores))
 
     monkeypatch.setattr(topk, "search", all_but_the_best)
     config = EngineConfig(

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from phoenix_server.bundle import open_bundle, verify
 from phoenix_server.config import ServeConfig
 from phoenix_server.errors import BundleError
-from phoenix_server.serve import load_engine
+from phoenix_server.serve import load
 from phoenix_server.towers import Towers
 from server.cases import copied, edit_manifest, resum
 
@@ -148,7 +148,7 @@ def test_a_tampered_self_test_keeps_a_server_from_starting(
     arrays["rows/user"][0] += 1
     np.savez(path / "selftest.npz", **arrays)
     with pytest.raises(BundleError, match=r"selftest\.npz: was truncated or|was changed"):
-        load_engine(ServeConfig(bundle=path, corpus=golden_corpus))
+        load(ServeConfig(bundle=path, corpus=golden_corpus, read_only=True))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -59,6 +59,23 @@ ScanOption = Annotated[
 TopKOption = Annotated[
     int, typer.Option(min=1, envvar="PHOENIX_MAX_TOP_K", help="Largest top_k of a request.")
 ]
+CapacityOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        envvar="PHOENIX_CAPACITY",
+        help="Most posts that the corpus may come to hold. Default: a quarter more than it has.",
+    ),
+]
+LabelsOption = Annotated[
+    int,
+    typer.Option(
+        "--max-labels",
+        min=1,
+        envvar="PHOENIX_MAX_LABELS",
+        help="Most distinct labels that it may come to have.",
+    ),
+]
 _ENGINE, _LIMITS, _QUEUE = EngineConfig(), Limits(), QueueConfig()
 
 
@@ -69,9 +86,27 @@ def serve_command(
     listen: Annotated[
         str, typer.Option(envvar="PHOENIX_LISTEN", help="host:port; port 0 takes a free one.")
     ] = ServeConfig.listen,
+    read_only: Annotated[
+        bool,
+        typer.Option(
+            "--read-only",
+            envvar="PHOENIX_READ_ONLY",
+            help="Take no changes of the corpus. Several servers may then serve one directory.",
+        ),
+    ] = False,
     shards: ShardsOption = None,
     scan: ScanOption = _ENGINE.scan,
     max_top_k: TopKOption = _ENGINE.max_top_k,
+    capacity: CapacityOption = _ENGINE.capacity,
+    max_labels: LabelsOption = _ENGINE.max_labels,
+    snapshot_after: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            envvar="PHOENIX_SNAPSHOT_AFTER",
+            help="Write a snapshot of the corpus after changes of so many posts.",
+        ),
+    ] = ServeConfig.snapshot_after,
     max_request_bytes: Annotated[
         int, typer.Option(min=1024, max=MOST_REQUEST_BYTES, help="Largest request.")
     ] = _LIMITS.max_request_bytes,
@@ -111,8 +146,10 @@ def serve_command(
     config = ServeConfig(
         bundle=bundle,
         corpus=corpus,
+        read_only=read_only,
         listen=listen,
         shards=shards,
+        snapshot_after=snapshot_after,
         grace_s=grace_s,
         limits=Limits(max_request_bytes=max_request_bytes),
         queue=QueueConfig(
@@ -120,9 +157,11 @@ def serve_command(
             default_timeout_s=default_timeout_s,
             reply_margin_s=reply_margin_s,
         ),
-        engine=EngineConfig(max_top_k=max_top_k, scan=scan),
+        engine=EngineConfig(
+            max_top_k=max_top_k, capacity=capacity, max_labels=max_labels, scan=scan
+        ),
     )
-    opened = Opened(bundle, corpus)  # verifies while the rest is imported
+    opened = Opened(bundle, corpus, read_only=read_only)  # verifies while the rest is imported
     from phoenix_server.serve import serve
 
     asyncio.run(serve(config, opened))
@@ -141,12 +180,14 @@ def compile_command(
     shards: ShardsOption = None,
     scan: ScanOption = _ENGINE.scan,
     max_top_k: TopKOption = _ENGINE.max_top_k,
+    capacity: CapacityOption = _ENGINE.capacity,
+    max_labels: LabelsOption = _ENGINE.max_labels,
 ) -> None:
     """Compile ahead for this machine, with the options that `serve` will have."""
     from phoenix_server.compiled import compiled_path, writing_compiled
     from phoenix_server.devices import choose_devices, split_cpu
     from phoenix_server.engine import compile_towers
-    from phoenix_server.serve import load_engine
+    from phoenix_server.serve import load
 
     began = time.monotonic()
     if shards is not None:
@@ -154,13 +195,16 @@ def compile_command(
     opened = _verified(bundle)
     device = choose_devices(shards)[0]
     path = compiled_path(bundle, device)
-    engine = EngineConfig(max_top_k=max_top_k, scan=scan)
+    engine = EngineConfig(max_top_k=max_top_k, capacity=capacity, max_labels=max_labels, scan=scan)
     with writing_compiled(path):
         if corpus is None:
             compile_towers(opened, device, engine)
         else:
-            config = ServeConfig(bundle=bundle, corpus=corpus, shards=shards, engine=engine)
-            load_engine(config).compile_rest()
+            config = ServeConfig(
+                bundle=bundle, corpus=corpus, read_only=True, shards=shards, engine=engine
+            )
+            engine, _ = load(config)
+            engine.compile_rest()
     what = f"Wrote {path} in {time.monotonic() - began:.1f} s."
     _console.print(what, markup=False, soft_wrap=True)
 

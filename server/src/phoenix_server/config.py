@@ -15,9 +15,12 @@ class ServeConfig:
     Attributes:
         bundle: A bundle's directory.
         corpus: A corpus's directory.
+        read_only: Take no changes of the corpus; other servers may have it too.
         listen: Where to, as host:port; port 0 takes a free one.
         shards: How many devices to spread the corpus over. Default: all accelerators, or one CPU
             device.
+        snapshot_after: Write a snapshot of the corpus when the changes since the last one have
+            written and deleted so many posts.
         grace_s: How long calls in flight may take to finish after SIGTERM, in seconds.
         limits: The largest requests that are taken.
         queue: The queue's limits.
@@ -26,8 +29,10 @@ class ServeConfig:
 
     bundle: Path
     corpus: Path
+    read_only: bool = False
     listen: str = "127.0.0.1:50051"
     shards: int | None = None
+    snapshot_after: int = 200_000
     grace_s: float = 10.0
     limits: Limits = field(default_factory=Limits)
     queue: QueueConfig = field(default_factory=QueueConfig)
@@ -36,5 +41,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if self.shards is not None and self.shards < 1:
             raise ValueError(f"shards: {self.shards} is not positive")
+        if self.snapshot_after < 1:
+            raise ValueError(f"snapshot_after: {self.snapshot_after} is not positive")
         if self.grace_s < 0:
             raise ValueError(f"grace_s: {self.grace_s} is negative")

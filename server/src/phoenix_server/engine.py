@@ -1,7 +1,7 @@
 """One generation: a bundle's towers and a corpus. Numpy in, numpy out.
 
 Shapes:
-    B  users of a batch        n  posts asked for        N  posts of the corpus
+    B  users of a batch        n  posts asked for        R  rows of the corpus
     D  width of a representation
 
 Programs are compiled ahead, for a few sizes: a user's history is padded to the next length, users
@@ -24,12 +24,16 @@ import numpy.typing as npt
 
 from phoenix_server.bundle import Bundle
 from phoenix_server.compilations import Compilations
-from phoenix_server.corpus.index import CorpusIndex
+from phoenix_server.corpus.changes import Labels, Net
+from phoenix_server.corpus.index import CorpusIndex, default_capacity
 from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.devices import Device
 from phoenix_server.features import HostArrays, UserColumns
+from phoenix_server.filters import Filter, Filters
 from phoenix_server.generation import check_pair, generation_name
 from phoenix_server.plans import plan_users
+from phoenix_server.programs import Programs
+from phoenix_server.ranking import exact_ranks
 from phoenix_server.searches import Assembled, Searches
 from phoenix_server.sizes import EngineConfig
 from phoenix_server.topk import TopK
@@ -39,41 +43,77 @@ _log = logging.getLogger(__name__)
 
 
 class Query(NamedTuple):
-    """A user, and how many posts they want; with `top_k` 0 they only want to be encoded."""
+    """A user, and how many posts they want; with `top_k` 0 they only want to be encoded.
+
+    Attributes:
+        user: The user.
+        top_k: How many posts.
+        labels: Whether to say which labels they have.
+        filter: What they must be. None: any.
+    """
 
     user: UserColumns
     top_k: int
+    labels: bool = False
+    filter: Filter | None = None
 
 
 class Answer(NamedTuple):
     """The exact top k of one user.
 
     Attributes:
-        rows: [k] i32, corpus rows, best first; k is the smaller of top_k and `eligible`.
+        post_ids: [k] u64, best first; k is the smaller of top_k and `eligible`, or less if there is
+            a least score.
         scores: [k] f32.
-        eligible: How many rows could have been returned.
+        author_ids: [k] u64.
+        created_at_unix_ms: [k] i64.
+        labels: Of the posts, if they were asked for.
+        eligible: How many posts could have been returned.
+        scanned: How many posts there are.
+        sequence: The last change of the corpus that was seen.
         representation: [D] f32, the user's unit vector.
         norm: Its length before it became a unit vector.
     """
 
-    rows: npt.NDArray[np.int32]
+    post_ids: npt.NDArray[np.uint64]
     scores: npt.NDArray[np.float32]
+    author_ids: npt.NDArray[np.uint64]
+    created_at_unix_ms: npt.NDArray[np.int64]
+    labels: Labels | None
     eligible: int
+    scanned: int
+    sequence: int
     representation: npt.NDArray[np.float32]
     norm: float
+
+
+class Ranking(NamedTuple):
+    """Scores and ranks of posts among all others.
+
+    Attributes:
+        scores: [n] f32.
+        ranks: [n] i64, from 1.
+        scanned: How many posts there are.
+        sequence: The last change of the corpus that was seen.
+    """
+
+    scores: npt.NDArray[np.float32]
+    ranks: npt.NDArray[np.int64]
+    scanned: int
+    sequence: int
 
 
 class PreparedBatch(NamedTuple):
     """A batch on the host, ready for the device.
 
     Attributes:
-        top_ks: What each query wants.
+        queries: The queries.
         batch_size: B of the search.
         chunks: For each run of the user tower its inputs, and the places of its users in the
             batch; those beyond the batch are padding.
     """
 
-    top_ks: tuple[int, ...]
+    queries: tuple[Query, ...]
     batch_size: int
     chunks: tuple[tuple[HostArrays, npt.NDArray[np.int32]], ...]
 
@@ -82,12 +122,12 @@ class LaunchedBatch(NamedTuple):
     """A batch on the device, perhaps not yet done.
 
     Attributes:
-        top_ks: What each query wants.
+        queries: The queries.
         users: What the user tower gives.
         found: What the search gives; None where nobody wants posts.
     """
 
-    top_ks: tuple[int, ...]
+    queries: tuple[Query, ...]
     users: Assembled
     found: TopK | None
 
@@ -101,6 +141,7 @@ class Engine:
         snapshot: Snapshot,
         devices: tuple[Device, ...],
         config: EngineConfig,
+        programs: Programs | None = None,
     ) -> None:
         """Load everything, compile what can serve everything, and run the bundle's self-test.
 
@@ -109,6 +150,7 @@ class Engine:
             snapshot: The corpus, likewise.
             devices: One a shard. The towers run on the first.
             config: The sizes to compile for.
+            programs: Those that are compiled already. Default: none.
 
         Raises:
             CorpusError: The corpus was built with other towers, or holds odd vectors.
@@ -122,11 +164,21 @@ class Engine:
         self.generation = generation_name(bundle, snapshot)
         self._longest = bundle.manifest.model.history_length
         self._compilations = Compilations()
+        self._programs = programs or Programs()
         with ThreadPoolExecutor(max_workers=1) as pool:
             towers = pool.submit(self._make_towers, devices[0])
             with self._compilations.expected():
-                self.corpus = CorpusIndex(snapshot, devices, config.scan)
-                self._searches = self._make_searches()
+                self.corpus = CorpusIndex(
+                    snapshot,
+                    devices,
+                    capacity=config.capacity or default_capacity(snapshot.manifest.rows),
+                    max_labels=config.max_labels,
+                    scan=config.scan,
+                )
+                self.corpus.compile_updates(self._programs)
+                self._filters = Filters(self.corpus, self._programs)
+                self._searches = Searches(self.corpus, self._programs)
+                self._compile_necessary_searches()
             self._towers = towers.result()
 
     def compile_rest(self, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -178,35 +230,57 @@ class Engine:
             places = np.full(size, batch, np.int32)
             places[: len(users)] = users
             chunks.append((self.bundle.features.users(columns, size, length), places))
-        return PreparedBatch(tuple(query.top_k for query in queries), batch, tuple(chunks))
+        return PreparedBatch(tuple(queries), batch, tuple(chunks))
 
     def launch(self, prepared: PreparedBatch) -> LaunchedBatch:
         """Hand a batch to the device; returns while it works, as far as the device allows."""
         users = self._encode(prepared)
-        most = max(prepared.top_ks)
-        found = self._searches.top_k(users.representations, most) if most else None
-        return LaunchedBatch(prepared.top_ks, users, found)
+        most = max(query.top_k for query in prepared.queries)
+        if not most:
+            return LaunchedBatch(prepared.queries, users, None)
+        masks = None
+        filters = [query.filter for query in prepared.queries]
+        if any(each is not None and each.masks for each in filters):
+            masks = self._filters.masks(filters, prepared.batch_size)
+        found = self._searches.top_k(users.representations, most, masks)
+        return LaunchedBatch(prepared.queries, users, found)
 
     def collect(self, launched: LaunchedBatch) -> list[Answer]:
-        """Wait for a batch's answers, in the order of its queries."""
+        """Wait for a batch's answers, in the order of its queries; before the corpus changes."""
         representations, norms = map(np.asarray, launched.users)
         if launched.found is None:
-            scores, rows = np.empty((len(norms), 0), np.float32), np.empty((len(norms), 0), int)
-            eligible = 0
+            scores, rows = (
+                np.empty((len(norms), 0), np.float32),
+                np.empty((len(norms), 0), np.int32),
+            )
+            eligible = np.zeros(1, np.int32)
         else:
             scores, rows = np.asarray(launched.found.scores), np.asarray(launched.found.rows)
-            eligible = int(launched.found.eligible)
-        # Copies: views would keep the whole batch alive as long as one answer.
-        return [
-            Answer(
-                rows[i, : min(k, eligible)].astype(np.int32),
-                scores[i, : min(k, eligible)].copy(),
-                eligible if k else 0,
-                representations[i].copy(),
-                float(norms[i]),
+            eligible = np.asarray(launched.found.eligible)
+        post_ids, author_ids, created_at = self.corpus.posts_at(rows)
+        answers: list[Answer] = []
+        for i, query in enumerate(launched.queries):
+            could = int(eligible[i % len(eligible)]) if query.top_k else 0
+            count = min(query.top_k, could)
+            if query.filter is not None and query.filter.min_score is not None:
+                count = int(np.count_nonzero(scores[i, :count] >= query.filter.min_score))
+            best = i, slice(count)
+            # Copies: views would keep the whole batch alive as long as one answer.
+            answers.append(
+                Answer(
+                    post_ids[best].copy(),
+                    scores[best].copy(),
+                    author_ids[best].copy(),
+                    created_at[best].copy(),
+                    self.corpus.labels_at(rows[best]) if query.labels else None,
+                    could,
+                    len(self.corpus),
+                    self.corpus.sequence,
+                    representations[i].copy(),
+                    float(norms[i]),
+                )
             )
-            for i, k in enumerate(launched.top_ks)
-        ]
+        return answers
 
     def encode_candidates(
         self, post_ids: npt.NDArray[np.uint64], author_ids: npt.NDArray[np.uint64]
@@ -220,10 +294,34 @@ class Engine:
             vectors.append(np.asarray(self._towers.encode_candidates(inputs)))
         return np.concatenate(vectors)[: len(post_ids)]
 
-    def score_all(self, user: UserColumns) -> npt.NDArray[np.float32]:
-        """Return the scores of all posts for a user, [N]."""
+    def score_posts(
+        self, user: UserColumns, post_ids: npt.NDArray[np.uint64]
+    ) -> Callable[[], Ranking]:
+        """Score the whole corpus for a user; on the thread that changes it.
+
+        Returns:
+            What ranks posts, [n], by these scores, in any thread: it takes a while.
+
+        Raises:
+            PostNotFoundError: Some are not in the corpus; lists them.
+        """
+        rows = self.corpus.rows_of(post_ids)
         users = self._encode(self.prepare([Query(user, 0)]))
-        return self._searches.scores(np.asarray(users.representations)[0])
+        scores = self._searches.scores(np.asarray(users.representations)[0])
+        if np.isnan(scores).any():
+            raise ArithmeticError("the user tower gave a vector that is not finite")
+        ids = self.corpus.all_ids()
+        scanned, sequence = len(self.corpus), self.corpus.sequence
+        return lambda: Ranking(scores[rows], exact_ranks(scores, ids, rows), scanned, sequence)
+
+    def apply(self, change: Net, sequence: int) -> None:
+        """Change the corpus; between two batches, on the thread that launches them.
+
+        Args:
+            change: What to write and to delete.
+            sequence: The number of the last change in it.
+        """
+        self.corpus.apply(change, sequence)
 
     def _make_towers(self, device: Device) -> Towers:
         """Load the towers, compile what can encode everybody, and test it."""
@@ -235,17 +333,20 @@ class Engine:
             towers.self_test()
         return towers
 
-    def _make_searches(self) -> Searches:
+    def _compile_necessary_searches(self) -> None:
         """Compile what can search for any batch, and test it."""
-        searches = Searches(self.corpus)
         for size in self.config.necessary_searches():
-            searches.compile(*size)
+            self._compile_search(*size)
         for batch in self.config.batch_sizes:
             for chunk in self.config.user_batches:
                 if chunk < 2 * batch or chunk == self.config.user_batches[0]:  # see plan_users
-                    searches.compile_assembly(chunk, batch)
-        searches.check()
-        return searches
+                    self._searches.compile_assembly(chunk, batch)
+        self._searches.check()
+
+    def _compile_search(self, batch_size: int, top_k: int) -> None:
+        """Compile a search, and before it what makes the masks that it takes."""
+        self._filters.compile(batch_size)
+        self._searches.compile(batch_size, top_k)
 
     def _encode(self, prepared: PreparedBatch) -> Assembled:
         chunks = [
@@ -273,7 +374,7 @@ class Engine:
         began = time.monotonic()
         for size in self.config.searches():
             if size not in self.config.necessary_searches():
-                yield partial(self._searches.compile, *size)
+                yield partial(self._compile_search, *size)
         for size in self.config.user_programs(self._longest):
             if size not in self.config.necessary_users(self._longest):
                 yield partial(self._towers.compile_users, *size)

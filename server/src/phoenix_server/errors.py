@@ -7,11 +7,14 @@
     ├── StartupError             the machine does not allow what was asked for (a port in use, ...)
     ├── InvalidRequestError      the caller's mistake; names the fields
     ├── PostNotFoundError        the corpus does not hold a post
+    ├── CorpusFullError          the corpus has no room for more posts, or more labels
+    ├── StorageError             the disk refuses to keep a change
+    ├── ReadOnlyError            the corpus is served without taking changes
     ├── OverloadedError          no room in the queue, or no time before the deadline
     ├── DeadlineExceededError    the deadline passed before the device was free
     └── NotReadyError            the server loads or drains
 
-`interceptors.py` maps the last five to status codes; the command line prints the others.
+`interceptors.py` maps the last eight to status codes; the command line prints the others.
 """
 
 from collections.abc import Sequence
@@ -67,6 +70,12 @@ class InvalidRequestError(PhoenixServerError):
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
         self.violations = tuple(violations)
 
+    def within(self, field: str) -> "InvalidRequestError":
+        """Return the same of a message that is a field of another."""
+        return InvalidRequestError(
+            [Violation(f"{field}.{v.field}", v.description) for v in self.violations]
+        )
+
 
 class PostNotFoundError(PhoenixServerError):
     """The corpus does not hold some of the posts asked for.
@@ -79,6 +88,21 @@ class PostNotFoundError(PhoenixServerError):
         listed = ", ".join(map(str, post_ids[:5])) + (", ..." if len(post_ids) > 5 else "")
         super().__init__(f"{len(post_ids)} of the posts are not in the corpus: {listed}")
         self.post_ids = tuple(post_ids)
+
+
+class CorpusFullError(PhoenixServerError):
+    """The corpus has no room for more posts, or for more labels."""
+
+
+class StorageError(PhoenixServerError):
+    """The disk refuses to keep a change."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path.name}: {reason}")
+
+
+class ReadOnlyError(PhoenixServerError):
+    """The corpus is served without taking changes."""
 
 
 class OverloadedError(PhoenixServerError):

@@ -27,6 +27,7 @@ def check_pair(bundle: Bundle, snapshot: Snapshot) -> None:
 
 
 def generation_name(bundle: Bundle, snapshot: Snapshot) -> str:
-    """Return the name of a pair: equal wherever the same files are served."""
-    sums = (sha256(bundle.path / MANIFEST), sha256(snapshot.path / MANIFEST))
+    """Return the name of a pair: equal wherever the same files are served, and once changed."""
+    corpus = snapshot.manifest.built_as or sha256(snapshot.path / MANIFEST)
+    sums = (sha256(bundle.path / MANIFEST), corpus)
     return hashlib.sha256(" ".join(sums).encode()).hexdigest()[:16]

@@ -5,8 +5,9 @@ from __future__ import annotations  # gRPC's types are generic to type checkers 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import grpc
@@ -17,12 +18,15 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from phoenix_server.errors import (
+    CorpusFullError,
     DeadlineExceededError,
     InvalidRequestError,
     NotReadyError,
     OverloadedError,
     PhoenixServerError,
     PostNotFoundError,
+    ReadOnlyError,
+    StorageError,
     Violation,
 )
 
@@ -37,7 +41,7 @@ _OURS = "/phoenix_retrieval."  # health and reflection answer to the end
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps unary calls; streams (health, reflection) pass."""
+    """Wraps calls that have one reply; others (health, reflection) pass."""
 
     def __init__(self, *, max_request_bytes: int) -> None:
         self._max_request_bytes = max_request_bytes
@@ -71,26 +75,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if method in self._handlers:
             return self._handlers[method]
         handler: Any = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
+        if handler is None or handler.response_streaming:
             return handler
-        self._handlers[method] = grpc.unary_unary_rpc_method_handler(
-            self._wrap(method, handler.unary_unary, handler.request_deserializer),
-            # The bytes as they came: gRPC answers UNKNOWN for those that are no message.
-            request_deserializer=None,
-            response_serializer=handler.response_serializer,
-        )
-        return self._handlers[method]
+        # The bytes as they came: gRPC answers UNKNOWN for those that are no message.
+        read = partial(self._read, deserialize=handler.request_deserializer)
+        if handler.request_streaming:
+            wrapped = grpc.stream_unary_rpc_method_handler(
+                self._wrap(method, handler.stream_unary, partial(_read_each, read)),
+                response_serializer=handler.response_serializer,
+            )
+        else:
+            wrapped = grpc.unary_unary_rpc_method_handler(
+                self._wrap(method, handler.unary_unary, read),
+                response_serializer=handler.response_serializer,
+            )
+        self._handlers[method] = wrapped
+        return wrapped
 
     def _wrap(
         self,
         method: str,
         behave: Callable[..., Awaitable[Message]],
-        deserialize: Callable[[bytes], Message],
+        read: Callable[[Any], object],
     ) -> Any:
         ours = method.startswith(_OURS)
         finish: Any = self._finish  # typeshed wants an instance of a class of its own
 
-        async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        async def call(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
             began = time.perf_counter()
             code = "CANCELLED"
             self._in_flight += 1
@@ -98,7 +109,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 if self._draining and ours:
                     raise NotReadyError("the server drains")
-                response = await behave(self._read(request, deserialize), context)
+                response = await behave(read(request), context)
                 code = "OK"
                 return response
             except Exception as exc:
@@ -134,6 +145,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             raise InvalidRequestError([Violation("request", what)]) from exc
 
 
+async def _read_each(
+    read: Callable[[bytes], Message], requests: AsyncIterator[bytes]
+) -> AsyncIterator[Message]:
+    async for request in requests:
+        yield read(request)
+
+
 def to_status(exc: Exception) -> status_pb2.Status:
     """Return the status that tells a caller of an error; an unforeseen one says nothing of it."""
     match exc:
@@ -159,6 +177,10 @@ def to_status(exc: Exception) -> status_pb2.Status:
         case OverloadedError():
             detail = error_details_pb2.RetryInfo(retry_delay=retry_delay(exc))
             return _status(code_pb2.RESOURCE_EXHAUSTED, str(exc), detail)
+        case CorpusFullError() | StorageError():
+            return _status(code_pb2.RESOURCE_EXHAUSTED, str(exc))
+        case ReadOnlyError():
+            return _status(code_pb2.FAILED_PRECONDITION, str(exc))
         case DeadlineExceededError():
             return _status(code_pb2.DEADLINE_EXCEEDED, str(exc))
         case NotReadyError():

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import grpc
@@ -13,6 +14,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from phoenix_retrieval.v1 import (
+    corpus_service_pb2,
+    corpus_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
     retrieval_service_pb2,
@@ -21,12 +24,18 @@ from phoenix_retrieval.v1 import (
 from phoenix_server.batching.batcher import Batcher
 from phoenix_server.compiled import compiled_path, use_compiled
 from phoenix_server.config import ServeConfig
+from phoenix_server.corpus.changes import net
+from phoenix_server.corpus.index import default_capacity
+from phoenix_server.corpus.live import LiveCorpus
+from phoenix_server.corpus.snapshotting import remove_old
+from phoenix_server.corpus.store import Store
 from phoenix_server.devices import choose_devices, split_cpu
 from phoenix_server.engine import Engine
-from phoenix_server.errors import StartupError
+from phoenix_server.errors import CorpusError, StartupError
 from phoenix_server.interceptors import CallInterceptor
 from phoenix_server.memory import release_unused_memory
 from phoenix_server.opening import Opened
+from phoenix_server.service.corpus import CorpusServicer
 from phoenix_server.service.model import ModelServicer
 from phoenix_server.service.retrieval import RetrievalServicer
 from phoenix_server.service.state import ServingState
@@ -38,6 +47,7 @@ T = TypeVar("T")
 SERVICES = (
     retrieval_service_pb2.DESCRIPTOR.services_by_name["RetrievalService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    corpus_service_pb2.DESCRIPTOR.services_by_name["CorpusService"].full_name,
 )
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -85,25 +95,34 @@ class Server:
         server = self._listen()
         await server.start()
         stopped = asyncio.create_task(self._stop.wait())
-        loading = _in_thread(lambda: load_engine(self._config, self._opened))
+        loading = _in_thread(lambda: load(self._config, self._opened))
         try:
             await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():
                 return loading.done()
-            engine = loading.result()
+            engine, store = loading.result()
             batcher = Batcher(engine, self._config.queue)
-            self._state.set_ready(engine, batcher)
+            live = LiveCorpus(
+                store,
+                engine,
+                batcher.run_between,
+                snapshot_after=self._config.snapshot_after,
+            )
+            self._state.set_ready(engine, batcher, live)
             compiling = self._compile_rest(engine)
             await self._set_health(_SERVING)
             on_ready()
             await stopped
             _log.info("draining, for at most %g s", self._config.grace_s)
             await self._set_health(_NOT_SERVING)
-            if unfinished := await self._calls.drain(self._config.grace_s):
+            unfinished = await self._calls.drain(self._config.grace_s)
+            if unfinished:
                 _log.warning("%d calls did not finish in time", unfinished)
-                return False
             # Nobody waits for what these may still do.
-            return batcher.close(timeout_s=1.0) and not compiling.is_alive()
+            ended = live.close(timeout_s=0.1 if unfinished else 1.0)
+            if unfinished:
+                return False
+            return batcher.close(timeout_s=1.0) and ended and not compiling.is_alive()
         finally:
             stopped.cancel()
             await server.stop(None)
@@ -148,6 +167,9 @@ class Server:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(self._state), server
         )
+        corpus_service_pb2_grpc.add_CorpusServiceServicer_to_server(
+            CorpusServicer(self._state), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -167,8 +189,8 @@ class Server:
             await self._health.set(service, status)
 
 
-def load_engine(config: ServeConfig, opened: Opened | None = None) -> Engine:
-    """Bring up the engine, and see that its files are verified; takes seconds.
+def load(config: ServeConfig, opened: Opened | None = None) -> tuple[Engine, Store]:
+    """Bring up the engine, with all changes of its corpus, and see that its files are verified.
 
     Args:
         config: What to serve.
@@ -177,16 +199,50 @@ def load_engine(config: ServeConfig, opened: Opened | None = None) -> Engine:
     Raises:
         ArtifactError: The bundle or the corpus cannot be used.
         StartupError: There are too few devices, or the search does not work on them.
+
+    Returns:
+        The engine, and where further changes are kept.
     """
-    opened = opened or Opened(config.bundle, config.corpus)
+    opened = opened or Opened(config.bundle, config.corpus, read_only=config.read_only)
+    store = opened.store
     _log.info("loading %s and %s", config.bundle, config.corpus)
     try:
-        devices = choose_devices(config.shards)
-        engine = Engine(opened.bundle, opened.snapshot, devices, config.engine)
+        engine = _make_engine(config, opened)
+        replay(store, engine)
+    except BaseException:
+        store.close()
+        raise
+    if not store.read_only:
+        remove_old(store)
+    release_unused_memory()
+    return engine, store
+
+
+def _make_engine(config: ServeConfig, opened: Opened) -> Engine:
+    sizes = config.engine
+    if sizes.capacity is None:  # the same for all snapshots, or programs would not fit
+        sizes = replace(sizes, capacity=default_capacity(opened.store.built.manifest.rows))
+    try:
+        return Engine(opened.bundle, opened.snapshot, choose_devices(config.shards), sizes)
     finally:
         opened.verify()  # a damaged file is then the cause of any other error
-    release_unused_memory()
-    return engine
+
+
+def replay(store: Store, engine: Engine) -> None:
+    """Apply the changes since a corpus's snapshot.
+
+    Raises:
+        CorpusError: One is missing or damaged, or there is no room for them.
+    """
+    changes = list(store.changes())
+    if not changes:
+        return
+    numbers, made = zip(*changes, strict=True)
+    try:
+        engine.apply(net(made), numbers[-1])
+    except ValueError as exc:
+        raise CorpusError(store.path, f"cannot hold its changes: {exc}") from exc
+    _log.info("applied %d changes since the snapshot", len(changes))
 
 
 async def serve(config: ServeConfig, opened: Opened | None = None) -> None:

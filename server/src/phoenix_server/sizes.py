@@ -19,6 +19,8 @@ class EngineConfig:
         result_sizes: Numbers of results below `max_top_k` that are compiled too, ascending.
         max_top_k: Most results of a query.
         candidate_batch: Posts that the candidate tower encodes at once.
+        capacity: Most posts of the corpus. Default: a quarter more than it was built with.
+        max_labels: Most distinct labels of the corpus.
         scan: What a corpus is searched with: XLA's tiles on any device, or kernels on GPUs.
     """
 
@@ -28,6 +30,8 @@ class EngineConfig:
     result_sizes: tuple[int, ...] = (128,)
     max_top_k: int = 1000
     candidate_batch: int = 512
+    capacity: int | None = None
+    max_labels: int = 256
     scan: Literal["tiles", "kernel"] = "tiles"
 
     def __post_init__(self) -> None:
@@ -37,8 +41,9 @@ class EngineConfig:
                 raise ValueError(f"{name}: {sizes} is not ascending and positive")
         if not self.user_batches or not self.batch_sizes:
             raise ValueError("user_batches, batch_sizes: at least one of each")
-        if self.max_top_k < 1 or self.candidate_batch < 1:
-            raise ValueError("max_top_k, candidate_batch: at least one of each")
+        least = min(self.max_top_k, self.candidate_batch, self.max_labels)
+        if least < 1 or (self.capacity is not None and self.capacity < 1):
+            raise ValueError("max_top_k, candidate_batch, max_labels, capacity: at least one")
 
     def user_programs(self, longest: int) -> list[tuple[int, int]]:
         """Return the [B, S] of the user tower, for a model of at most `longest` engagements."""

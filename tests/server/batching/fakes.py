@@ -90,7 +90,19 @@ class Device:
         self._break("collect", launched)
         nothing = np.empty(0, np.float32)
         return [
-            Answer(nothing.astype(np.int32), nothing, 0, nothing, float(name)) for name in launched
+            Answer(
+                post_ids=nothing.astype(np.uint64),
+                scores=nothing,
+                author_ids=nothing.astype(np.uint64),
+                created_at_unix_ms=nothing.astype(np.int64),
+                labels=None,
+                eligible=0,
+                scanned=0,
+                sequence=0,
+                representation=nothing,
+                norm=float(name),
+            )
+            for name in launched
         ]
 
     def call(self, name: int) -> Callable[[], int]:

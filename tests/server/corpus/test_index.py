@@ -10,8 +10,11 @@ from phoenix_server.errors import PostNotFoundError, StartupError
 
 def test_rows_of_posts_are_found_in_any_order(engine: Engine, snapshot: Snapshot) -> None:
     post_ids = snapshot.columns().post_ids
-    rows = np.random.default_rng(0).integers(0, len(post_ids), 500)
-    np.testing.assert_array_equal(engine.corpus.rows_of(post_ids[rows]), rows)
+    asked = np.random.default_rng(0).choice(post_ids, 500)
+    found, authors, _ = engine.corpus.posts_at(engine.corpus.rows_of(asked))
+    np.testing.assert_array_equal(found, asked)
+    written = dict(zip(post_ids.tolist(), snapshot.columns().author_ids.tolist(), strict=True))
+    assert authors.tolist() == [written[post_id] for post_id in asked.tolist()]
 
 
 def test_posts_that_are_missing_are_all_named(engine: Engine, snapshot: Snapshot) -> None:
@@ -24,28 +27,15 @@ def test_posts_that_are_missing_are_all_named(engine: Engine, snapshot: Snapshot
     assert str(caught.value).startswith("3 of the posts are not in the corpus: 1, ")
 
 
-def test_labels_of_rows_come_in_order(engine: Engine, snapshot: Snapshot) -> None:
+def test_labels_of_posts_come_in_order(engine: Engine, snapshot: Snapshot) -> None:
     columns = snapshot.columns()
-    rows = np.array([2999, 0, 7, 7], np.int32)
-    counts, codes = engine.corpus.labels_of(rows)
-    assert counts.tolist() == [1, 1, 1, 1]
-    assert codes.tolist() == columns.label_codes[rows].tolist()
-    counts, codes = engine.corpus.labels_of(rows[:0])
-    assert (len(counts), len(codes)) == (0, 0)
-
-
-def test_posts_with_no_label_and_several_are_told_apart(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    columns = engine.corpus.columns._replace(
-        label_offsets=np.array([0, 2, 2, 3, 3]), label_codes=np.array([4, 1, 9], np.int32)
-    )
-    monkeypatch.setattr(engine.corpus, "columns", columns)
-    counts, codes = engine.corpus.labels_of(np.array([3, 2, 0, 1, 0], np.int32))
-    assert counts.tolist() == [0, 1, 2, 0, 2]
-    assert codes.tolist() == [9, 4, 1, 4, 1]
-    counts, codes = engine.corpus.labels_of(np.array([1, 3], np.int32))
-    assert (counts.tolist(), codes.tolist()) == ([0, 0], [])
+    asked = columns.post_ids[[2999, 0, 7, 7]]
+    labels = engine.corpus.labels_at(engine.corpus.rows_of(asked))
+    assert labels.counts.tolist() == [1, 1, 1, 1]
+    named = [labels.names[index] for index in labels.indices]
+    expected = columns.label_codes[[2999, 0, 7, 7]]
+    assert named == [snapshot.manifest.label_names[code] for code in expected]
+    assert engine.corpus.labels_at(np.zeros(0, np.int32)).counts.tolist() == []
 
 
 def test_kernels_are_refused_where_they_do_not_run() -> None:

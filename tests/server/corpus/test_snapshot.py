@@ -5,8 +5,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from phoenix_server.corpus.snapshot import open_snapshot, verify
-from phoenix_server.corpus.writer import Posts, new_snapshot
+from phoenix_server.corpus.snapshot import ArrowPosts, open_snapshot, verify
+from phoenix_server.corpus.writer import new_snapshot
 from phoenix_server.errors import CorpusError
 from server.cases import copied, edit_manifest, flip_bit, resum, truncate
 
@@ -170,7 +170,7 @@ def test_columns_of_several_batches_are_joined(tmp_path: Path) -> None:
     ) as writer:
         for batch_ids, batch_labels, batch_times in zip(ids, labels, created_at, strict=True):
             writer.write(
-                Posts(
+                ArrowPosts(
                     post_ids=np.array(batch_ids, np.uint64),
                     author_ids=np.array(batch_ids, np.uint64) + np.uint64(100),
                     created_at=pa.array(batch_times, pa.timestamp("ms", "UTC")),

@@ -14,6 +14,9 @@ from phoenix_retrieval.v1.user_pb2 import User
 from phoenix_server.batching.batcher import Batcher
 from phoenix_server.batching.config import QueueConfig
 from phoenix_server.batching.stats import QueueStats
+from phoenix_server.corpus.live import LiveCorpus
+from phoenix_server.corpus.snapshot import Snapshot
+from phoenix_server.corpus.store import Store
 from phoenix_server.engine import Answer, Engine, Query
 from phoenix_server.errors import InvalidRequestError, NotReadyError, OverloadedError
 from phoenix_server.features import UserColumns
@@ -45,9 +48,10 @@ def batcher(engine: Engine) -> Iterator[Batcher]:
 
 
 @pytest.fixture
-def state(engine: Engine, batcher: Batcher) -> ServingState:
+def state(engine: Engine, batcher: Batcher, snapshot: Snapshot) -> ServingState:
     state = ServingState(Limits(max_batch_users=4, max_candidates=6))
-    state.set_ready(engine, batcher)
+    live = LiveCorpus(Store(snapshot.path, read_only=True), engine, batcher.run_between)
+    state.set_ready(engine, batcher, live)
     return state
 
 
@@ -61,7 +65,7 @@ def _message(user: UserColumns) -> User:
     return User(**columns)
 
 
-def _request(length: int = 3, top_k: int = 5, **options: bool) -> pb.RetrieveRequest:
+def _request(length: int = 3, top_k: int = 5, **options: Any) -> pb.RetrieveRequest:
     return pb.RetrieveRequest(user=_message(random_user(length)), top_k=top_k, **options)
 
 
@@ -76,13 +80,13 @@ async def test_retrieve_answers_in_columns(servicer: RetrievalServicer, engine: 
         generation=engine.generation,
         rows_scanned=3000,
         rows_eligible=3000,
-        post_ids=engine.corpus.columns.post_ids[expected.rows].tolist(),
+        post_ids=expected.post_ids.tolist(),
         scores=expected.scores.tolist(),
     )
 
 
 async def test_retrieve_returns_what_is_asked_for(
-    servicer: RetrievalServicer, engine: Engine
+    servicer: RetrievalServicer, engine: Engine, snapshot: Snapshot
 ) -> None:
     request = _request(
         return_user_representation=True,
@@ -91,12 +95,14 @@ async def test_retrieve_returns_what_is_asked_for(
         return_created_at=True,
     )
     response = await servicer.Retrieve(request, _CONTEXT)
-    expected, columns = _answer(engine), engine.corpus.columns
+    expected = _answer(engine)
+    columns = snapshot.columns()
+    rows = [columns.post_ids.tolist().index(post_id) for post_id in expected.post_ids]
     assert response.user_representation == expected.representation.tolist()
-    assert response.author_ids == columns.author_ids[expected.rows].tolist()
-    assert response.created_at_unix_ms == columns.created_at_unix_ms[expected.rows].tolist()
+    assert response.author_ids == columns.author_ids[rows].tolist()
+    assert response.created_at_unix_ms == columns.created_at_unix_ms[rows].tolist()
     assert response.label_counts == [1] * 5
-    labels = [engine.corpus.label_names[code] for code in columns.label_codes[expected.rows]]
+    labels = [snapshot.manifest.label_names[code] for code in columns.label_codes[rows]]
     assert [response.label_names[i] for i in response.label_indices] == labels
     assert sorted(set(response.label_names)) == sorted(response.label_names)
     assert set(response.label_names) == set(labels)
@@ -126,8 +132,7 @@ async def test_one_failure_does_not_fail_the_others(
         True,
     ]
     for result, length in ((response.results[0], 3), (response.results[3], 4)):
-        rows = _answer(engine, length).rows
-        assert result.response.post_ids == engine.corpus.columns.post_ids[rows].tolist()
+        assert result.response.post_ids == _answer(engine, length).post_ids.tolist()
 
 
 async def test_an_overloaded_request_of_a_batch_says_when_to_return(
@@ -167,7 +172,7 @@ async def test_every_call_queues_with_its_own_deadline(
     monkeypatch.setattr(batcher, "retrieve", note_query)
     monkeypatch.setattr(batcher, "call", note_call)
     context = cast(Any, _Context(timeout_s))
-    user, post_ids = _message(random_user(3)), engine.corpus.columns.post_ids[:1].tolist()
+    user, post_ids = _message(random_user(3)), _answer(engine).post_ids[:1].tolist()
     await servicer.Retrieve(_request(), context)
     await servicer.BatchRetrieve(pb.BatchRetrieveRequest(requests=[_request()] * 2), context)
     await servicer.EncodeUser(pb.EncodeUserRequest(user=user), context)
@@ -215,7 +220,7 @@ async def test_score_posts_ranks_as_retrieve_does(
 ) -> None:
     expected = _answer(engine, top_k=250)
     places = [0, 249, 7, 7]
-    post_ids = engine.corpus.columns.post_ids[expected.rows[places]]
+    post_ids = expected.post_ids[places]
     request = pb.ScorePostsRequest(user=_message(random_user(3)), post_ids=post_ids.tolist())
     response = await servicer.ScorePosts(request, _CONTEXT)
     assert response.ranks == [place + 1 for place in places]

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -78,6 +79,26 @@ class Batcher:
         cost_s = self._schedule.forecast.call_cost_s(kind)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         return await self._wait(function, future, cost_s, timeout_s, kind)
+
+    def run_between(self, function: Callable[[], None]) -> None:
+        """Run a function between two batches, when nothing is on the device; from a thread.
+
+        Raises:
+            NotReadyError: The batcher is closed.
+            Exception: What the function raises.
+        """
+        result: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                function()
+            except BaseException as exc:
+                result.set_exception(exc)
+            else:
+                result.set_result(None)
+
+        self._schedule.add_between(run)
+        result.result()
 
     def stats(self) -> QueueStats:
         """Return the queue's state and counts."""

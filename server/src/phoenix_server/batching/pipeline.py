@@ -87,6 +87,10 @@ class Pipeline:
         done: tuple[Outcomes, float] | None = None
         while True:
             batch = self._schedule.next_for_device(wait=done is None)
+            if callable(batch):  # nothing is on the device
+                batch()
+                self._schedule.done_between()
+                continue
             if batch is not None and not self._launch(batch):
                 continue
             if done is not None:

@@ -1,7 +1,7 @@
 """Decides who is admitted, when the next batch forms and who is in it."""
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from phoenix_server.batching.backlog import Arrivals, Backlog, Factors
@@ -43,6 +43,7 @@ class Schedule:
         self._running: Batch | None = None
         self._free_since_s = clock()
         self._closed = False
+        self._between: deque[Callable[[], None]] = deque()
         self._counts: Counter[str] = Counter()
         self._device_s = 0.0
         self._lock = threading.Lock()
@@ -125,8 +126,27 @@ class Schedule:
             self._closed = True
             self._wake()
 
-    def next_for_device(self, *, wait: bool) -> Batch | None:
-        """Return the batch to run next; unless it is `ready`, it has yet to be prepared.
+    def add_between(self, function: Callable[[], None]) -> None:
+        """Have the device's thread run a function before the next batch.
+
+        Raises:
+            NotReadyError: The schedule is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise NotReadyError("the server drains")
+            self._between.append(function)
+            self._device_work.notify()
+
+    def done_between(self) -> None:
+        """Note that the device's thread has run one of those functions."""
+        with self._lock:
+            self._free_since_s = self._clock()
+
+    def next_for_device(self, *, wait: bool) -> Batch | Callable[[], None] | None:
+        """Return what to run next: what `add_between` took, before any batch.
+
+        Unless a batch is `ready`, it has yet to be prepared.
 
         Args:
             wait: For work, if there is none.
@@ -136,6 +156,8 @@ class Schedule:
         """
         with self._lock:
             while True:
+                if self._between:
+                    return self._between.popleft()
                 if self._upcoming is not None and self._upcoming.ready:
                     return self._upcoming
                 if self._upcoming is None:  # or the other thread is about to prepare it

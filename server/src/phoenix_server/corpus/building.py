@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from phoenix_server.bundle import Bundle
-from phoenix_server.corpus.writer import Posts, new_snapshot, select_posts, snowflake_times
+from phoenix_server.corpus.snapshot import ArrowPosts
+from phoenix_server.corpus.writer import new_snapshot, select_posts, snowflake_times
 from phoenix_server.errors import CorpusError
 from phoenix_server.towers import Towers
 
@@ -120,7 +121,7 @@ def _encoded(
     keep: npt.NDArray[np.bool_],
     bundle: Bundle,
     towers: Towers,
-) -> Iterator[Posts]:
+) -> Iterator[ArrowPosts]:
     """Yield the posts with their vectors, a batch at a time."""
     row = 0
     for batch in _batches(path, file):
@@ -133,7 +134,7 @@ def _encoded(
         if not len(post_ids):
             continue
         inputs = bundle.features.candidates(post_ids, author_ids, BATCH_ROWS)
-        yield Posts(
+        yield ArrowPosts(
             post_ids=post_ids,
             author_ids=author_ids,
             created_at=_created_at(path, kept, post_ids),

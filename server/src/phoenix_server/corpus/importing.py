@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from phoenix_server.bundle import Bundle
-from phoenix_server.corpus.writer import Posts, new_snapshot, select_posts, snowflake_times
+from phoenix_server.corpus.snapshot import ArrowPosts
+from phoenix_server.corpus.writer import new_snapshot, select_posts, snowflake_times
 from phoenix_server.errors import CorpusError
 
 _CHUNK_ROWS = 16_384
@@ -60,7 +61,7 @@ def import_corpus(
         for start in range(0, len(rows), _CHUNK_ROWS):
             chunk = rows[start : start + _CHUNK_ROWS]
             writer.write(
-                Posts(
+                ArrowPosts(
                     post_ids=post_ids[chunk],
                     author_ids=arrays["author_ids"][chunk].astype(np.uint64),
                     created_at=snowflake_times(post_ids[chunk]),

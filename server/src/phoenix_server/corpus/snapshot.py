@@ -49,6 +49,35 @@ class PostColumns(NamedTuple):
     label_codes: npt.NDArray[np.int32]
 
 
+class ArrowPosts(NamedTuple):
+    """ArrowPosts as they are on the disk, in columns of equal length n.
+
+    Attributes:
+        post_ids: [n] u64.
+        author_ids: [n] u64.
+        created_at: [n] timestamp[ms, UTC], null where unknown.
+        labels: [n] lists of strings.
+        vectors: [n, D] f32 unit vectors.
+    """
+
+    post_ids: npt.NDArray[np.uint64]
+    author_ids: npt.NDArray[np.uint64]
+    created_at: pa.Array
+    labels: pa.Array
+    vectors: npt.NDArray[np.float32]
+
+    def filter(self, keep: pa.Array) -> "ArrowPosts":
+        """Return the posts for which [n] bool is true."""
+        mask = keep.to_numpy(zero_copy_only=False)
+        return ArrowPosts(
+            self.post_ids[mask],
+            self.author_ids[mask],
+            self.created_at.filter(keep),
+            self.labels.filter(keep),
+            self.vectors[mask],
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """A corpus on disk.
@@ -85,11 +114,29 @@ class Snapshot:
                         codes.to_numpy(),
                     )
                 )
-            post_ids, author_ids, created, lengths, codes = map(
-                np.concatenate, zip(*parts, strict=True)
+        if not parts:
+            none = np.zeros(0, np.uint64)
+            return PostColumns(
+                none, none, none.astype(np.int64), np.zeros(1, np.int64), none.astype(np.int32)
             )
+        post_ids, author_ids, created, lengths, codes = map(
+            np.concatenate, zip(*parts, strict=True)
+        )
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return PostColumns(post_ids, author_ids, created, offsets, codes)
+
+    def batches(self) -> Iterator[ArrowPosts]:
+        """Yield all posts, in order, a batch at a time; each good until the next is asked for."""
+        with _batches(self.path / DATA) as batches:
+            for batch in batches:
+                vectors = batch.column("vector").flatten().to_numpy()
+                yield ArrowPosts(
+                    batch.column("post_id").to_numpy(),
+                    batch.column("author_id").to_numpy(),
+                    batch.column("created_at"),
+                    batch.column("labels"),
+                    vectors.reshape(-1, self.manifest.embedding_size),
+                )
 
     def vectors(self) -> Iterator[npt.NDArray[np.float32]]:
         """Yield the vectors in chunks [n, D], each good until the next is asked for.
@@ -119,7 +166,7 @@ def open_snapshot(path: Path) -> Snapshot:
         )
     if [file.path for file in manifest.files] != [DATA]:
         raise CorpusError(path, f"should list {DATA} alone; this corpus is not whole")
-    if not manifest.rows:
+    if not manifest.rows and not manifest.sequence:
         raise CorpusError(path, "holds no posts")
     return Snapshot(path=path, manifest=manifest)
 
@@ -166,13 +213,18 @@ def check_vectors(
         CorpusError: One is not; names the file and the post.
     """
     squares = np.einsum("nd,nd->n", vectors, vectors)
-    odd = np.flatnonzero(~(np.abs(squares - 1) <= _UNIT_TOLERANCE))
+    odd = odd_vectors(squares)
     if odd.size:
         length = float(squares[odd[0]]) ** 0.5
         what = f"has length {length:.6g}, not 1" if np.isfinite(length) else "is not finite"
         raise CorpusError(
             path, f"the vector of post {post_ids[odd[0]]} {what} ({odd.size} such near it)"
         )
+
+
+def odd_vectors(squares: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """Return which of [n] squared lengths are not those of unit vectors."""
+    return np.flatnonzero(~(np.abs(squares - 1) <= _UNIT_TOLERANCE))
 
 
 @contextmanager

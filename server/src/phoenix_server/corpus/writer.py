@@ -3,11 +3,10 @@
 # pyarrow makes the functions of `pc` when it is imported, out of a type checker's sight.
 # pyright: reportAttributeAccessIssue=false
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,42 +15,34 @@ import pyarrow.compute as pc
 
 from phoenix_retrieval.v1.manifest_pb2 import CorpusManifest
 from phoenix_server.artifacts import describe_file, new_directory, write_manifest
-from phoenix_server.corpus.snapshot import DATA, FORMAT_VERSION, check_vectors, corpus_schema
+from phoenix_server.corpus.snapshot import (
+    DATA,
+    FORMAT_VERSION,
+    ArrowPosts,
+    check_vectors,
+    corpus_schema,
+)
+from phoenix_server.corpus.times import UNKNOWN, carried_times
 from phoenix_server.errors import CorpusError
-
-_SNOWFLAKE_EPOCH_MS = 1_288_834_974_657
-_FIRST_SNOWFLAKE = 1 << 40  # smaller ids would be from the first minutes of the scheme
-
-
-class Posts(NamedTuple):
-    """Posts to write, in columns of equal length n.
-
-    Attributes:
-        post_ids: [n] u64.
-        author_ids: [n] u64.
-        created_at: [n] timestamp[ms, UTC], null where unknown.
-        labels: [n] lists of strings.
-        vectors: [n, D] f32 unit vectors.
-    """
-
-    post_ids: npt.NDArray[np.uint64]
-    author_ids: npt.NDArray[np.uint64]
-    created_at: pa.Array
-    labels: pa.Array
-    vectors: npt.NDArray[np.float32]
 
 
 class SnapshotWriter:
     """Appends posts to a corpus being written."""
 
-    def __init__(self, source: Path, file: pa.RecordBatchFileWriter, schema: pa.Schema) -> None:
+    def __init__(
+        self,
+        source: Path,
+        file: pa.RecordBatchFileWriter,
+        schema: pa.Schema,
+        label_names: Iterable[str],
+    ) -> None:
         self._source = source
         self._file = file
         self._schema = schema
         self.rows = 0
-        self.label_names: set[str] = set()
+        self.label_names = set(label_names)
 
-    def write(self, posts: Posts) -> None:
+    def write(self, posts: ArrowPosts) -> None:
         """Append posts.
 
         Raises:
@@ -75,7 +66,14 @@ class SnapshotWriter:
 
 @contextmanager
 def new_snapshot(
-    out: Path, *, source: Path, embedding_size: int, tower_fingerprint: str
+    out: Path,
+    *,
+    source: Path,
+    embedding_size: int,
+    tower_fingerprint: str,
+    sequence: int = 0,
+    built_as: str = "",
+    label_names: Iterable[str] = (),
 ) -> Generator[SnapshotWriter, None, None]:
     """Yield a writer of a corpus that becomes `out` if, and only if, the block succeeds.
 
@@ -84,6 +82,9 @@ def new_snapshot(
         source: The file that the posts come from, for errors.
         embedding_size: D.
         tower_fingerprint: Of the towers that made the vectors.
+        sequence: The number of the last change that it holds.
+        built_as: The corpus as it was built, if this is a later state; see `CorpusManifest`.
+        label_names: Labels to list besides those of the posts.
 
     Raises:
         CorpusError: The directory exists or cannot be written.
@@ -91,7 +92,7 @@ def new_snapshot(
     schema = corpus_schema(embedding_size)
     with new_directory(out, CorpusError) as directory:
         with pa.ipc.new_file(str(directory / DATA), schema) as file:
-            writer = SnapshotWriter(source, file, schema)
+            writer = SnapshotWriter(source, file, schema, label_names)
             yield writer
         manifest = CorpusManifest(
             format_version=FORMAT_VERSION,
@@ -101,6 +102,8 @@ def new_snapshot(
             dtype="float32",
             label_names=sorted(writer.label_names),
             files=[describe_file(directory, directory / DATA)],
+            sequence=sequence,
+            built_as=built_as,
         )
         manifest.created_at.FromDatetime(datetime.now(UTC).replace(microsecond=0))
         write_manifest(directory, manifest)
@@ -133,6 +136,6 @@ def select_posts(
 
 def snowflake_times(post_ids: npt.NDArray[np.uint64]) -> pa.Array:
     """Return the times that post ids carry; null for ids too small to carry one."""
-    milliseconds = (post_ids >> np.uint64(22)).astype(np.int64) + _SNOWFLAKE_EPOCH_MS
-    times = pa.array(milliseconds, mask=post_ids < _FIRST_SNOWFLAKE)
+    milliseconds = carried_times(post_ids)
+    times = pa.array(milliseconds, mask=milliseconds == UNKNOWN)
     return times.cast(pa.timestamp("ms", "UTC"))

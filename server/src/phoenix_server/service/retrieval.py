@@ -5,11 +5,11 @@ from __future__ import annotations  # gRPC's types are generic to type checkers 
 import asyncio
 import logging
 import math
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import numpy as np
 
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2_grpc
@@ -17,7 +17,6 @@ from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
 from phoenix_server.engine import Answer, Engine, Query
 from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
 from phoenix_server.interceptors import retry_delay, to_status
-from phoenix_server.ranking import exact_ranks
 from phoenix_server.service import requests
 from phoenix_server.service.state import ServingState
 
@@ -87,21 +86,19 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         engine = self._state.engine
         user = requests.read_user(request.user, self._model)
         post_ids = requests.read_post_ids(request.post_ids, self._state.limits.max_candidates)
-        rows = engine.corpus.rows_of(post_ids)
         async with self._ranking:
-            score = partial(engine.score_all, user)
-            scores = await self._state.batcher.call(
+            score = partial(engine.score_posts, user, post_ids)
+            rank = await self._state.batcher.call(
                 score, kind="score_posts", timeout_s=context.time_remaining()
             )
-            if np.isnan(scores).any():
-                raise ArithmeticError("the user tower gave a vector that is not finite")
-            ranks = await asyncio.to_thread(exact_ranks, scores, rows)  # sorts the whole corpus
+            ranking = await asyncio.to_thread(rank)  # sorts the whole corpus
         return pb.ScorePostsResponse(
             generation=engine.generation,
-            rows_scanned=engine.corpus.layout.rows,
-            rows_eligible=int(np.isfinite(scores).sum()),
-            scores=scores[rows].tolist(),
-            ranks=ranks.tolist(),
+            rows_scanned=ranking.scanned,
+            rows_eligible=ranking.scanned,
+            scores=ranking.scores.tolist(),
+            ranks=ranking.ranks.tolist(),
+            sequence=ranking.sequence,
         )
 
     @property
@@ -114,13 +111,25 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         engine = self._state.engine
         top_k = requests.read_top_k(request.top_k, engine.config.max_top_k)
         user = requests.read_user(request.user, self._model)
-        answer = await self._answer(Query(user, top_k), timeout_s)
+        wanted = None
+        if request.HasField("filter"):
+            known = engine.corpus.knows_label
+            wanted = requests.read_filter(request.filter, self._state.limits.max_excluded, known)
+        if request.min_sequence:
+            timeout_s = await self._wait_for(request.min_sequence, timeout_s)
+        answer = await self._answer(Query(user, top_k, request.return_labels, wanted), timeout_s)
         return _response(request, answer, engine)
+
+    async def _wait_for(self, sequence: int, timeout_s: float | None) -> float | None:
+        """Wait until a change is visible; return what is left of the time."""
+        began_s = time.monotonic()
+        await self._state.live.wait_for(sequence, timeout_s)
+        return None if timeout_s is None else timeout_s - (time.monotonic() - began_s)
 
     async def _answer(self, query: Query, timeout_s: float | None) -> Answer:
         answer = await self._state.batcher.retrieve(query, timeout_s=timeout_s)
-        if not math.isfinite(answer.norm):
-            raise ArithmeticError("the user tower gave a vector that is not finite")
+        if not (math.isfinite(answer.norm) and answer.norm > 0):
+            raise ArithmeticError("the user tower gave a vector without a direction")
         return answer
 
     async def _result(
@@ -136,24 +145,22 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
 
 
 def _response(request: pb.RetrieveRequest, answer: Answer, engine: Engine) -> pb.RetrieveResponse:
-    columns, rows = engine.corpus.columns, answer.rows
     response = pb.RetrieveResponse(
         generation=engine.generation,
-        rows_scanned=engine.corpus.layout.rows,
+        rows_scanned=answer.scanned,
         rows_eligible=answer.eligible,
-        post_ids=columns.post_ids[rows].tolist(),
+        post_ids=answer.post_ids.tolist(),
         scores=answer.scores.tolist(),
+        sequence=answer.sequence,
     )
     if request.return_author_ids:
-        response.author_ids.extend(columns.author_ids[rows].tolist())
+        response.author_ids.extend(answer.author_ids.tolist())
     if request.return_created_at:
-        response.created_at_unix_ms.extend(columns.created_at_unix_ms[rows].tolist())
-    if request.return_labels:
-        counts, codes = engine.corpus.labels_of(rows)
-        distinct, indices = np.unique(codes, return_inverse=True)
-        response.label_names.extend(engine.corpus.label_names[code] for code in distinct)
-        response.label_counts.extend(counts.tolist())
-        response.label_indices.extend(indices.tolist())
+        response.created_at_unix_ms.extend(answer.created_at_unix_ms.tolist())
+    if answer.labels is not None:
+        response.label_names.extend(answer.labels.names)
+        response.label_counts.extend(answer.labels.counts.tolist())
+        response.label_indices.extend(answer.labels.indices.tolist())
     if request.return_user_representation:
         response.user_representation.extend(answer.representation.tolist())
     return response

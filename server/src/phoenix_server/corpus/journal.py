@@ -1,0 +1,226 @@
+"""Changes on the disk, in SQLite, before they are acknowledged.
+
+A change is one row, and changes that come together are one transaction. The database is in WAL
+mode with synchronous=FULL: a transaction that was committed survives the loss of power.
+
+    changes(sequence, posts, post_ids, author_ids, created_at_unix_ms, labels, vectors, checksum)
+
+`posts` is how many there are. The columns of posts are blobs of little-endian numbers (u64, u64,
+i64, f32), `labels` is JSON, null if there are none. A deletion has post ids alone. `checksum` is
+the CRC-32 of all of it.
+"""
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from phoenix_server.corpus.changes import Change, Labels, Posts
+from phoenix_server.errors import CorpusError, StorageError
+
+_FORMAT = 1
+_APPLICATION = 0x70686F78  # "phox", which `file` shows
+_PAGE_BYTES = 16_384
+_TRIMMED = 64  # changes
+_WAL_PAGES = 4_096  # 64 MiB before they are copied into the database
+
+_IDENTITY = "CREATE TABLE identity (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
+_CHANGES = """
+CREATE TABLE changes (
+    sequence INTEGER PRIMARY KEY,
+    posts INTEGER NOT NULL,
+    post_ids BLOB NOT NULL,
+    author_ids BLOB,
+    created_at_unix_ms BLOB,
+    labels TEXT,
+    vectors BLOB,
+    checksum INTEGER NOT NULL
+) STRICT
+"""
+
+
+class Journal:
+    """The changes of one corpus since a snapshot. One thread at a time."""
+
+    def __init__(self, path: Path, identity: Mapping[str, str], *, read_only: bool = False) -> None:
+        """Open a journal, or begin one.
+
+        Args:
+            path: The database.
+            identity: What it belongs to; what an old one says must be the same.
+            read_only: Begin none, and write nothing.
+
+        Raises:
+            CorpusError: It cannot be read or written, or belongs to another corpus.
+        """
+        self._path = path
+        try:
+            self._database = sqlite3.connect(
+                f"{path.absolute().as_uri()}?{_mode(path, read_only)}",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                self._open(identity, read_only)
+            except BaseException:
+                self._database.close()
+                raise
+        except sqlite3.Error as exc:
+            raise CorpusError(path, f"cannot be used as a journal: {exc}") from exc
+
+    def close(self) -> None:
+        """Close it."""
+        self._database.close()
+
+    def last(self) -> int | None:
+        """Return the number of the last change, if it holds any."""
+        (found,) = self._database.execute("SELECT max(sequence) FROM changes").fetchone()
+        return found
+
+    def posts(self, after: int, through: int = 2**63 - 1) -> int:
+        """Return how many posts the changes after one, and up to another, write and delete."""
+        query = "SELECT coalesce(sum(posts), 0) FROM changes WHERE sequence > ? AND sequence <= ?"
+        (found,) = self._database.execute(query, (after, through)).fetchone()
+        return found
+
+    def append(self, first: int, changes: Sequence[Change]) -> None:
+        """Add changes, numbered from `first` on; when this returns they are on the disk.
+
+        Raises:
+            StorageError: The disk refuses. None of them was added.
+        """
+        rows = [
+            (sequence, *columns, _checksum(columns))
+            for sequence, columns in enumerate(map(_columns, changes), start=first)
+        ]
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany("INSERT INTO changes VALUES (?,?,?,?,?,?,?,?)", rows)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as exc:
+            with suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            raise StorageError(self._path, f"cannot be written: {exc}") from exc
+
+    def read(self, after: int) -> Iterator[tuple[int, Change]]:
+        """Yield the changes after one, with their numbers.
+
+        Raises:
+            CorpusError: One is missing, or damaged.
+        """
+        query = "SELECT * FROM changes WHERE sequence > ? ORDER BY sequence"
+        expected = after
+        try:
+            for sequence, *columns, checksum in self._database.execute(query, (after,)):
+                expected += 1
+                if sequence != expected:
+                    raise CorpusError(self._path, f"lacks the changes {expected} to {sequence - 1}")
+                if _checksum(columns) != checksum:
+                    raise CorpusError(self._path, f"change {sequence} is damaged")
+                yield sequence, _change(columns)
+        except sqlite3.Error as exc:
+            raise CorpusError(self._path, f"cannot be read: {exc}") from exc
+
+    def trim(self, through: int) -> None:
+        """Drop the changes up to one, a few at a time, so that others can write in between.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        query = "SELECT min(sequence) FROM changes"
+        try:
+            (first,) = self._database.execute(query).fetchone()
+            while first is not None and first <= through:
+                first += _TRIMMED
+                self._database.execute(
+                    "DELETE FROM changes WHERE sequence < ?", (min(first, through + 1),)
+                )
+        except sqlite3.Error as exc:
+            raise StorageError(self._path, f"cannot be written: {exc}") from exc
+
+    def _open(self, identity: Mapping[str, str], read_only: bool) -> None:
+        run = self._database.execute
+        (version,) = run("PRAGMA user_version").fetchone()
+        if not version and not read_only:
+            run(f"PRAGMA page_size = {_PAGE_BYTES}")
+            run(f"PRAGMA application_id = {_APPLICATION}")
+            run("PRAGMA journal_mode = WAL")
+            run("PRAGMA synchronous = FULL")
+            for statement in ("BEGIN", _IDENTITY, _CHANGES, f"PRAGMA user_version = {_FORMAT}"):
+                run(statement)
+            self._database.executemany("INSERT INTO identity VALUES (?, ?)", identity.items())
+            run("COMMIT")
+        elif version != _FORMAT:
+            raise CorpusError(
+                self._path, f"has format version {version}, this server reads {_FORMAT}"
+            )
+        if not read_only:
+            run("PRAGMA synchronous = FULL")
+            run(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        found = dict(run("SELECT key, value FROM identity"))
+        for key, value in identity.items():
+            if found.get(key) != value:
+                raise CorpusError(
+                    self._path,
+                    f"belongs to another corpus: its {key} is {found.get(key)}, not {value}",
+                )
+
+
+def _mode(path: Path, read_only: bool) -> str:
+    """Return how SQLite should open a database."""
+    if not read_only:
+        return "mode=rwc"
+    # Without a log beside it nobody has it open, and SQLite would make one to read it.
+    closed = not path.with_name(f"{path.name}-wal").exists()
+    return "mode=ro&immutable=1" if closed else "mode=ro"
+
+
+def _columns(change: Change) -> tuple[object, ...]:
+    """Return a change as the database has it, without number and sum."""
+    if not isinstance(change, Posts):
+        return len(change), change.astype("<u8").tobytes(), None, None, None, None
+    labels = change.labels
+    return (
+        len(change),
+        change.post_ids.astype("<u8").tobytes(),
+        change.author_ids.astype("<u8").tobytes(),
+        change.created_at_unix_ms.astype("<i8").tobytes(),
+        json.dumps([labels.names, labels.counts.tolist(), labels.indices.tolist()])
+        if labels.names
+        else None,
+        change.vectors.astype("<f4").tobytes(),
+    )
+
+
+def _change(columns: Sequence[object]) -> Change:
+    posts, post_ids, author_ids, created_at, labels, vectors = columns
+    assert isinstance(posts, int) and isinstance(post_ids, bytes)
+    ids = np.frombuffer(post_ids, "<u8").astype(np.uint64, copy=False)
+    if author_ids is None:
+        return ids
+    assert isinstance(author_ids, bytes) and isinstance(created_at, bytes)
+    assert isinstance(vectors, bytes)
+    named = Labels.none(posts)
+    if isinstance(labels, str):
+        names, counts, indices = json.loads(labels)
+        named = Labels(tuple(names), np.array(counts, np.int32), np.array(indices, np.int32))
+    return Posts(
+        post_ids=ids,
+        author_ids=np.frombuffer(author_ids, "<u8").astype(np.uint64, copy=False),
+        created_at_unix_ms=np.frombuffer(created_at, "<i8").astype(np.int64, copy=False),
+        labels=named,
+        vectors=np.frombuffer(vectors, "<f4").astype(np.float32, copy=False).reshape(posts, -1),
+    )
+
+
+def _checksum(columns: Sequence[object]) -> int:
+    total = 0
+    for column in columns:
+        data = column if isinstance(column, bytes) else repr(column).encode()
+        total = zlib.crc32(data, total)
+    return total

@@ -1,0 +1,154 @@
+"""`CorpusService`: changes of the corpus, and what it holds."""
+
+from __future__ import annotations  # gRPC's types are generic to type checkers only
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from phoenix_retrieval.v1 import corpus_service_pb2 as pb
+from phoenix_retrieval.v1 import corpus_service_pb2_grpc
+from phoenix_server.corpus.changes import Posts
+from phoenix_server.corpus.ids import NOWHERE
+from phoenix_server.corpus.live import Done
+from phoenix_server.corpus.snapshot import Snapshot
+from phoenix_server.corpus.snapshotting import list_snapshots
+from phoenix_server.errors import InvalidRequestError
+from phoenix_server.service import requests
+from phoenix_server.service.state import ServingState
+
+Context = grpc.aio.ServicerContext
+
+
+class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
+    """Changes the corpus of the generation that is ready."""
+
+    def __init__(self, state: ServingState) -> None:
+        self._state = state
+
+    async def UpsertPosts(
+        self, request: pb.UpsertPostsRequest, context: Context[Any, Any]
+    ) -> pb.UpsertPostsResponse:
+        """Write posts."""
+        done = await self._upsert(request, context.time_remaining())
+        return pb.UpsertPostsResponse(
+            sequence=done.sequence, inserted=done.inserted, replaced=done.replaced
+        )
+
+    async def StreamUpsertPosts(
+        self,
+        request_iterator: AsyncIterator[pb.StreamUpsertPostsRequest],
+        context: Context[Any, Any],
+    ) -> pb.StreamUpsertPostsResponse:
+        """Write posts, message by message."""
+        response = pb.StreamUpsertPostsResponse()
+        async for request in request_iterator:
+            try:
+                done = await self._upsert(request.change, context.time_remaining())
+            except InvalidRequestError as exc:
+                raise exc.within("change") from exc
+            response.sequence = done.sequence
+            response.inserted += done.inserted
+            response.replaced += done.replaced
+        return response
+
+    async def DeletePosts(
+        self, request: pb.DeletePostsRequest, context: Context[Any, Any]
+    ) -> pb.DeletePostsResponse:
+        """Delete posts."""
+        live = self._state.live
+        ids = requests.read_distinct_ids(request.post_ids, self._state.limits.max_candidates)
+        done = await live.submit(ids)
+        return pb.DeletePostsResponse(sequence=done.sequence, deleted=done.deleted)
+
+    async def GetPosts(
+        self, request: pb.GetPostsRequest, context: Context[Any, Any]
+    ) -> pb.GetPostsResponse:
+        """Look posts up."""
+        corpus = self._state.engine.corpus
+        ids = requests.read_post_ids(request.post_ids, self._state.limits.max_candidates)
+        found = corpus.look_up(ids)
+        there = found.rows != NOWHERE
+        return pb.GetPostsResponse(
+            post_ids=ids[there].tolist(),
+            author_ids=found.author_ids[there].tolist(),
+            created_at_unix_ms=found.created_at_unix_ms[there].tolist(),
+            label_names=found.labels.names,
+            label_counts=found.labels.counts.tolist(),
+            label_indices=found.labels.indices.tolist(),
+            missing_post_ids=ids[~there].tolist(),
+            sequence=found.sequence,
+        )
+
+    async def GetCorpus(
+        self, request: pb.GetCorpusRequest, context: Context[Any, Any]
+    ) -> pb.GetCorpusResponse:
+        """Describe the corpus."""
+        corpus, live = self._state.engine.corpus, self._state.live
+        return pb.GetCorpusResponse(
+            rows=len(corpus),
+            capacity=corpus.capacity,
+            label_names=sorted(corpus.label_names),
+            max_labels=corpus.max_labels,
+            sequence=corpus.sequence,
+            snapshot_sequence=live.store.snapshot.manifest.sequence,
+            journal_posts=live.journal_posts,
+            newest_created_at_unix_ms=corpus.newest(),
+            read_only=live.store.read_only,
+        )
+
+    async def CreateSnapshot(
+        self, request: pb.CreateSnapshotRequest, context: Context[Any, Any]
+    ) -> pb.CreateSnapshotResponse:
+        """Write a snapshot."""
+        live = self._state.live
+        snapshot = await live.snapshot()
+        return pb.CreateSnapshotResponse(snapshot=_described(snapshot, live.store.path))
+
+    async def ListSnapshots(
+        self, request: pb.ListSnapshotsRequest, context: Context[Any, Any]
+    ) -> pb.ListSnapshotsResponse:
+        """List the snapshots."""
+        store = self._state.live.store
+        snapshots = await asyncio.to_thread(list_snapshots, store)
+        return pb.ListSnapshotsResponse(
+            snapshots=[_described(each, store.path) for each in snapshots]
+        )
+
+    async def _upsert(self, request: pb.UpsertPostsRequest, timeout_s: float | None) -> Done:
+        engine, live = self._state.engine, self._state.live
+        live.check_open()  # before anything is encoded
+        posts = requests.read_posts(
+            request,
+            limit=self._state.limits.max_candidates,
+            width=engine.corpus.layout.width,
+            now_ms=time.time_ns() // 1_000_000,
+        )
+        if not request.vectors:
+            posts = await self._encoded(posts, timeout_s)
+        return await live.submit(posts)
+
+    async def _encoded(self, posts: Posts, timeout_s: float | None) -> Posts:
+        encode = partial(self._state.engine.encode_candidates, posts.post_ids, posts.author_ids)
+        vectors = await self._state.batcher.call(
+            encode, kind="encode_candidates", timeout_s=timeout_s
+        )
+        return replace(posts, vectors=vectors)
+
+
+def _described(snapshot: Snapshot, corpus: Path) -> pb.CorpusSnapshot:
+    manifest = snapshot.manifest
+    inside = snapshot.path.relative_to(corpus).as_posix()
+    return pb.CorpusSnapshot(
+        sequence=manifest.sequence,
+        rows=manifest.rows,
+        size_bytes=sum(file.size_bytes for file in manifest.files),
+        created_at=manifest.created_at,
+        directory="" if inside == "." else inside,
+    )

@@ -1,0 +1,65 @@
+"""A corpus that changes is what a plain model of it is, whatever happens to it."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from phoenix_server.programs import Programs
+from server.corpus.model import TOP_KS, Model, Real, begin, change, check, draw_change
+
+_PROGRAMS = Programs()  # of all examples: they have the same shapes
+
+
+class Machine(RuleBasedStateMachine):
+    """Changes, snapshots, restarts and crashes, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = Path(tempfile.mkdtemp())
+        self._model: Model | None = None
+        self._real: Real | None = None
+
+    @initialize(
+        seed=st.integers(0, 2**32 - 1),
+        shards=st.sampled_from((1, 3)),
+        top_k=st.sampled_from(TOP_KS),
+    )
+    def begin(self, seed: int, shards: int, top_k: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._model, self._real = begin(
+            self._folder / "corpus", self._rng, shards=shards, top_k=top_k, programs=_PROGRAMS
+        )
+
+    @rule(count=st.integers(1, 5))
+    def change(self, count: int) -> None:
+        assert self._model is not None and self._real is not None
+        change(self._model, self._real, [draw_change(self._rng) for _ in range(count)])
+
+    @rule()
+    def snapshot(self) -> None:
+        assert self._real is not None
+        self._real.snapshot()
+
+    @rule(gently=st.booleans())
+    def restart(self, gently: bool) -> None:
+        assert self._real is not None
+        self._real.restart(gently=gently)
+
+    @invariant()
+    def is_as_the_model(self) -> None:
+        if self._model is not None and self._real is not None:
+            check(self._model, self._real, self._rng)
+
+    def teardown(self) -> None:
+        if self._real is not None:
+            self._real.close()
+        shutil.rmtree(self._folder)
+
+
+TestModel = Machine.TestCase
+TestModel.settings = settings(max_examples=12, stateful_step_count=15, deadline=None)
