@@ -12,6 +12,8 @@ SUITE      ?=
 PROFILE    ?=
 CAPACITY   ?=
 ARGS       ?=
+OPS        ?= 1000
+SEED       ?= 0
 
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
@@ -21,7 +23,7 @@ GHZ       := $(firstword $(shell command -v ghz) build/bin/ghz)
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve demo export corpus test check lint typecheck imports proto \
-        proto-check constraints format bench load ghz clean
+        proto-check constraints format soak bench load ghz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -67,6 +69,9 @@ serve: $(CORPUS).compiled ## Install, export, build the corpus and serve
 
 test: $(INSTALLED) ## Run the tests (ARGS go to pytest)
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(INSTALLED) ## Compare a corpus under change with a model of it: OPS=50000 SEED=1
+	PYTHONPATH=tests $(BIN)/python tests/soak.py --ops $(OPS) --seed $(SEED)
 
 bench: $(PEERS) $(GHZ) ## Measure beside peers: all suites, or SUITE="topk startup"
 	$(BIN)/python -m phoenix_bench run $(SUITE) $(ARGS)

@@ -51,6 +51,9 @@ def run_server(config: ServeConfig) -> Generator[Running, None, None]:
         with suppress(RuntimeError):  # it has stopped already
             running.stop()
         thread.join()
+        for other in threading.enumerate():
+            if other.name == "compile":  # Python must not end while it is inside XLA
+                other.join()
 
 
 @contextmanager

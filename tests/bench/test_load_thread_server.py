@@ -28,10 +28,6 @@ class FakeEngine:
             model=ModelSizes(history_length=127, num_actions=19, product_surface_vocab_size=16)
         )
     )
-    corpus = SimpleNamespace(
-        layout=SimpleNamespace(rows=100),
-        columns=SimpleNamespace(post_ids=np.arange(100, dtype=np.uint64) + 1000),
-    )
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -42,9 +38,14 @@ class FakeEngine:
             raise ArithmeticError("poison")
         return [
             Answer(
-                rows=np.array([query.user.user_id], np.int32),
+                post_ids=np.array([query.user.user_id + 1000], np.uint64),
                 scores=np.array([0.5], np.float32),
+                author_ids=np.zeros(1, np.uint64),
+                created_at_unix_ms=np.zeros(1, np.int64),
+                labels=None,
                 eligible=100,
+                scanned=100,
+                sequence=0,
                 representation=np.zeros(1, np.float32),
                 norm=1.0,
             )

@@ -29,7 +29,9 @@ def golden_corpus_bf16(
 def server_bf16(bundle_bf16: Path, golden_corpus_bf16: Path) -> Generator[str, None, None]:
     """Serve the golden checkpoint in bfloat16, one shard; return the address."""
     with run_server(
-        ServeConfig(bundle=bundle_bf16, corpus=golden_corpus_bf16, shards=1, engine=SMALL)
+        ServeConfig(
+            bundle=bundle_bf16, corpus=golden_corpus_bf16, read_only=True, shards=1, engine=SMALL
+        )
     ) as server:
         yield server.address
 
@@ -39,7 +41,14 @@ def server_f32(bundle_f32: Path, golden_corpus: Path) -> Generator[str, None, No
     """Serve the golden checkpoint in float32, one shard, with low limits; return the address."""
     limits = Limits(max_batch_users=8, max_candidates=64, max_request_bytes=64 << 10)
     with run_server(
-        ServeConfig(bundle=bundle_f32, corpus=golden_corpus, shards=1, engine=SMALL, limits=limits)
+        ServeConfig(
+            bundle=bundle_f32,
+            corpus=golden_corpus,
+            read_only=True,
+            shards=1,
+            engine=SMALL,
+            limits=limits,
+        )
     ) as server:
         yield server.address
 
@@ -48,6 +57,6 @@ def server_f32(bundle_f32: Path, golden_corpus: Path) -> Generator[str, None, No
 def server_f32_sharded(bundle_f32: Path, golden_corpus: Path) -> Generator[str, None, None]:
     """Serve the same, over seven shards."""
     with run_server(
-        ServeConfig(bundle=bundle_f32, corpus=golden_corpus, shards=7, engine=SMALL)
+        ServeConfig(bundle=bundle_f32, corpus=golden_corpus, read_only=True, shards=7, engine=SMALL)
     ) as server:
         yield server.address

@@ -21,6 +21,7 @@ from phoenix_client import CallCancelledError, PhoenixClient, UnavailableError, 
 from phoenix_retrieval.v1.manifest_pb2 import BundleManifest
 from phoenix_server import serve
 from phoenix_server.config import ServeConfig
+from phoenix_server.corpus.store import Store
 from phoenix_server.engine import Answer, Engine, LaunchedBatch
 from phoenix_server.opening import Opened
 from running import run_server, spawn_server
@@ -97,9 +98,9 @@ def test_while_it_loads_calls_are_unavailable_and_health_says_so(
 ) -> None:
     listening: list[str] = []
     seen: list[object] = []
-    load = serve.load_engine
+    load = serve.load
 
-    def look_around_then_load(config: ServeConfig, opened: Opened | None) -> Engine:
+    def look_around_then_load(config: ServeConfig, opened: Opened | None) -> tuple[Engine, Store]:
         (address,) = listening
         seen.append(health(address))
         with PhoenixClient(address) as client, pytest.raises(UnavailableError, match="loads"):
@@ -113,7 +114,7 @@ def test_while_it_loads_calls_are_unavailable_and_health_says_so(
         listening.append(server.address)
         return result
 
-    monkeypatch.setattr(serve, "load_engine", look_around_then_load)
+    monkeypatch.setattr(serve, "load", look_around_then_load)
     monkeypatch.setattr(serve.Server, "_listen", note_address)
     with run_server(config) as server:
         assert health(server.address) == health_pb2.HealthCheckResponse.SERVING
@@ -124,7 +125,8 @@ def test_while_it_loads_calls_are_unavailable_and_health_says_so(
 def test_a_signal_drains_and_exits_with_0(
     number: signal.Signals, bundle_f32: Path, golden_corpus: Path
 ) -> None:
-    arguments = ("--bundle", str(bundle_f32), "--corpus", str(golden_corpus), "--shards", "2")
+    paths = ("--bundle", str(bundle_f32), "--corpus", str(golden_corpus))
+    arguments = (*paths, "--shards", "2", "--read-only")
     with spawn_server(*arguments) as (process, address):
         with PhoenixClient(address) as client:
             assert client.get_model().shards == 2

@@ -65,7 +65,7 @@ class Gate:
         launch, collect = Engine.launch, Engine.collect
 
         def note_launch(engine: Engine, prepared: PreparedBatch) -> LaunchedBatch:
-            self.launched.extend(prepared.top_ks)
+            self.launched.extend(query.top_k for query in prepared.queries)
             return launch(engine, prepared)
 
         def wait_then_collect(engine: Engine, launched: LaunchedBatch) -> list[Answer]:

@@ -18,7 +18,9 @@ from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from phoenix_retrieval.v1.user_pb2 import Action, User
 
-SERVICES = ("phoenix_retrieval.v1.RetrievalService", "phoenix_retrieval.v1.ModelService")
+SERVICES = tuple(
+    f"phoenix_retrieval.v1.{name}" for name in ("RetrievalService", "ModelService", "CorpusService")
+)
 
 
 @pytest.fixture(scope="module")

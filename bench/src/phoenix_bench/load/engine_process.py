@@ -17,7 +17,7 @@ from phoenix_bench.load.requests import read_requests
 from phoenix_bench.load.thread_server import ThreadServer
 from phoenix_server.config import ServeConfig
 from phoenix_server.engine import Engine, Query
-from phoenix_server.serve import load_engine
+from phoenix_server.serve import load
 from phoenix_server.service.requests import read_user
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -45,7 +45,7 @@ def run_single(engine: Engine, query: Query) -> float:
 @app.command()
 def main(bundle: Path, corpus: Path, requests: Path) -> None:
     """Load, say where the threaded server listens, and do what standard input says."""
-    engine = load_engine(ServeConfig(bundle=bundle, corpus=corpus))
+    engine, _ = load(ServeConfig(bundle=bundle, corpus=corpus, read_only=True))
     engine.compile_rest()
     sizes = engine.bundle.manifest.model
     queries = [

@@ -89,8 +89,9 @@ def response(answer: Answer, engine: Engine) -> pb.RetrieveResponse:
     """Return an answer as our server would, without the columns that are optional."""
     return pb.RetrieveResponse(
         generation=engine.generation,
-        rows_scanned=engine.corpus.layout.rows,
+        rows_scanned=answer.scanned,
         rows_eligible=answer.eligible,
-        post_ids=engine.corpus.columns.post_ids[answer.rows].tolist(),
+        post_ids=answer.post_ids.tolist(),
         scores=answer.scores.tolist(),
+        sequence=answer.sequence,
     )
