@@ -7,6 +7,8 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 
 from phoenix_retrieval.v1 import (
+    corpus_service_pb2,
+    corpus_service_pb2_grpc,
     manifest_pb2,
     model_service_pb2,
     model_service_pb2_grpc,
@@ -16,6 +18,7 @@ from phoenix_retrieval.v1 import (
 )
 
 FILES: list[FileDescriptor] = [
+    corpus_service_pb2.DESCRIPTOR,
     manifest_pb2.DESCRIPTOR,
     model_service_pb2.DESCRIPTOR,
     retrieval_service_pb2.DESCRIPTOR,
@@ -30,10 +33,20 @@ SERVICES = {
         "ScorePosts",
     ],
     "ModelService": ["GetModel", "GetServingStats"],
+    "CorpusService": [
+        "UpsertPosts",
+        "StreamUpsertPosts",
+        "DeletePosts",
+        "GetPosts",
+        "GetCorpus",
+        "CreateSnapshot",
+        "ListSnapshots",
+    ],
 }
 GRPC = {
     "RetrievalService": retrieval_service_pb2_grpc,
     "ModelService": model_service_pb2_grpc,
+    "CorpusService": corpus_service_pb2_grpc,
 }
 
 
@@ -92,7 +105,8 @@ def test_every_method_has_its_own_request_and_response(name: str) -> None:
     for method in service.methods:
         assert method.input_type.full_name == f"phoenix_retrieval.v1.{method.name}Request"
         assert method.output_type.full_name == f"phoenix_retrieval.v1.{method.name}Response"
-        assert not method.client_streaming and not method.server_streaming
+        assert method.client_streaming == method.name.startswith("Stream")
+        assert not method.server_streaming
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -122,15 +136,27 @@ def test_ids_and_masks_are_of_64_fixed_bits() -> None:
         "author_ids",
         "biases",
         "created_at_unix_ms",
+        "created_before_unix_ms",
+        "created_since_unix_ms",
+        "excluded_author_ids",
+        "excluded_post_ids",
+        "missing_post_ids",
+        "newest_created_at_unix_ms",
         "post_ids",
         "scales",
         "user_id",
     }
+    single = (
+        "user_id",
+        "created_before_unix_ms",
+        "created_since_unix_ms",
+        "newest_created_at_unix_ms",
+    )
     for field in ids:
         signed = field.name in ("scales", "biases")
         wanted = FieldDescriptor.TYPE_SFIXED64 if signed else FieldDescriptor.TYPE_FIXED64
         assert field.type == wanted, field.full_name
-        assert field.is_repeated == (field.name != "user_id"), field.full_name
+        assert field.is_repeated == (field.name not in single), field.full_name
 
 
 def test_scores_and_vectors_are_packed_float32() -> None:
@@ -142,6 +168,8 @@ def test_scores_and_vectors_are_packed_float32() -> None:
         "EncodeUserResponse.user_norm",
         "EncodeCandidatesResponse.candidate_representations",
         "ScorePostsResponse.scores",
+        "Filter.min_score",
+        "UpsertPostsRequest.vectors",
     }
 
 
