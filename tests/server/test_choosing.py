@@ -44,7 +44,7 @@ def test_places_are_those_that_are_true(n: int, share: float) -> None:
 @pytest.mark.parametrize("kind", _KINDS)
 def test_the_chosen_are_better_than_all_others(kind: str, least: int, most: int, n: int) -> None:
     values = _KINDS[kind]((6, n)) + np.float32(0.0)  # no -0.0, which is below 0.0 in bits only
-    found = jax.jit(partial(choose, least=least, most=most))(values)
+    found = _choose(least, most)(values)
     for row, place, rest, enough in zip(values, *map(np.asarray, found), strict=True):
         chosen = place[place < n]
         assert (np.diff(chosen) > 0).all()
@@ -80,6 +80,11 @@ def test_the_best_are_chosen_and_of_equal_ones_the_smallest_ids(
         expected = np.sort(order[np.isfinite(row[order])])
         np.testing.assert_array_equal(place[: len(expected)], expected)
         assert (place[len(expected) :] == n).all()
+
+
+@functools.cache
+def _choose(least: int, most: int) -> Callable[..., tuple[jax.Array, ...]]:
+    return jax.jit(partial(choose, least=least, most=most))
 
 
 @functools.cache
