@@ -164,7 +164,10 @@ def serve_command(
     opened = Opened(bundle, corpus, read_only=read_only)  # verifies while the rest is imported
     from phoenix_server.serve import serve
 
-    asyncio.run(serve(config, opened))
+    try:
+        asyncio.run(serve(config, opened))
+    finally:
+        opened.store.close()
 
 
 @app.command(name="compile")
