@@ -25,7 +25,7 @@ from server.search_cases import (
 WIDTH = 13
 QUERIES = 3
 MANY = 2999  # rows; enough that blocks are chosen, and four times as many that groups are
-SHARDS = (1, 2, 8)
+SHARDS = (1, 2, 4, 8)
 _HALVES = np.array([2**32, 1], np.uint64)
 
 
@@ -97,7 +97,7 @@ def _whole_scores(rows: int, seed: int) -> tuple[Floats, Floats]:
 
 
 @pytest.mark.parametrize("shards", SHARDS)
-@pytest.mark.parametrize("k", [1, 17, 300])
+@pytest.mark.parametrize("k", [1, 3, 17, 203, 300])
 def test_the_answer_is_exact_for_every_top_k(shards: int, k: int) -> None:
     _assert_exact(_layout(shards, 203), *_small_integers(203, seed=k), k)
 
@@ -186,17 +186,20 @@ def test_shards_of_whole_tiles_are_exact(shards: int) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    shards=st.sampled_from((1, 8)),
+    shards=st.sampled_from(SHARDS),
+    k=st.sampled_from([3, 17]),
     seed=st.integers(0, 2**32 - 1),
     distinct=st.integers(1, 60),
     share=st.sampled_from([0.0, 0.01, 0.5, 1.0]),
 )
-def test_ties_and_masks_are_exact(shards: int, seed: int, distinct: int, share: float) -> None:
+def test_ties_and_masks_are_exact(
+    shards: int, k: int, seed: int, distinct: int, share: float
+) -> None:
     vectors, queries = _small_integers(203, seed, distinct)
     rng = np.random.default_rng(seed)
     eligible = rng.random((QUERIES, 203) if seed % 2 else 203) < share
     ids = rng.permutation(np.arange(203, dtype=np.uint64) * np.uint64(2**28) + np.uint64(5))
-    _assert_exact(_layout(shards, 203), vectors, queries, 17, eligible, ids)
+    _assert_exact(_layout(shards, 203), vectors, queries, k, eligible, ids)
 
 
 @pytest.mark.parametrize("shards", [1, 4])
@@ -215,7 +218,7 @@ def test_each_query_has_its_own_mask_where_blocks_are_chosen(shards: int) -> Non
 
 
 @pytest.mark.parametrize("k", [3, 17])
-@pytest.mark.parametrize("shards", [1, 8])
+@pytest.mark.parametrize("shards", SHARDS)
 def test_a_masked_row_never_leaks(shards: int, k: int) -> None:
     vectors, queries = _small_integers(203, seed=1)
     best = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :k]
@@ -263,7 +266,7 @@ def test_top_k_gives_the_scores_that_scores_gives(shards: int) -> None:
     assert np.take_along_axis(everything, rows, axis=1).tobytes() == scores.tobytes()
 
 
-@pytest.mark.parametrize("shards", [1, 8])
+@pytest.mark.parametrize("shards", SHARDS)
 @pytest.mark.parametrize("k", [3, 40])
 def test_minus_zero_ties_with_zero(shards: int, k: int) -> None:
     # Products that underflow keep their sign: -0.0 for the even rows, 0.0 for the odd ones.
