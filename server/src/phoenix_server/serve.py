@@ -33,7 +33,11 @@ from phoenix_server.devices import choose_devices, split_cpu
 from phoenix_server.engine import Engine
 from phoenix_server.errors import CorpusError, StartupError
 from phoenix_server.interceptors import CallInterceptor
-from phoenix_server.memory import release_unused_memory
+from phoenix_server.memory import (
+    limit_arenas,
+    release_freed_memory,
+    release_unused_memory,
+)
 from phoenix_server.opening import Opened
 from phoenix_server.service.corpus import CorpusServicer
 from phoenix_server.service.model import ModelServicer
@@ -130,9 +134,13 @@ class Server:
     def _compile_rest(self, engine: Engine) -> threading.Thread:
         """Compile the other sizes while the server answers."""
 
+        def stopped() -> bool:
+            release_freed_memory()  # of the last program
+            return self._stop.is_set()
+
         def compile_rest() -> None:
             try:
-                engine.compile_rest(self._stop.is_set)
+                engine.compile_rest(stopped)
             except Exception:
                 _log.exception("compiling failed; what is compiled serves on")
             release_unused_memory()
@@ -257,6 +265,7 @@ async def serve(config: ServeConfig, opened: Opened | None = None) -> None:
     Raises:
         PhoenixServerError: As `Server.run`.
     """
+    limit_arenas()
     if config.shards is not None:
         split_cpu(config.shards)
     if config.bundle.is_dir():

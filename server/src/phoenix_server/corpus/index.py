@@ -148,7 +148,7 @@ class CorpusIndex:
             # A copy: a CPU device may take an array as it is, and this one changes.
             jax.device_put(self._columns.labels.copy(), self.layout.words),
         )
-        self._updates: dict[int, tuple[Any, Any]] = {}  # of the posts, and of the columns
+        self._updates: dict[int, Any] = {}  # by how many rows they change
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -190,7 +190,12 @@ class CorpusIndex:
         """Compile what changes need."""
         layout, labels = self.layout, self.max_labels
 
-        def compile_one(size: int) -> tuple[Any, Any]:
+        def update(
+            corpus: DeviceCorpus, columns: FilterColumns, posts: Update, changed: ColumnsUpdate
+        ) -> tuple[DeviceCorpus, FilterColumns]:
+            return layout.update(corpus, posts), update_columns(layout, columns, changed)
+
+        def compile_one(size: int) -> Any:
             beyond = np.full(size, layout.total_rows, np.int32)
             posts = Update(
                 rows=beyond,
@@ -207,13 +212,9 @@ class CorpusIndex:
                 words=beyond,
                 labels=np.zeros((labels, size), np.uint32),
             )
-            posts, columns = jax.device_put((posts, columns), layout.replicated)
-            update = jax.jit(layout.update, donate_argnums=0)
-            change = jax.jit(partial(update_columns, layout), donate_argnums=0)
-            return (
-                update.lower(layout.specs, posts).compile(),
-                change.lower(self.column_specs, columns).compile(),
-            )
+            changes = jax.device_put((posts, columns), layout.replicated)
+            jitted = jax.jit(update, donate_argnums=(0, 1))
+            return jitted.lower(layout.specs, self.column_specs, *changes).compile()
 
         for size in _UPDATE_ROWS:
             key = ("update", layout, labels, size)
@@ -427,18 +428,17 @@ class CorpusIndex:
                 longest=longest,
                 tiles=tiles,
             )
-            placed = jax.device_put(update, self.layout.replicated)
             columns = ColumnsUpdate(
                 rows=update.rows,
                 times=_padded(_halves(self._columns.created_at_unix_ms[own]), size),
                 words=update.words,
                 labels=_padded(self._columns.labels[:, own_words].T, size).T,
             )
-            placed_columns = jax.device_put(columns, self.layout.replicated)
-            change, change_columns = self._updates[size]
+            changes = jax.device_put((update, columns), self.layout.replicated)
             with self._device_lock:
-                self._device = change(self._device, placed)
-                self._filter_columns = change_columns(self._filter_columns, placed_columns)
+                self._device, self._filter_columns = self._updates[size](
+                    self._device, self._filter_columns, *changes
+                )
 
 
 def default_capacity(rows: int) -> int:
