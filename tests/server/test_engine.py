@@ -16,7 +16,7 @@ from phoenix_server.engine import (
     Query,
 )
 from phoenix_server.errors import CorpusError, StartupError
-from phoenix_server.generation import generation_name
+from phoenix_server.generations.naming import generation_name
 from phoenix_server.selection import Best, Shard, Sizes, search
 from phoenix_server.sizes import EngineConfig
 from server.cases import (

@@ -7,7 +7,7 @@ import pytest
 from phoenix_server.bundle import Bundle
 from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.errors import ArtifactError, BundleError, CorpusError
-from phoenix_server.generation import generation_name
+from phoenix_server.generations.naming import generation_name
 from phoenix_server.inspecting import explain
 from server.cases import copied, edit_manifest, flip_bit
 

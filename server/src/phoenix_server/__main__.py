@@ -23,6 +23,7 @@ from phoenix_server.bundle import Bundle, open_bundle, verify
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.snapshot import open_snapshot
 from phoenix_server.errors import PhoenixServerError
+from phoenix_server.generations.watching import first_bundle
 from phoenix_server.limits import MOST_REQUEST_BYTES, Limits
 from phoenix_server.opening import Opened
 from phoenix_server.sizes import EngineConfig
@@ -81,8 +82,35 @@ _ENGINE, _LIMITS, _QUEUE = EngineConfig(), Limits(), QueueConfig()
 
 @app.command(name="serve")
 def serve_command(
-    bundle: BundleOption,
     corpus: Annotated[Path, typer.Option(envvar="PHOENIX_CORPUS", help="The corpus's directory.")],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PHOENIX_BUNDLE", help="The bundle's directory. Default: the newest of --watch."
+        ),
+    ] = None,
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PHOENIX_WATCH",
+            help="Serve the newest of a directory's numbered bundles, whenever there is another.",
+        ),
+    ] = None,
+    allow_load: Annotated[
+        list[Path] | None,
+        typer.Option(
+            envvar="PHOENIX_ALLOW_LOAD",
+            help="Let callers have bundles and corpora in this directory loaded.",
+        ),
+    ] = None,
+    encode_anew: Annotated[
+        bool,
+        typer.Option(
+            "--encode-anew",
+            envvar="PHOENIX_ENCODE_ANEW",
+            help="Take a corpus of other towers: its vectors are made anew. Implied by --watch.",
+        ),
+    ] = False,
     listen: Annotated[
         str, typer.Option(envvar="PHOENIX_LISTEN", help="host:port; port 0 takes a free one.")
     ] = ServeConfig.listen,
@@ -143,10 +171,17 @@ def serve_command(
 ) -> None:
     """Serve a bundle and a corpus over gRPC until SIGTERM."""
     logging.getLogger("phoenix_server").setLevel(log_level)
+    if bundle is None:
+        if watch is None:
+            raise typer.BadParameter("is needed, or --watch", param_hint="--bundle")
+        bundle = first_bundle(watch)
     config = ServeConfig(
         bundle=bundle,
         corpus=corpus,
         read_only=read_only,
+        encode_anew=encode_anew or watch is not None,
+        watch=watch,
+        allow_load=tuple(allow_load or ()),
         listen=listen,
         shards=shards,
         snapshot_after=snapshot_after,
@@ -161,7 +196,9 @@ def serve_command(
             max_top_k=max_top_k, capacity=capacity, max_labels=max_labels, scan=scan
         ),
     )
-    opened = Opened(bundle, corpus, read_only=read_only)  # verifies while the rest is imported
+    opened = Opened(  # verifies while the rest is imported
+        bundle, corpus, read_only=read_only, encode_anew=config.encode_anew
+    )
     from phoenix_server.serve import serve
 
     try:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -20,9 +20,10 @@ class Compilations:
         unforeseen: Those outside of `expected`.
     """
 
+    _expecting: ClassVar[set[int]] = set()  # threads; whoever counts, they are expected
+
     def __init__(self) -> None:
         self.total = self.loaded = self.unforeseen = 0
-        self._expecting: set[int] = set()
         self._lock = threading.Lock()
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
         jax.monitoring.register_event_listener(self._on_event)
@@ -31,11 +32,13 @@ class Compilations:
     def expected(self) -> Generator[None, None, None]:
         """Let this thread compile."""
         thread = threading.get_ident()
+        nested = thread in self._expecting
         self._expecting.add(thread)
         try:
             yield
         finally:
-            self._expecting.discard(thread)
+            if not nested:
+                self._expecting.discard(thread)
 
     def close(self) -> None:
         """Stop counting."""

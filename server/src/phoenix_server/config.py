@@ -16,6 +16,10 @@ class ServeConfig:
         bundle: A bundle's directory.
         corpus: A corpus's directory.
         read_only: Take no changes of the corpus; other servers may have it too.
+        encode_anew: Take a corpus with vectors of other towers, and make them anew.
+        watch: A directory of numbered bundles; the newest is served whenever there is another.
+        watch_interval_s: How often to look there, in seconds.
+        allow_load: Directories from which callers may have generations loaded.
         listen: Where to, as host:port; port 0 takes a free one.
         shards: How many devices to spread the corpus over. Default: all accelerators, or one CPU
             device.
@@ -30,6 +34,10 @@ class ServeConfig:
     bundle: Path
     corpus: Path
     read_only: bool = False
+    encode_anew: bool = False
+    watch: Path | None = None
+    watch_interval_s: float = 2.0
+    allow_load: tuple[Path, ...] = ()
     listen: str = "127.0.0.1:50051"
     shards: int | None = None
     snapshot_after: int = 200_000
@@ -43,5 +51,7 @@ class ServeConfig:
             raise ValueError(f"shards: {self.shards} is not positive")
         if self.snapshot_after < 1:
             raise ValueError(f"snapshot_after: {self.snapshot_after} is not positive")
+        if self.watch_interval_s <= 0:
+            raise ValueError(f"watch_interval_s: {self.watch_interval_s} is not positive")
         if self.grace_s < 0:
             raise ValueError(f"grace_s: {self.grace_s} is negative")

@@ -30,7 +30,7 @@ from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.devices import Device
 from phoenix_server.features import HostArrays, UserColumns
 from phoenix_server.filters import Filter, Filters
-from phoenix_server.generation import check_pair, generation_name
+from phoenix_server.generations.naming import check_pair, generation_name
 from phoenix_server.plans import plan_users
 from phoenix_server.programs import Programs
 from phoenix_server.ranking import exact_ranks
@@ -142,6 +142,7 @@ class Engine:
         devices: tuple[Device, ...],
         config: EngineConfig,
         programs: Programs | None = None,
+        towers: Towers | None = None,
     ) -> None:
         """Load everything, compile what can serve everything, and run the bundle's self-test.
 
@@ -151,6 +152,7 @@ class Engine:
             devices: One a shard. The towers run on the first.
             config: The sizes to compile for.
             programs: Those that are compiled already. Default: none.
+            towers: The bundle's, if they have been loaded. They encode posts.
 
         Raises:
             CorpusError: The corpus was built with other towers, or holds odd vectors.
@@ -164,9 +166,9 @@ class Engine:
         self.generation = generation_name(bundle, snapshot)
         self._longest = bundle.manifest.model.history_length
         self._compilations = Compilations()
-        self._programs = programs or Programs()
+        self._programs = Programs() if programs is None else programs
         with ThreadPoolExecutor(max_workers=1) as pool:
-            towers = pool.submit(self._make_towers, devices[0])
+            made = pool.submit(self._make_towers, devices[0], towers)
             with self._compilations.expected():
                 self.corpus = CorpusIndex(
                     snapshot,
@@ -179,7 +181,7 @@ class Engine:
                 self._filters = Filters(self.corpus, self._programs)
                 self._searches = Searches(self.corpus, self._programs)
                 self._compile_necessary_searches()
-            self._towers = towers.result()
+            self._towers = made.result()
 
     def compile_rest(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Compile all sizes; each is used as soon as it is there. Any thread may do so.
@@ -202,6 +204,11 @@ class Engine:
     def loaded_programs(self) -> tuple[int, int]:
         """How many programs came from a cache of compiled ones, and how many there are."""
         return self._compilations.loaded, self._compilations.total
+
+    @property
+    def tower(self) -> str:
+        """The fingerprint of the towers."""
+        return self.bundle.manifest.tower_fingerprint
 
     @property
     def max_batch(self) -> int:
@@ -286,13 +293,7 @@ class Engine:
         self, post_ids: npt.NDArray[np.uint64], author_ids: npt.NDArray[np.uint64]
     ) -> npt.NDArray[np.float32]:
         """Return the unit vectors of posts, [n, D]."""
-        size = self.config.candidate_batch
-        vectors: list[npt.NDArray[np.float32]] = []
-        for start in range(0, len(post_ids), size):
-            chunk = slice(start, start + size)
-            inputs = self.bundle.features.candidates(post_ids[chunk], author_ids[chunk], size)
-            vectors.append(np.asarray(self._towers.encode_candidates(inputs)))
-        return np.concatenate(vectors)[: len(post_ids)]
+        return self._towers.encode_posts(post_ids, author_ids)
 
     def score_posts(
         self, user: UserColumns, post_ids: npt.NDArray[np.uint64]
@@ -323,11 +324,16 @@ class Engine:
         """
         self.corpus.apply(change, sequence)
 
-    def _make_towers(self, device: Device) -> Towers:
+    def close(self) -> None:
+        """Stop counting what is compiled; nothing else keeps it alive."""
+        self._compilations.close()
+
+    def _make_towers(self, device: Device, towers: Towers | None) -> Towers:
         """Load the towers, compile what can encode everybody, and test it."""
         with self._compilations.expected():
-            towers = Towers(self.bundle, device)
-            towers.compile_candidates(self.config.candidate_batch)
+            if towers is None:
+                towers = Towers(self.bundle, device, self._programs)
+                towers.compile_candidates(self.config.candidate_batch)
             for size in self.config.necessary_users(self._longest):
                 towers.compile_users(*size)
             towers.self_test()

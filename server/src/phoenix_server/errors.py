@@ -12,9 +12,13 @@
     ├── ReadOnlyError            the corpus is served without taking changes
     ├── OverloadedError          no room in the queue, or no time before the deadline
     ├── DeadlineExceededError    the deadline passed before the device was free
+    ├── GenerationError          a generation cannot be loaded or served
+    ├── NoGenerationError        there is no such generation
+    ├── NoMemoryError            a generation does not fit
+    ├── ForbiddenError           the server was not told to allow it
     └── NotReadyError            the server loads or drains
 
-`interceptors.py` maps the last eight to status codes; the command line prints the others.
+`interceptors.py` maps the last twelve to status codes; the command line prints the others.
 """
 
 from collections.abc import Sequence
@@ -119,6 +123,22 @@ class OverloadedError(PhoenixServerError):
 
 class DeadlineExceededError(PhoenixServerError):
     """The call's deadline passed before the device was free."""
+
+
+class GenerationError(PhoenixServerError):
+    """A generation cannot be loaded, or not be served now; what serves goes on."""
+
+
+class NoGenerationError(PhoenixServerError):
+    """There is no such generation."""
+
+
+class NoMemoryError(PhoenixServerError):
+    """There is not enough memory for a generation."""
+
+
+class ForbiddenError(PhoenixServerError):
+    """The server was not told to allow what was asked for."""
 
 
 class NotReadyError(PhoenixServerError):

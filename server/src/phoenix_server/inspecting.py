@@ -10,7 +10,7 @@ from phoenix_server.bundle import Bundle, open_bundle
 from phoenix_server.corpus import snapshot as snapshots
 from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
 from phoenix_server.errors import ArtifactError, BundleError
-from phoenix_server.generation import check_pair, generation_name
+from phoenix_server.generations.naming import check_pair, generation_name
 
 
 def explain(paths: Sequence[Path], now: datetime) -> Iterator[str]:

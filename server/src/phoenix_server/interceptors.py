@@ -20,7 +20,11 @@ from grpc_status import rpc_status
 from phoenix_server.errors import (
     CorpusFullError,
     DeadlineExceededError,
+    ForbiddenError,
+    GenerationError,
     InvalidRequestError,
+    NoGenerationError,
+    NoMemoryError,
     NotReadyError,
     OverloadedError,
     PhoenixServerError,
@@ -177,10 +181,14 @@ def to_status(exc: Exception) -> status_pb2.Status:
         case OverloadedError():
             detail = error_details_pb2.RetryInfo(retry_delay=retry_delay(exc))
             return _status(code_pb2.RESOURCE_EXHAUSTED, str(exc), detail)
-        case CorpusFullError() | StorageError():
+        case CorpusFullError() | StorageError() | NoMemoryError():
             return _status(code_pb2.RESOURCE_EXHAUSTED, str(exc))
-        case ReadOnlyError():
+        case ReadOnlyError() | GenerationError():
             return _status(code_pb2.FAILED_PRECONDITION, str(exc))
+        case NoGenerationError():
+            return _status(code_pb2.NOT_FOUND, str(exc))
+        case ForbiddenError():
+            return _status(code_pb2.PERMISSION_DENIED, str(exc))
         case DeadlineExceededError():
             return _status(code_pb2.DEADLINE_EXCEEDED, str(exc))
         case NotReadyError():

@@ -2,11 +2,17 @@
 
 import ctypes
 import gc
+import re
+from pathlib import Path
 
 import jax
 
+from phoenix_server.devices import Device
+
 _M_ARENA_MAX = -8  # as <malloc.h> has it
 _ARENAS = 2
+_MEMINFO = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
 
 
 def limit_arenas() -> None:
@@ -36,6 +42,40 @@ def release_unused_memory() -> None:
     it for garbage again: that stopped all threads for some 50 ms at a time under load.
     """
     jax.clear_caches()
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     release_freed_memory()
+
+
+def available_bytes(device: Device) -> int | None:
+    """Return how much memory is free on a device, or to the process on a CPU; None if unknown."""
+    if device.platform == "cpu":
+        known = [bytes_ for bytes_ in (_free_of_system(), _free_of_group()) if bytes_ is not None]
+        return min(known, default=None)
+    stats = device.memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return None
+    return stats["bytes_limit"] - stats["bytes_in_use"]
+
+
+def _free_of_system() -> int | None:
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return 1024 * int(found[1]) if found else None
+
+
+def _free_of_group() -> int | None:
+    """Return what the control group, of version 2, may still take; file pages can be dropped."""
+    try:
+        limit = (_GROUP / "memory.max").read_text().strip()
+        used = int((_GROUP / "memory.current").read_text())
+        stat = (_GROUP / "memory.stat").read_text()
+    except (OSError, ValueError):
+        return None
+    if limit == "max":
+        return None
+    pages = re.search(r"^inactive_file (\d+)", stat, re.MULTILINE)
+    return int(limit) - used + (int(pages[1]) if pages else 0)

@@ -7,35 +7,41 @@ from pathlib import Path
 from phoenix_server import bundle as bundles
 from phoenix_server.corpus import snapshot as snapshots
 from phoenix_server.corpus.store import Store
-from phoenix_server.generation import check_pair
+from phoenix_server.generations.naming import check_pair
 
 
 class Opened:
-    """A bundle and a corpus that fit together.
+    """A bundle and a corpus that fit together, or are made to.
 
     Attributes:
         bundle: The bundle. All but its tables have been verified.
         store: The corpus's directory.
-        snapshot: Its newest snapshot.
+        fit: Whether the corpus's vectors are the bundle's. If not, they are to be made anew.
     """
 
-    def __init__(self, bundle: Path, corpus: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, bundle: Path, corpus: Path, *, read_only: bool = False, encode_anew: bool = False
+    ) -> None:
         """Open both, and begin to verify the large files: hashing leaves Python to others.
 
         Args:
             bundle: The bundle's directory.
             corpus: The corpus's directory.
             read_only: Take no changes of the corpus.
+            encode_anew: Take a corpus of other towers, too.
 
         Raises:
             ArtifactError: One cannot be used, or they do not fit together.
         """
         self.bundle = bundles.open_bundle(bundle)
         self.bundle.check_current(datetime.now(UTC))
-        self.store = Store(corpus, read_only=read_only)
-        self.snapshot = self.store.snapshot
+        tower = self.bundle.manifest.tower_fingerprint
+        self.store = Store(corpus, read_only=read_only, tower=tower)
+        snapshot = self.store.snapshot
+        self.fit = snapshot.manifest.tower_fingerprint == tower
         try:
-            check_pair(self.bundle, self.snapshot)
+            if not encode_anew and self.store.built.manifest.tower_fingerprint != tower:
+                check_pair(self.bundle, snapshot)
             bundles.verify_programs(self.bundle)
         except BaseException:
             self.store.close()
@@ -43,7 +49,7 @@ class Opened:
         pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="verify")
         self._checks: tuple[Future[None], ...] = (
             pool.submit(bundles.verify_tables, self.bundle),
-            pool.submit(snapshots.verify, self.snapshot),
+            pool.submit(snapshots.verify, snapshot),
         )
         pool.shutdown(wait=False)  # they go on
 

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TypeVar
 
 import grpc
@@ -21,17 +20,19 @@ from phoenix_retrieval.v1 import (
     retrieval_service_pb2,
     retrieval_service_pb2_grpc,
 )
-from phoenix_server.batching.batcher import Batcher
 from phoenix_server.compiled import compiled_path, use_compiled
 from phoenix_server.config import ServeConfig
-from phoenix_server.corpus.changes import net
-from phoenix_server.corpus.index import default_capacity
+from phoenix_server.corpus.following import catch_up
 from phoenix_server.corpus.live import LiveCorpus
 from phoenix_server.corpus.snapshotting import remove_old
 from phoenix_server.corpus.store import Store
 from phoenix_server.devices import choose_devices, split_cpu
 from phoenix_server.engine import Engine
-from phoenix_server.errors import CorpusError, StartupError
+from phoenix_server.errors import StartupError
+from phoenix_server.generations.generation import Generation
+from phoenix_server.generations.loading import make_engine
+from phoenix_server.generations.manager import Generations
+from phoenix_server.generations.watching import watch
 from phoenix_server.interceptors import CallInterceptor
 from phoenix_server.memory import (
     limit_arenas,
@@ -39,10 +40,12 @@ from phoenix_server.memory import (
     release_unused_memory,
 )
 from phoenix_server.opening import Opened
+from phoenix_server.programs import Programs
 from phoenix_server.service.corpus import CorpusServicer
 from phoenix_server.service.model import ModelServicer
 from phoenix_server.service.retrieval import RetrievalServicer
 from phoenix_server.service.state import ServingState
+from phoenix_server.threads import in_thread
 
 _log = logging.getLogger(__name__)
 
@@ -99,23 +102,25 @@ class Server:
         server = self._listen()
         await server.start()
         stopped = asyncio.create_task(self._stop.wait())
-        loading = _in_thread(lambda: load(self._config, self._opened))
+        programs = Programs()
+        loading = in_thread(lambda: load(self._config, self._opened, programs), "load")
+        watching: asyncio.Task[None] | None = None
         try:
             await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():
                 return loading.done()
             engine, store = loading.result()
-            batcher = Batcher(engine, self._config.queue)
-            live = LiveCorpus(
-                store,
-                engine,
-                batcher.run_between,
-                snapshot_after=self._config.snapshot_after,
-            )
-            self._state.set_ready(engine, batcher, live)
+            first = Generation(1, engine, store, self._config.queue)
+            live = LiveCorpus(*first.home, snapshot_after=self._config.snapshot_after)
+            generations = Generations(first, live, self._config, programs)
+            self._state.set_ready(generations, live)
             compiling = self._compile_rest(engine)
             await self._set_health(_SERVING)
             on_ready()
+            if (directory := self._config.watch) is not None:
+                watching = asyncio.create_task(
+                    watch(generations, directory, self._config.watch_interval_s)
+                )
             await stopped
             _log.info("draining, for at most %g s", self._config.grace_s)
             await self._set_health(_NOT_SERVING)
@@ -126,9 +131,11 @@ class Server:
             ended = live.close(timeout_s=0.1 if unfinished else 1.0)
             if unfinished:
                 return False
-            return batcher.close(timeout_s=1.0) and ended and not compiling.is_alive()
+            return generations.close(timeout_s=1.0) and ended and not compiling.is_alive()
         finally:
             stopped.cancel()
+            if watching is not None:
+                watching.cancel()
             await server.stop(None)
 
     def _compile_rest(self, engine: Engine) -> threading.Thread:
@@ -173,7 +180,7 @@ class Server:
             RetrievalServicer(self._state), server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelServicer(self._state), server
+            ModelServicer(self._state, self._config.allow_load), server
         )
         corpus_service_pb2_grpc.add_CorpusServiceServicer_to_server(
             CorpusServicer(self._state), server
@@ -197,12 +204,15 @@ class Server:
             await self._health.set(service, status)
 
 
-def load(config: ServeConfig, opened: Opened | None = None) -> tuple[Engine, Store]:
+def load(
+    config: ServeConfig, opened: Opened | None = None, programs: Programs | None = None
+) -> tuple[Engine, Store]:
     """Bring up the engine, with all changes of its corpus, and see that its files are verified.
 
     Args:
         config: What to serve.
         opened: The bundle and the corpus, if they were opened before.
+        programs: Where to find programs, and to leave them. Default: nowhere.
 
     Raises:
         ArtifactError: The bundle or the corpus cannot be used.
@@ -211,12 +221,15 @@ def load(config: ServeConfig, opened: Opened | None = None) -> tuple[Engine, Sto
     Returns:
         The engine, and where further changes are kept.
     """
-    opened = opened or Opened(config.bundle, config.corpus, read_only=config.read_only)
+    opened = opened or Opened(
+        config.bundle, config.corpus, read_only=config.read_only, encode_anew=config.encode_anew
+    )
     store = opened.store
     _log.info("loading %s and %s", config.bundle, config.corpus)
     try:
-        engine = _make_engine(config, opened)
-        replay(store, engine)
+        engine = _make_engine(config, opened, programs)
+        caught_up = catch_up(store, engine)
+        _log.info("applied %d changes since the snapshot", caught_up)
     except BaseException:
         store.close()
         raise
@@ -226,31 +239,14 @@ def load(config: ServeConfig, opened: Opened | None = None) -> tuple[Engine, Sto
     return engine, store
 
 
-def _make_engine(config: ServeConfig, opened: Opened) -> Engine:
-    sizes = config.engine
-    if sizes.capacity is None:  # the same for all snapshots, or programs would not fit
-        sizes = replace(sizes, capacity=default_capacity(opened.store.built.manifest.rows))
+def _make_engine(config: ServeConfig, opened: Opened, programs: Programs | None) -> Engine:
+    devices = choose_devices(config.shards)
+    if not opened.fit:  # all of it is read before the engine is made
+        opened.verify()
     try:
-        return Engine(opened.bundle, opened.snapshot, choose_devices(config.shards), sizes)
+        return make_engine(opened.bundle, opened.store, devices, config.engine, programs)
     finally:
         opened.verify()  # a damaged file is then the cause of any other error
-
-
-def replay(store: Store, engine: Engine) -> None:
-    """Apply the changes since a corpus's snapshot.
-
-    Raises:
-        CorpusError: One is missing or damaged, or there is no room for them.
-    """
-    changes = list(store.changes())
-    if not changes:
-        return
-    numbers, made = zip(*changes, strict=True)
-    try:
-        engine.apply(net(made), numbers[-1])
-    except ValueError as exc:
-        raise CorpusError(store.path, f"cannot hold its changes: {exc}") from exc
-    _log.info("applied %d changes since the snapshot", len(changes))
 
 
 async def serve(config: ServeConfig, opened: Opened | None = None) -> None:
@@ -290,25 +286,3 @@ async def serve(config: ServeConfig, opened: Opened | None = None) -> None:
     if not ended:  # Python would take itself down under a thread that is inside XLA, and abort
         logging.shutdown()
         os._exit(0)
-
-
-def _in_thread(function: Callable[[], T]) -> asyncio.Future[T]:
-    """Run a function in a thread of its own, which does not keep the process alive."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def resolve(settle: Callable[[], None]) -> None:
-        if not future.done():
-            settle()
-
-    def run() -> None:
-        try:
-            result = function()
-        except BaseException as exc:
-            error = exc
-            loop.call_soon_threadsafe(resolve, lambda: future.set_exception(error))
-        else:
-            loop.call_soon_threadsafe(resolve, lambda: future.set_result(result))
-
-    threading.Thread(target=run, name="load", daemon=True).start()
-    return future

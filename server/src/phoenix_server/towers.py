@@ -25,6 +25,7 @@ from phoenix_server.bundle import SELFTEST, TABLES, WEIGHTS, Bundle, table_path
 from phoenix_server.devices import Device
 from phoenix_server.errors import BundleError
 from phoenix_server.features import HostArrays
+from phoenix_server.programs import Programs
 from phoenix_server.stopwatch import device_seconds
 
 DeviceArrays = Mapping[str, jax.Array]
@@ -55,8 +56,13 @@ class EncodedUsers(NamedTuple):
 class Towers:
     """The towers of one bundle on one device."""
 
-    def __init__(self, bundle: Bundle, device: Device) -> None:
+    def __init__(self, bundle: Bundle, device: Device, programs: Programs | None = None) -> None:
         """Load programs, weights and tables.
+
+        Args:
+            bundle: The bundle; its files have been verified.
+            device: Where the towers run.
+            programs: Those that are compiled already. Default: none.
 
         Raises:
             BundleError: JAX cannot read a program, or a number is not finite.
@@ -64,6 +70,7 @@ class Towers:
         self._bundle = bundle
         self._device = device
         manifest = bundle.manifest
+        programs = programs or Programs()
         weights = {
             name: self._put(bundle.path / WEIGHTS, name, array)
             for name, array in bundle.load_weights()
@@ -72,8 +79,9 @@ class Towers:
             name: self._put(bundle.path / table_path(name), name, bundle.load_table(name))
             for name in TABLES
         }
-        self._users = _Tower(bundle, manifest.user_tower, weights, tables)
-        self._candidates = _Tower(bundle, manifest.candidate_tower, weights, tables)
+        arrays = _TowerArrays(weights, tables, device)
+        self._users = _Tower(bundle, manifest.user_tower, arrays, programs)
+        self._candidates = _Tower(bundle, manifest.candidate_tower, arrays, programs)
         self._user_programs: dict[tuple[int, int], Callable[[DeviceArrays], DeviceArrays]] = {}
         self._user_seconds: dict[tuple[int, int], float] = {}
         self._candidate_programs: dict[int, Callable[[DeviceArrays], DeviceArrays]] = {}
@@ -97,6 +105,18 @@ class Towers:
         seconds = device_seconds(lambda: program(jax.device_put(inputs, self._device)))
         self._user_seconds = {**self._user_seconds, size: seconds}
         self._user_programs = {**self._user_programs, size: program}
+
+    def encode_posts(
+        self, post_ids: npt.NDArray[np.uint64], author_ids: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.float32]:
+        """Return the unit vectors of posts, [n, D], in batches of the largest compiled size."""
+        size = max(self._candidate_programs)
+        parts = [np.zeros((0, self._bundle.manifest.model.embedding_size), np.float32)]
+        for start in range(0, len(post_ids), size):
+            chunk = slice(start, start + size)
+            inputs = self._bundle.features.candidates(post_ids[chunk], author_ids[chunk], size)
+            parts.append(np.asarray(self.encode_candidates(inputs)))
+        return np.concatenate(parts)[: len(post_ids)]
 
     def compile_candidates(self, batch_size: int) -> None:
         """Compile the candidate tower for batches of P posts."""
@@ -184,23 +204,45 @@ class Towers:
         return placed
 
 
+class _TowerArrays(NamedTuple):
+    """What the programs of a bundle take, and where it lies."""
+
+    weights: DeviceArrays
+    tables: DeviceArrays
+    device: Device
+
+
 class _Tower:
     """One exported program with the weights and tables that it takes."""
 
     def __init__(
-        self, bundle: Bundle, program: Program, weights: DeviceArrays, tables: DeviceArrays
+        self, bundle: Bundle, program: Program, arrays: _TowerArrays, programs: Programs
     ) -> None:
         self._path = bundle.path / program.path
         self._exported: export.Exported = bundle.load_program(program)
+        self._programs = programs
         try:
-            self._weights = {name: weights[name] for name in program.weights}
-            self._tables = {name: tables[name] for name in program.tables}
+            self._weights = {name: arrays.weights[name] for name in program.weights}
+            self._tables = {name: arrays.tables[name] for name in program.tables}
         except KeyError as exc:
             raise BundleError(self._path, f"takes {exc}, which the bundle does not hold") from exc
         self._inputs = program.inputs
+        # Other weights of the same shapes run through the same program.
+        sums = {file.path: file.sha256 for file in bundle.manifest.files}
+        shapes = [
+            (name, array.shape, str(array.dtype))
+            for named in (self._weights, self._tables)
+            for name, array in named.items()
+        ]
+        self._key = ("tower", sums[program.path], arrays.device, tuple(shapes))
 
     def compile(self, sizes: Mapping[str, int]) -> Callable[[DeviceArrays], DeviceArrays]:
         """Compile for given values of the symbolic dimensions."""
+        key = (*self._key, *sorted(sizes.items()))
+        compiled = self._programs.get(key, lambda: self._compile(sizes))
+        return lambda arrays: compiled(self._weights, self._tables, arrays)
+
+    def _compile(self, sizes: Mapping[str, int]) -> Any:
         try:
             inputs = {
                 array.name: jax.ShapeDtypeStruct(
@@ -214,8 +256,7 @@ class _Tower:
             raise BundleError(
                 self._path, f"does not take the arrays of this bundle: {exc}"
             ) from exc
-        compiled = lowered.compile(compiler_options=_COMPILER_OPTIONS)
-        return lambda arrays: compiled(self._weights, self._tables, arrays)
+        return lowered.compile(compiler_options=_COMPILER_OPTIONS)
 
 
 @jax.jit

@@ -9,18 +9,20 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 import numpy.typing as npt
 
-from phoenix_server.corpus.changes import Change, Ids, Labels, Net, Posts, net
+from phoenix_server.corpus.changes import Change, Ids, Labels, Net, Posts
+from phoenix_server.corpus.following import catch_up
 from phoenix_server.corpus.index import CorpusIndex
-from phoenix_server.corpus.live import Done, LiveCorpus
-from phoenix_server.corpus.snapshot import verify
-from phoenix_server.corpus.snapshotting import as_arrow, remove_old
+from phoenix_server.corpus.live import LiveCorpus
+from phoenix_server.corpus.snapshot import Snapshot, verify
+from phoenix_server.corpus.snapshotting import as_arrow, remove_old, write_snapshot
 from phoenix_server.corpus.store import Store
+from phoenix_server.corpus.waiting import Done, Home
 from phoenix_server.corpus.writer import new_snapshot
 from phoenix_server.filters import Filter, Filters
 from phoenix_server.programs import Programs
@@ -33,28 +35,39 @@ WIDTH = 16
 CAPACITY = 400
 MAX_LABELS = 12
 LABELS = tuple(f"label {n}" for n in range(MAX_LABELS))
-FINGERPRINT = "f" * 64
+TOWERS = tuple(letter * 64 for letter in "abc")
 BATCH = 4
 TOP_KS = (50, CAPACITY)  # blocks are chosen for the first, all rows are scored for the second
 
 
-def draw_posts(rng: np.random.Generator, ids: Sequence[int]) -> Posts:
+_KINDS = np.where(np.random.default_rng(7).random((9, WIDTH)) < 0.5, -0.25, 0.25)
+
+
+def encode(tower: str, post_ids: Ids, author_ids: Ids) -> Floats:
+    """Return the vectors that towers give to posts."""
+    kinds = post_ids * np.uint64(7) + author_ids * np.uint64(5) * np.uint64(1 + TOWERS.index(tower))
+    return _KINDS[kinds % np.uint64(len(_KINDS))].astype(np.float32)
+
+
+def draw_posts(rng: np.random.Generator, ids: Sequence[int], tower: str) -> Posts:
     """Draw posts of some ids."""
     n = len(ids)
-    kinds = np.where(np.random.default_rng(7).random((9, WIDTH)) < 0.5, -0.25, 0.25)
+    post_ids = np.array(ids, np.uint64)
+    author_ids = rng.integers(1, 12, n).astype(np.uint64)
     counts = rng.integers(0, 3, n)
     names = tuple(rng.choice(LABELS, 4, replace=False).tolist())
     indices = [rng.choice(4, count, replace=False) for count in counts]
     return Posts(
-        post_ids=np.array(ids, np.uint64),
-        author_ids=rng.integers(1, 12, n).astype(np.uint64),
+        post_ids=post_ids,
+        author_ids=author_ids,
         created_at_unix_ms=rng.integers(0, 5, n) * (2**33 + 1),
         labels=Labels(
             names,
             counts.astype(np.int32),
             np.concatenate([np.zeros(0, np.int32), *indices]).astype(np.int32),
         ),
-        vectors=kinds[rng.integers(0, len(kinds), n)].astype(np.float32),
+        vectors=encode(tower, post_ids, author_ids),
+        tower=tower,
     )
 
 
@@ -103,6 +116,7 @@ class Model:
     posts: dict[int, Post] = field(default_factory=dict[int, Post])
     labels: set[str] = field(default_factory=set[str])
     sequence: int = 0
+    tower: str = TOWERS[0]
 
     def fits(self, change: Change) -> bool:
         """Return whether there is room for a change."""
@@ -122,12 +136,20 @@ class Model:
         self.labels |= set(change.labels.names)
         for i, post_id in enumerate(change.post_ids.tolist()):
             mine = change.labels.of(np.array([i]))
+            chosen = slice(i, i + 1)
             self.posts[post_id] = Post(
                 int(change.author_ids[i]),
                 int(change.created_at_unix_ms[i]),
                 frozenset(mine.names[index] for index in mine.indices),
-                change.vectors[i],
+                encode(self.tower, change.post_ids[chosen], change.author_ids[chosen])[0],
             )
+
+    def swap(self, tower: str) -> None:
+        """Be served with other towers."""
+        self.tower = tower
+        for post_id, post in self.posts.items():
+            ids, authors = (np.array([n], np.uint64) for n in (post_id, post.author))
+            post.vector = encode(tower, ids, authors)[0]
 
     def retrieve(self, query: Floats, wanted: Filter | None) -> list[tuple[int, float]]:
         """Return all posts that meet a filter, with their scores, in order."""
@@ -155,11 +177,37 @@ def _meets(post_id: int, post: Post, wanted: Filter) -> bool:
 class Target:
     """What an engine is to changes."""
 
-    def __init__(self, corpus: CorpusIndex) -> None:
+    def __init__(self, corpus: CorpusIndex, tower: str) -> None:
         self.corpus = corpus
+        self.tower = tower
+
+    def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> Floats:
+        return encode(self.tower, post_ids, author_ids)
 
     def apply(self, change: Net, sequence: int) -> None:
         self.corpus.apply(change, sequence)
+
+
+class Encoder(NamedTuple):
+    """Towers that are not served yet."""
+
+    tower: str
+
+    def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> Floats:
+        return encode(self.tower, post_ids, author_ids)
+
+
+class Served(NamedTuple):
+    """What an engine has, but for the towers."""
+
+    target: Target
+    searches: Searches
+    filters: Filters
+
+
+def run(function: Callable[[], None]) -> None:
+    """Run a function between two batches: nobody else asks."""
+    function()
 
 
 class Real:
@@ -169,7 +217,7 @@ class Real:
         self, path: Path, posts: Posts, *, shards: int, top_k: int, programs: Programs
     ) -> None:
         with new_snapshot(
-            path, source=path, embedding_size=WIDTH, tower_fingerprint=FINGERPRINT
+            path, source=path, embedding_size=WIDTH, tower_fingerprint=TOWERS[0]
         ) as writer:
             writer.write(as_arrow(posts))
         self.top_k = top_k
@@ -177,7 +225,7 @@ class Real:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._open()
+        self._open(TOWERS[0])
 
     def submit(self, *changes: Change) -> list[Done | BaseException]:
         """Submit changes at once; return what became of each."""
@@ -192,13 +240,38 @@ class Real:
         """Write a snapshot, and check it."""
         verify(self._run(self._live.snapshot()))
 
-    def restart(self, *, gently: bool) -> None:
+    def load(self, tower: str) -> None:
+        """Bring up the corpus with other towers beside the one that is served."""
+        store = self._live.store
+        with self._live.without_snapshots():
+            snapshot = write_snapshot(store, Encoder(tower))
+            verify(snapshot)
+            self._kept[tower] = served = self._serve(snapshot)
+            catch_up(store, served.target)
+
+    def activate(self, tower: str) -> bool:
+        """Serve with other towers, if they are loaded; return whether they are."""
+        if tower not in self._kept:
+            return False
+        store, served = self._live.store, self._kept[tower]
+
+        def catch() -> None:
+            catch_up(store, served.target)
+
+        def flip() -> None:
+            self._served = served
+
+        home = Home(store, served.target, run)
+        self._run(self._live.switch(home, catch, flip))
+        return True
+
+    def restart(self, tower: str, *, gently: bool) -> None:
         """Start anew from the disk; if not gently, without a word to the old one."""
         if gently:
             assert self._live.close()
         else:
             self._live.store.close()  # the kernel would
-        self._open()
+        self._open(tower)
 
     def retrieve(
         self, queries: Floats, filters: Sequence[Filter | None]
@@ -207,9 +280,9 @@ class Real:
         corpus = self.target.corpus
         masks = None
         if any(each is not None for each in filters):
-            masks = self._filters.masks(filters, BATCH)
+            masks = self._served.filters.masks(filters, BATCH)
         first = corpus.layout.devices[0]
-        found = self._searches.top_k(jax.device_put(queries, first), self.top_k, masks)
+        found = self._served.searches.top_k(jax.device_put(queries, first), self.top_k, masks)
         scores, rows = np.asarray(found.scores), np.asarray(found.rows)
         eligible = np.resize(np.asarray(found.eligible), len(queries)).tolist()
         ids, _, _ = corpus.posts_at(rows)
@@ -226,29 +299,41 @@ class Real:
         self._thread.join()
         self._loop.close()
 
-    def _open(self) -> None:
-        store = Store(self._path)
+    @property
+    def target(self) -> Target:
+        """What is served."""
+        return self._served.target
+
+    def _open(self, tower: str) -> None:
+        store = Store(self._path, tower=tower)
+        snapshot = store.snapshot
+        if snapshot.manifest.tower_fingerprint != tower:
+            snapshot = write_snapshot(store, Encoder(tower))
+        self._served = self._serve(snapshot)
+        self._kept = {tower: self._served}
+        catch_up(store, self.target)
+        remove_old(store)
+        self._live = LiveCorpus(store, self.target, run, snapshot_after=10**9)
+        self._live.before_trimming = self._bring_along
+
+    def _serve(self, snapshot: Snapshot) -> Served:
         corpus = CorpusIndex(
-            store.snapshot,
+            snapshot,
             tuple(jax.devices()[: self._shards]),
             capacity=CAPACITY,
             max_labels=MAX_LABELS,
         )
         corpus.compile_updates(self._programs)
-        self._searches = Searches(corpus, self._programs)
-        self._searches.compile(BATCH, self.top_k)
-        self._filters = Filters(corpus, self._programs)
-        self._filters.compile(BATCH)
-        self.target = Target(corpus)
-        if changes := list(store.changes()):
-            numbers, made = zip(*changes, strict=True)
-            self.target.apply(net(made), numbers[-1])
-        remove_old(store)
+        searches = Searches(corpus, self._programs)
+        searches.compile(BATCH, self.top_k)
+        filters = Filters(corpus, self._programs)
+        filters.compile(BATCH)
+        return Served(Target(corpus, snapshot.manifest.tower_fingerprint), searches, filters)
 
-        def between(function: Callable[[], None]) -> None:
-            function()
-
-        self._live = LiveCorpus(store, self.target, between, snapshot_after=10**9)
+    def _bring_along(self, store: Store) -> None:
+        for served in self._kept.values():
+            if served is not self._served:
+                catch_up(store, served.target)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
@@ -289,7 +374,7 @@ def begin(
 ) -> tuple[Model, Real]:
     """Return a model and a real corpus of the same posts."""
     model = Model()
-    first = draw_posts(rng, list(range(1, 120)))
+    first = draw_posts(rng, list(range(1, 120)), TOWERS[0])
     model.apply(first)
     model.sequence = 0
     # Of a corpus as it was built, only labels that some post has are known.
@@ -306,28 +391,46 @@ def change(model: Model, real: Real, changes: Sequence[Change]) -> None:
             assert outcome.sequence == model.sequence
 
 
-def draw_change(rng: np.random.Generator) -> Change:
-    """Draw posts to write, or to delete."""
+def activate(model: Model, real: Real, tower: str) -> None:
+    """Serve with other towers, here and there, if they are loaded."""
+    if real.activate(tower):
+        model.swap(tower)
+
+
+def restart(model: Model, real: Real, tower: str, *, gently: bool) -> None:
+    """Start anew, with other towers or the same."""
+    real.restart(tower, gently=gently)
+    model.swap(tower)
+
+
+def draw_change(rng: np.random.Generator, model: Model) -> Change:
+    """Draw posts to write, or to delete; some were encoded by towers that have served before."""
     ids = rng.choice(np.arange(1, 600), int(rng.integers(1, 60)), replace=False)
     if rng.random() < 0.4:
         return ids.astype(np.uint64)
-    return draw_posts(rng, ids.tolist())
+    tower = model.tower if rng.random() < 0.8 else str(rng.choice(TOWERS))
+    return draw_posts(rng, ids.tolist(), tower)
 
 
 def soak(path: Path, steps: int, seed: int, report: Callable[[int], None]) -> None:
-    """Make drawn changes, snapshots, restarts and crashes, and compare now and then."""
+    """Make drawn changes, snapshots, swaps, restarts and crashes, and compare now and then."""
     rng = np.random.default_rng(seed)
     shards, top_k = int(rng.integers(1, 4)), int(rng.choice(TOP_KS))
     model, real = begin(path, rng, shards=shards, top_k=top_k, programs=Programs())
     try:
         for step in range(steps):
-            kind = rng.random()
+            kind, tower = rng.random(), str(rng.choice(TOWERS))
             if kind < 0.01:
                 real.snapshot()
             elif kind < 0.03:
-                real.restart(gently=rng.random() < 0.5)
+                restart(model, real, tower, gently=rng.random() < 0.5)
+            elif kind < 0.04:
+                real.load(tower)
+            elif kind < 0.06:
+                activate(model, real, tower)
             else:
-                change(model, real, [draw_change(rng) for _ in range(int(rng.integers(1, 5)))])
+                changes = [draw_change(rng, model) for _ in range(int(rng.integers(1, 5)))]
+                change(model, real, changes)
             if step % 5 == 4:
                 check(model, real, rng)
                 report(step + 1)

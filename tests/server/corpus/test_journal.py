@@ -190,15 +190,15 @@ def test_a_file_that_is_no_database_is_refused(
 @pytest.mark.parametrize("read_only", [False, True])
 def test_another_version_is_refused(path: Path, read_only: bool) -> None:
     _written(path, _SMALL)
-    _execute(path, "PRAGMA user_version = 2")
+    _execute(path, "PRAGMA user_version = 3")
     reason = _refused(lambda: Journal(path, _IDENTITY, read_only=read_only), path)
-    assert reason == "has format version 2, this server reads 1"
+    assert reason == "has format version 3, this server reads 2"
 
 
 def test_a_database_without_a_journal_is_refused(path: Path) -> None:
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE other (x)")
-        database.execute("PRAGMA user_version = 1")
+        database.execute("PRAGMA user_version = 2")
     reason = _refused(lambda: Journal(path, _IDENTITY), path)
     assert reason.startswith("cannot be used as a journal: no such table")
 

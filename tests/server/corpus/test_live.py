@@ -12,12 +12,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from phoenix_server.corpus.changes import Change, Net, Posts
+from phoenix_server.corpus.changes import Change, Ids, Net, Posts
 from phoenix_server.corpus.index import CorpusIndex
-from phoenix_server.corpus.live import Done, LiveCorpus
+from phoenix_server.corpus.live import LiveCorpus
 from phoenix_server.corpus.store import Store
+from phoenix_server.corpus.waiting import Done
 from phoenix_server.errors import (
     CorpusFullError,
     DeadlineExceededError,
@@ -58,8 +60,12 @@ class _Target:
             max_labels=_MAX_LABELS,
         )
         self.corpus.compile_updates(_PROGRAMS)
+        self.tower = store.snapshot.manifest.tower_fingerprint
         self.sequences: list[int] = []
         self.failure: Exception | None = None
+
+    def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
+        raise AssertionError("all vectors are of these towers")
 
     def apply(self, change: Net, sequence: int) -> None:
         if self.failure is not None:

@@ -10,13 +10,24 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from phoenix_server.programs import Programs
-from server.corpus.model import TOP_KS, Model, Real, begin, change, check, draw_change
+from server.corpus.model import (
+    TOP_KS,
+    TOWERS,
+    Model,
+    Real,
+    activate,
+    begin,
+    change,
+    check,
+    draw_change,
+    restart,
+)
 
 _PROGRAMS = Programs()  # of all examples: they have the same shapes
 
 
 class Machine(RuleBasedStateMachine):
-    """Changes, snapshots, restarts and crashes, in any order."""
+    """Changes, snapshots, swaps of the towers, restarts and crashes, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,17 +49,27 @@ class Machine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 5))
     def change(self, count: int) -> None:
         assert self._model is not None and self._real is not None
-        change(self._model, self._real, [draw_change(self._rng) for _ in range(count)])
+        change(self._model, self._real, [draw_change(self._rng, self._model) for _ in range(count)])
 
     @rule()
     def snapshot(self) -> None:
         assert self._real is not None
         self._real.snapshot()
 
-    @rule(gently=st.booleans())
-    def restart(self, gently: bool) -> None:
+    @rule(tower=st.sampled_from(TOWERS))
+    def load(self, tower: str) -> None:
         assert self._real is not None
-        self._real.restart(gently=gently)
+        self._real.load(tower)
+
+    @rule(tower=st.sampled_from(TOWERS))
+    def activate(self, tower: str) -> None:
+        assert self._model is not None and self._real is not None
+        activate(self._model, self._real, tower)
+
+    @rule(tower=st.sampled_from(TOWERS), gently=st.booleans())
+    def restart(self, tower: str, gently: bool) -> None:
+        assert self._model is not None and self._real is not None
+        restart(self._model, self._real, tower, gently=gently)
 
     @invariant()
     def is_as_the_model(self) -> None:

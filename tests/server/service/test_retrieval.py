@@ -14,13 +14,17 @@ from phoenix_retrieval.v1.user_pb2 import User
 from phoenix_server.batching.batcher import Batcher
 from phoenix_server.batching.config import QueueConfig
 from phoenix_server.batching.stats import QueueStats
+from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.live import LiveCorpus
 from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.corpus.store import Store
 from phoenix_server.engine import Answer, Engine, Query
 from phoenix_server.errors import InvalidRequestError, NotReadyError, OverloadedError
 from phoenix_server.features import UserColumns
+from phoenix_server.generations.generation import Generation
+from phoenix_server.generations.manager import Generations
 from phoenix_server.limits import Limits
+from phoenix_server.programs import Programs
 from phoenix_server.service.model import ModelServicer
 from phoenix_server.service.retrieval import RetrievalServicer
 from phoenix_server.service.state import ServingState
@@ -41,17 +45,25 @@ _CONTEXT = cast(Any, _Context())
 
 
 @pytest.fixture
-def batcher(engine: Engine) -> Iterator[Batcher]:
-    batcher = Batcher(engine, QueueConfig(max_waiting=100))
-    yield batcher
-    batcher.close()
+def generation(engine: Engine, snapshot: Snapshot) -> Iterator[Generation]:
+    store = Store(snapshot.path, read_only=True)
+    generation = Generation(1, engine, store, QueueConfig(max_waiting=100))
+    yield generation
+    generation.batcher.close()
 
 
 @pytest.fixture
-def state(engine: Engine, batcher: Batcher, snapshot: Snapshot) -> ServingState:
+def batcher(generation: Generation) -> Batcher:
+    return generation.batcher
+
+
+@pytest.fixture
+def state(generation: Generation) -> ServingState:
+    engine = generation.engine
+    config = ServeConfig(bundle=engine.bundle.path, corpus=generation.store.path)
     state = ServingState(Limits(max_batch_users=4, max_candidates=6))
-    live = LiveCorpus(Store(snapshot.path, read_only=True), engine, batcher.run_between)
-    state.set_ready(engine, batcher, live)
+    live = LiveCorpus(*generation.home)
+    state.set_ready(Generations(generation, live, config, Programs()), live)
     return state
 
 

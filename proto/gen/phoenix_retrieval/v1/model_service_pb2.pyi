@@ -1,11 +1,25 @@
 from phoenix_retrieval.v1 import manifest_pb2 as _manifest_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class GenerationState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GENERATION_STATE_UNSPECIFIED: _ClassVar[GenerationState]
+    GENERATION_STATE_LOADING: _ClassVar[GenerationState]
+    GENERATION_STATE_READY: _ClassVar[GenerationState]
+    GENERATION_STATE_ACTIVE: _ClassVar[GenerationState]
+    GENERATION_STATE_FAILED: _ClassVar[GenerationState]
+GENERATION_STATE_UNSPECIFIED: GenerationState
+GENERATION_STATE_LOADING: GenerationState
+GENERATION_STATE_READY: GenerationState
+GENERATION_STATE_ACTIVE: GenerationState
+GENERATION_STATE_FAILED: GenerationState
 
 class GetModelRequest(_message.Message):
     __slots__ = ()
@@ -86,3 +100,75 @@ class GetServingStatsResponse(_message.Message):
     reply_s: float
     compilations_after_ready: int
     def __init__(self, waiting: _Optional[int] = ..., prepared: _Optional[int] = ..., on_device: _Optional[int] = ..., accepted: _Optional[int] = ..., answered: _Optional[int] = ..., refused_full: _Optional[int] = ..., refused_late: _Optional[int] = ..., dropped_late: _Optional[int] = ..., expired: _Optional[int] = ..., overrun: _Optional[int] = ..., cancelled: _Optional[int] = ..., failed: _Optional[int] = ..., batches: _Optional[int] = ..., batched_users: _Optional[int] = ..., device_s: _Optional[float] = ..., uptime_s: _Optional[float] = ..., slowness: _Optional[float] = ..., forecast_deviation: _Optional[float] = ..., reply_s: _Optional[float] = ..., compilations_after_ready: _Optional[int] = ...) -> None: ...
+
+class Generation(_message.Message):
+    __slots__ = ("number", "state", "generation", "bundle", "corpus", "tower_fingerprint", "corpus_rows", "sequence", "previous", "reason")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    CORPUS_FIELD_NUMBER: _ClassVar[int]
+    TOWER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CORPUS_ROWS_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    state: GenerationState
+    generation: str
+    bundle: str
+    corpus: str
+    tower_fingerprint: str
+    corpus_rows: int
+    sequence: int
+    previous: bool
+    reason: str
+    def __init__(self, number: _Optional[int] = ..., state: _Optional[_Union[GenerationState, str]] = ..., generation: _Optional[str] = ..., bundle: _Optional[str] = ..., corpus: _Optional[str] = ..., tower_fingerprint: _Optional[str] = ..., corpus_rows: _Optional[int] = ..., sequence: _Optional[int] = ..., previous: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class LoadGenerationRequest(_message.Message):
+    __slots__ = ("bundle", "corpus", "activate")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    CORPUS_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATE_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    corpus: str
+    activate: bool
+    def __init__(self, bundle: _Optional[str] = ..., corpus: _Optional[str] = ..., activate: _Optional[bool] = ...) -> None: ...
+
+class LoadGenerationResponse(_message.Message):
+    __slots__ = ("generation",)
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    generation: Generation
+    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
+
+class ActivateGenerationRequest(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class ActivateGenerationResponse(_message.Message):
+    __slots__ = ("generation",)
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    generation: Generation
+    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
+
+class RollbackGenerationRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RollbackGenerationResponse(_message.Message):
+    __slots__ = ("generation",)
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    generation: Generation
+    def __init__(self, generation: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
+
+class ListGenerationsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListGenerationsResponse(_message.Message):
+    __slots__ = ("generations",)
+    GENERATIONS_FIELD_NUMBER: _ClassVar[int]
+    generations: _containers.RepeatedCompositeFieldContainer[Generation]
+    def __init__(self, generations: _Optional[_Iterable[_Union[Generation, _Mapping]]] = ...) -> None: ...

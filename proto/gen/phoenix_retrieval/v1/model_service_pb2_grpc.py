@@ -27,6 +27,16 @@ if _version_not_supported:
 
 class ModelServiceStub:
     """What the server serves.
+
+    A bundle and a corpus make a generation. One of them answers; every request is answered by one, and
+    the answer names it. Others can be loaded beside it and put in its place, without a call that
+    fails or waits for it.
+
+    Errors of the methods that load and change generations: FAILED_PRECONDITION with the reason, when a
+    bundle or a corpus cannot be used, when its self-test fails, or while another is being loaded;
+    RESOURCE_EXHAUSTED when there is not enough memory; NOT_FOUND for a number that there is not;
+    PERMISSION_DENIED for a directory that the server was not started to load from (`--allow-load`).
+    Whatever fails, the generation that answered goes on.
     """
 
     def __init__(self, channel):
@@ -35,6 +45,26 @@ class ModelServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.LoadGeneration = channel.unary_unary(
+                '/phoenix_retrieval.v1.ModelService/LoadGeneration',
+                request_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.LoadGenerationRequest.SerializeToString,
+                response_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.LoadGenerationResponse.FromString,
+                _registered_method=True)
+        self.ActivateGeneration = channel.unary_unary(
+                '/phoenix_retrieval.v1.ModelService/ActivateGeneration',
+                request_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.ActivateGenerationRequest.SerializeToString,
+                response_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.ActivateGenerationResponse.FromString,
+                _registered_method=True)
+        self.RollbackGeneration = channel.unary_unary(
+                '/phoenix_retrieval.v1.ModelService/RollbackGeneration',
+                request_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.RollbackGenerationRequest.SerializeToString,
+                response_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.RollbackGenerationResponse.FromString,
+                _registered_method=True)
+        self.ListGenerations = channel.unary_unary(
+                '/phoenix_retrieval.v1.ModelService/ListGenerations',
+                request_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.ListGenerationsRequest.SerializeToString,
+                response_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.ListGenerationsResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/phoenix_retrieval.v1.ModelService/GetModel',
                 request_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.GetModelRequest.SerializeToString,
@@ -49,7 +79,51 @@ class ModelServiceStub:
 
 class ModelServiceServicer:
     """What the server serves.
+
+    A bundle and a corpus make a generation. One of them answers; every request is answered by one, and
+    the answer names it. Others can be loaded beside it and put in its place, without a call that
+    fails or waits for it.
+
+    Errors of the methods that load and change generations: FAILED_PRECONDITION with the reason, when a
+    bundle or a corpus cannot be used, when its self-test fails, or while another is being loaded;
+    RESOURCE_EXHAUSTED when there is not enough memory; NOT_FOUND for a number that there is not;
+    PERMISSION_DENIED for a directory that the server was not started to load from (`--allow-load`).
+    Whatever fails, the generation that answered goes on.
     """
+
+    def LoadGeneration(self, request, context):
+        """Loads a generation: a new bundle, a new corpus, or both. Answers when it is ready, or active if
+        that was asked for: its files have been verified, everything is compiled, it has passed its
+        self-test and answered some recent requests. A caller that does not wait does not stop it.
+
+        With a new bundle alone, the vectors of the corpus are made anew from the ids of its posts, and
+        changes that come meanwhile are in both.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateGeneration(self, request, context):
+        """Has a generation answer that is ready. What was changed before is in it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackGeneration(self, request, context):
+        """Has the generation answer that did before; FAILED_PRECONDITION if there is none. It is kept as
+        long as there is memory for it, and up to date unless its corpus is another.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGenerations(self, request, context):
+        """Lists the generations that are loaded, those being loaded, and the last that failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
         """Describes the model and the corpus that answer now.
@@ -68,6 +142,26 @@ class ModelServiceServicer:
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'LoadGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadGeneration,
+                    request_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.LoadGenerationRequest.FromString,
+                    response_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.LoadGenerationResponse.SerializeToString,
+            ),
+            'ActivateGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateGeneration,
+                    request_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.ActivateGenerationRequest.FromString,
+                    response_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.ActivateGenerationResponse.SerializeToString,
+            ),
+            'RollbackGeneration': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackGeneration,
+                    request_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.RollbackGenerationRequest.FromString,
+                    response_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.RollbackGenerationResponse.SerializeToString,
+            ),
+            'ListGenerations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGenerations,
+                    request_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.ListGenerationsRequest.FromString,
+                    response_serializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.ListGenerationsResponse.SerializeToString,
+            ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
                     request_deserializer=phoenix__retrieval_dot_v1_dot_model__service__pb2.GetModelRequest.FromString,
@@ -88,7 +182,125 @@ def add_ModelServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
     """What the server serves.
+
+    A bundle and a corpus make a generation. One of them answers; every request is answered by one, and
+    the answer names it. Others can be loaded beside it and put in its place, without a call that
+    fails or waits for it.
+
+    Errors of the methods that load and change generations: FAILED_PRECONDITION with the reason, when a
+    bundle or a corpus cannot be used, when its self-test fails, or while another is being loaded;
+    RESOURCE_EXHAUSTED when there is not enough memory; NOT_FOUND for a number that there is not;
+    PERMISSION_DENIED for a directory that the server was not started to load from (`--allow-load`).
+    Whatever fails, the generation that answered goes on.
     """
+
+    @staticmethod
+    def LoadGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phoenix_retrieval.v1.ModelService/LoadGeneration',
+            phoenix__retrieval_dot_v1_dot_model__service__pb2.LoadGenerationRequest.SerializeToString,
+            phoenix__retrieval_dot_v1_dot_model__service__pb2.LoadGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phoenix_retrieval.v1.ModelService/ActivateGeneration',
+            phoenix__retrieval_dot_v1_dot_model__service__pb2.ActivateGenerationRequest.SerializeToString,
+            phoenix__retrieval_dot_v1_dot_model__service__pb2.ActivateGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phoenix_retrieval.v1.ModelService/RollbackGeneration',
+            phoenix__retrieval_dot_v1_dot_model__service__pb2.RollbackGenerationRequest.SerializeToString,
+            phoenix__retrieval_dot_v1_dot_model__service__pb2.RollbackGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGenerations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phoenix_retrieval.v1.ModelService/ListGenerations',
+            phoenix__retrieval_dot_v1_dot_model__service__pb2.ListGenerationsRequest.SerializeToString,
+            phoenix__retrieval_dot_v1_dot_model__service__pb2.ListGenerationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def GetModel(request,

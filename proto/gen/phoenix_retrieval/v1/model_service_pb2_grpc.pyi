@@ -27,12 +27,39 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """What the server serves."""
+    """What the server serves.
+
+    A bundle and a corpus make a generation. One of them answers; every request is answered by one, and
+    the answer names it. Others can be loaded beside it and put in its place, without a call that
+    fails or waits for it.
+
+    Errors of the methods that load and change generations: FAILED_PRECONDITION with the reason, when a
+    bundle or a corpus cannot be used, when its self-test fails, or while another is being loaded;
+    RESOURCE_EXHAUSTED when there is not enough memory; NOT_FOUND for a number that there is not;
+    PERMISSION_DENIED for a directory that the server was not started to load from (`--allow-load`).
+    Whatever fails, the generation that answered goes on.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
+    LoadGeneration: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.LoadGenerationRequest, _model_service_pb2.LoadGenerationResponse]
+    """Loads a generation: a new bundle, a new corpus, or both. Answers when it is ready, or active if
+    that was asked for: its files have been verified, everything is compiled, it has passed its
+    self-test and answered some recent requests. A caller that does not wait does not stop it.
+
+    With a new bundle alone, the vectors of the corpus are made anew from the ids of its posts, and
+    changes that come meanwhile are in both.
+    """
+    ActivateGeneration: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ActivateGenerationRequest, _model_service_pb2.ActivateGenerationResponse]
+    """Has a generation answer that is ready. What was changed before is in it."""
+    RollbackGeneration: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RollbackGenerationRequest, _model_service_pb2.RollbackGenerationResponse]
+    """Has the generation answer that did before; FAILED_PRECONDITION if there is none. It is kept as
+    long as there is memory for it, and up to date unless its corpus is another.
+    """
+    ListGenerations: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListGenerationsRequest, _model_service_pb2.ListGenerationsResponse]
+    """Lists the generations that are loaded, those being loaded, and the last that failed."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """Describes the model and the corpus that answer now."""
     GetServingStats: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetServingStatsRequest, _model_service_pb2.GetServingStatsResponse]
@@ -40,16 +67,94 @@ class ModelServiceStub:
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """What the server serves."""
+    """What the server serves.
+
+    A bundle and a corpus make a generation. One of them answers; every request is answered by one, and
+    the answer names it. Others can be loaded beside it and put in its place, without a call that
+    fails or waits for it.
+
+    Errors of the methods that load and change generations: FAILED_PRECONDITION with the reason, when a
+    bundle or a corpus cannot be used, when its self-test fails, or while another is being loaded;
+    RESOURCE_EXHAUSTED when there is not enough memory; NOT_FOUND for a number that there is not;
+    PERMISSION_DENIED for a directory that the server was not started to load from (`--allow-load`).
+    Whatever fails, the generation that answered goes on.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    LoadGeneration: _aio.UnaryUnaryMultiCallable[_model_service_pb2.LoadGenerationRequest, _model_service_pb2.LoadGenerationResponse]  # type: ignore[assignment]
+    """Loads a generation: a new bundle, a new corpus, or both. Answers when it is ready, or active if
+    that was asked for: its files have been verified, everything is compiled, it has passed its
+    self-test and answered some recent requests. A caller that does not wait does not stop it.
+
+    With a new bundle alone, the vectors of the corpus are made anew from the ids of its posts, and
+    changes that come meanwhile are in both.
+    """
+    ActivateGeneration: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ActivateGenerationRequest, _model_service_pb2.ActivateGenerationResponse]  # type: ignore[assignment]
+    """Has a generation answer that is ready. What was changed before is in it."""
+    RollbackGeneration: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RollbackGenerationRequest, _model_service_pb2.RollbackGenerationResponse]  # type: ignore[assignment]
+    """Has the generation answer that did before; FAILED_PRECONDITION if there is none. It is kept as
+    long as there is memory for it, and up to date unless its corpus is another.
+    """
+    ListGenerations: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListGenerationsRequest, _model_service_pb2.ListGenerationsResponse]  # type: ignore[assignment]
+    """Lists the generations that are loaded, those being loaded, and the last that failed."""
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes the model and the corpus that answer now."""
     GetServingStats: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetServingStatsRequest, _model_service_pb2.GetServingStatsResponse]  # type: ignore[assignment]
     """Tells what waits for the device, and what has become of the calls so far."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What the server serves."""
+    """What the server serves.
+
+    A bundle and a corpus make a generation. One of them answers; every request is answered by one, and
+    the answer names it. Others can be loaded beside it and put in its place, without a call that
+    fails or waits for it.
+
+    Errors of the methods that load and change generations: FAILED_PRECONDITION with the reason, when a
+    bundle or a corpus cannot be used, when its self-test fails, or while another is being loaded;
+    RESOURCE_EXHAUSTED when there is not enough memory; NOT_FOUND for a number that there is not;
+    PERMISSION_DENIED for a directory that the server was not started to load from (`--allow-load`).
+    Whatever fails, the generation that answered goes on.
+    """
+
+    @_abc_1.abstractmethod
+    def LoadGeneration(
+        self,
+        request: _model_service_pb2.LoadGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.LoadGenerationResponse, _abc.Awaitable[_model_service_pb2.LoadGenerationResponse]]:
+        """Loads a generation: a new bundle, a new corpus, or both. Answers when it is ready, or active if
+        that was asked for: its files have been verified, everything is compiled, it has passed its
+        self-test and answered some recent requests. A caller that does not wait does not stop it.
+
+        With a new bundle alone, the vectors of the corpus are made anew from the ids of its posts, and
+        changes that come meanwhile are in both.
+        """
+
+    @_abc_1.abstractmethod
+    def ActivateGeneration(
+        self,
+        request: _model_service_pb2.ActivateGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ActivateGenerationResponse, _abc.Awaitable[_model_service_pb2.ActivateGenerationResponse]]:
+        """Has a generation answer that is ready. What was changed before is in it."""
+
+    @_abc_1.abstractmethod
+    def RollbackGeneration(
+        self,
+        request: _model_service_pb2.RollbackGenerationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.RollbackGenerationResponse, _abc.Awaitable[_model_service_pb2.RollbackGenerationResponse]]:
+        """Has the generation answer that did before; FAILED_PRECONDITION if there is none. It is kept as
+        long as there is memory for it, and up to date unless its corpus is another.
+        """
+
+    @_abc_1.abstractmethod
+    def ListGenerations(
+        self,
+        request: _model_service_pb2.ListGenerationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ListGenerationsResponse, _abc.Awaitable[_model_service_pb2.ListGenerationsResponse]]:
+        """Lists the generations that are loaded, those being loaded, and the last that failed."""
 
     @_abc_1.abstractmethod
     def GetModel(

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -19,9 +20,14 @@ from phoenix_server.engine import Answer, Query
 
 T = TypeVar("T")
 
+_RECENT = 8
+
 
 class Batcher:
     """Runs queries in batches, and other calls one by one, by their deadlines.
+
+    Attributes:
+        recent: The queries that came last.
 
     Its coroutines raise
 
@@ -49,6 +55,7 @@ class Batcher:
         self._config = config
         self._clock = clock
         self._numbers = count()
+        self.recent: deque[Query] = deque(maxlen=_RECENT)
         self._made_s = clock()
         self._compilations = retriever.unforeseen_compilations
         backlog = Backlog(retriever.max_batch, retriever.batch_seconds)
@@ -62,6 +69,7 @@ class Batcher:
             query: The query.
             timeout_s: The time until its deadline, in seconds. None: it has none.
         """
+        self.recent.append(query)
         cost_s = self._retriever.user_seconds(query)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         return await self._wait(query, future, cost_s, timeout_s)

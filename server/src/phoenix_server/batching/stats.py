@@ -1,6 +1,6 @@
 """What the queue has done, in numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +53,30 @@ class QueueStats:
     reply_s: float = 0.0
     uptime_s: float = 0.0
     compilations_after_ready: int = 0
+
+
+_COUNTS = (
+    "waiting",
+    "prepared",
+    "on_device",
+    "accepted",
+    "answered",
+    "refused_full",
+    "refused_late",
+    "dropped_late",
+    "expired",
+    "overrun",
+    "cancelled",
+    "failed",
+    "batches",
+    "batched_users",
+    "device_s",
+    "compilations_after_ready",
+)
+
+
+def added(current: QueueStats, other: QueueStats) -> QueueStats:
+    """Return the numbers of a queue with the counts of another; of late, the first one counts."""
+    return replace(
+        current, **{name: getattr(current, name) + getattr(other, name) for name in _COUNTS}
+    )

@@ -51,6 +51,7 @@ class Posts:
         created_at_unix_ms: [n] i64, milliseconds since 1970 UTC, 0 where unknown.
         labels: Their labels.
         vectors: [n, D] f32, unit vectors.
+        tower: The fingerprint of the towers that made the vectors; empty where nobody asks.
     """
 
     post_ids: Ids
@@ -58,6 +59,7 @@ class Posts:
     created_at_unix_ms: npt.NDArray[np.int64]
     labels: Labels
     vectors: npt.NDArray[np.float32]
+    tower: str = ""
 
     def __len__(self) -> int:
         return len(self.post_ids)
@@ -70,6 +72,7 @@ class Posts:
             created_at_unix_ms=self.created_at_unix_ms[chosen],
             labels=self.labels.of(chosen),
             vectors=self.vectors[chosen],
+            tower=self.tower,
         )
 
 
@@ -114,7 +117,13 @@ def net(changes: Sequence[Change]) -> Net:
 
 
 def concatenate(parts: Sequence[Posts]) -> Posts:
-    """Return posts of one width, one after the other; at least one part."""
+    """Return posts of one tower, one after the other; at least one part.
+
+    Raises:
+        ValueError: Their vectors are of several towers.
+    """
+    if len(towers := {part.tower for part in parts}) > 1:
+        raise ValueError(f"vectors of {len(towers)} towers do not go together")
     codes: dict[str, int] = {}
     indices: list[npt.NDArray[np.int32]] = []
     for part in parts:
@@ -130,4 +139,5 @@ def concatenate(parts: Sequence[Posts]) -> Posts:
             np.concatenate(indices),
         ),
         vectors=np.concatenate([part.vectors for part in parts]),
+        tower=parts[0].tower,
     )

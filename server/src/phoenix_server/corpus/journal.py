@@ -3,11 +3,12 @@
 A change is one row, and changes that come together are one transaction. The database is in WAL
 mode with synchronous=FULL: a transaction that was committed survives the loss of power.
 
-    changes(sequence, posts, post_ids, author_ids, created_at_unix_ms, labels, vectors, checksum)
+    changes(sequence, posts, post_ids, author_ids, created_at_unix_ms, labels, vectors, tower,
+            checksum)
 
 `posts` is how many there are. The columns of posts are blobs of little-endian numbers (u64, u64,
-i64, f32), `labels` is JSON, null if there are none. A deletion has post ids alone. `checksum` is
-the CRC-32 of all of it.
+i64, f32), `labels` is JSON, null if there are none, `tower` is the fingerprint of the towers that
+made the vectors. A deletion has post ids alone. `checksum` is the CRC-32 of all of it.
 """
 
 import json
@@ -22,7 +23,7 @@ import numpy as np
 from phoenix_server.corpus.changes import Change, Labels, Posts
 from phoenix_server.errors import CorpusError, StorageError
 
-_FORMAT = 1
+_FORMAT = 2
 _APPLICATION = 0x70686F78  # "phox", which `file` shows
 _PAGE_BYTES = 16_384
 _TRIMMED = 64  # changes
@@ -38,6 +39,7 @@ CREATE TABLE changes (
     created_at_unix_ms BLOB,
     labels TEXT,
     vectors BLOB,
+    tower TEXT,
     checksum INTEGER NOT NULL
 ) STRICT
 """
@@ -77,6 +79,11 @@ class Journal:
         """Close it."""
         self._database.close()
 
+    def first(self) -> int | None:
+        """Return the number of the first change, if it holds any."""
+        (found,) = self._database.execute("SELECT min(sequence) FROM changes").fetchone()
+        return found
+
     def last(self) -> int | None:
         """Return the number of the last change, if it holds any."""
         (found,) = self._database.execute("SELECT max(sequence) FROM changes").fetchone()
@@ -100,7 +107,7 @@ class Journal:
         ]
         try:
             self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT INTO changes VALUES (?,?,?,?,?,?,?,?)", rows)
+            self._database.executemany("INSERT INTO changes VALUES (?,?,?,?,?,?,?,?,?)", rows)
             self._database.execute("COMMIT")
         except sqlite3.Error as exc:
             with suppress(sqlite3.Error):
@@ -183,7 +190,7 @@ def _mode(path: Path, read_only: bool) -> str:
 def _columns(change: Change) -> tuple[object, ...]:
     """Return a change as the database has it, without number and sum."""
     if not isinstance(change, Posts):
-        return len(change), change.astype("<u8").tobytes(), None, None, None, None
+        return len(change), change.astype("<u8").tobytes(), None, None, None, None, None
     labels = change.labels
     return (
         len(change),
@@ -194,17 +201,18 @@ def _columns(change: Change) -> tuple[object, ...]:
         if labels.names
         else None,
         change.vectors.astype("<f4").tobytes(),
+        change.tower,
     )
 
 
 def _change(columns: Sequence[object]) -> Change:
-    posts, post_ids, author_ids, created_at, labels, vectors = columns
+    posts, post_ids, author_ids, created_at, labels, vectors, tower = columns
     assert isinstance(posts, int) and isinstance(post_ids, bytes)
     ids = np.frombuffer(post_ids, "<u8").astype(np.uint64, copy=False)
     if author_ids is None:
         return ids
     assert isinstance(author_ids, bytes) and isinstance(created_at, bytes)
-    assert isinstance(vectors, bytes)
+    assert isinstance(vectors, bytes) and isinstance(tower, str)
     named = Labels.none(posts)
     if isinstance(labels, str):
         names, counts, indices = json.loads(labels)
@@ -215,6 +223,7 @@ def _change(columns: Sequence[object]) -> Change:
         created_at_unix_ms=np.frombuffer(created_at, "<i8").astype(np.int64, copy=False),
         labels=named,
         vectors=np.frombuffer(vectors, "<f4").astype(np.float32, copy=False).reshape(posts, -1),
+        tower=tower,
     )
 
 

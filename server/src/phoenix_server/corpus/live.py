@@ -10,22 +10,19 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
-import numpy as np
-
-from phoenix_server.corpus.changes import Change, Ids, Net, Posts, net
-from phoenix_server.corpus.ids import NOWHERE
-from phoenix_server.corpus.index import CorpusIndex
+from phoenix_server.corpus.changes import Change, net
+from phoenix_server.corpus.encoding import renewed
 from phoenix_server.corpus.journal import Journal
+from phoenix_server.corpus.judging import Judge
 from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.corpus.snapshotting import remove_old, write_snapshot
 from phoenix_server.corpus.store import Store
+from phoenix_server.corpus.waiting import Done, Home, Switching, Target, Waiting, Watching
 from phoenix_server.errors import (
     CorpusError,
-    CorpusFullError,
     DeadlineExceededError,
     NotReadyError,
     OverloadedError,
@@ -36,80 +33,11 @@ from phoenix_server.errors import (
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _MOST_WAITING = 1 << 16  # posts
 _MOST_TOGETHER = 1 << 13  # posts, more or less
 _RETRY_S = 0.1
 _LONG_S = 10.0
 _PAUSE_S = 60.0  # after a snapshot that failed
-
-
-class Done(NamedTuple):
-    """What a change did.
-
-    Attributes:
-        sequence: Its number.
-        inserted: Posts that are new.
-        replaced: Posts that took the place of others.
-        deleted: Posts that were deleted.
-    """
-
-    sequence: int
-    inserted: int
-    replaced: int
-    deleted: int
-
-
-class Target(Protocol):
-    """What changes are applied to; an `Engine`."""
-
-    @property
-    def corpus(self) -> CorpusIndex:
-        """The corpus as it is now."""
-        ...
-
-    def apply(self, change: Net, sequence: int) -> None:
-        """Apply changes; between two batches."""
-        ...
-
-
-class _Waiter(Generic[T]):
-    """Somebody on the event loop who waits for a thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[T] = self._loop.create_future()
-
-    def settle(self, outcome: T | BaseException) -> None:
-        """Give a result or raise an error; from any thread."""
-
-        def settle() -> None:
-            if self.future.done():
-                return
-            if isinstance(outcome, BaseException):
-                self.future.set_exception(outcome)
-            else:
-                self.future.set_result(outcome)
-
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(settle)
-
-
-class _Waiting(_Waiter[Done]):
-    """Somebody who waits for a change to be made."""
-
-    def __init__(self, change: Change) -> None:
-        super().__init__()
-        self.change = change
-
-
-class _Watching(_Waiter[None]):
-    """Somebody who waits for a change to be visible."""
-
-    def __init__(self, sequence: int) -> None:
-        super().__init__()
-        self.sequence = sequence
 
 
 class LiveCorpus:
@@ -141,10 +69,9 @@ class LiveCorpus:
             snapshot_after: Write a snapshot when the changes since the last have written and
                 deleted so many posts.
         """
-        self.store = store
-        self._target = target
-        self._between = between
-        self._waiting: deque[_Waiting] = deque()
+        self._home = Home(store, target, between)
+        self._waiting: deque[Waiting] = deque()
+        self._switching: deque[Switching] = deque()
         self._posts = 0
         self._journal_posts = 0 if store.read_only else store.journal_posts()
         self._closed = False
@@ -152,14 +79,24 @@ class LiveCorpus:
         self._snapshot_after = snapshot_after
         self._snapshotting = threading.Lock()
         self._next_try_s = 0.0
+        self.before_trimming: Callable[[Store], None] = lambda store: None
         self._work = threading.Condition()
-        self._visible: list[_Watching] = []
+        self._visible: list[Watching] = []
         self._thread = threading.Thread(target=self._run, name="changes", daemon=True)
         self._thread.start()
 
+    @property
+    def store(self) -> Store:
+        """Keeps the changes."""
+        return self._home.store
+
+    @property
+    def _target(self) -> Target:
+        return self._home.target
+
     async def submit(self, change: Change) -> Done:
         """Make a change; return when it is on the disk and visible."""
-        waiting = _Waiting(change)
+        waiting = Waiting(change)
         with self._work:
             self.check_open()
             if self._posts + len(change) > _MOST_WAITING and self._waiting:
@@ -184,7 +121,7 @@ class LiveCorpus:
         with self._work:
             if self._target.corpus.sequence >= sequence:
                 return
-            watching = _Watching(sequence)
+            watching = Watching(sequence)
             self._visible.append(watching)
         try:
             await asyncio.wait_for(watching.future, _LONG_S if timeout_s is None else timeout_s)
@@ -207,25 +144,57 @@ class LiveCorpus:
             raise ReadOnlyError("this server takes no changes of its corpus nor writes snapshots")
         return await asyncio.to_thread(self._snapshot)
 
+    async def switch(
+        self, home: Home, catch_up: Callable[[], None], flip: Callable[[], None]
+    ) -> None:
+        """Have changes go elsewhere: those that wait too, between two of them.
+
+        Args:
+            home: Where.
+            catch_up: Brings that up to date, while nothing changes; in a thread.
+            flip: Has requests go there, so that whoever comes later finds what was changed before;
+                on the event loop.
+
+        Raises:
+            NotReadyError: The server drains.
+            Exception: What these raise. Then all is as it was.
+        """
+        switching = Switching(home, catch_up, flip)
+        with self._work:
+            if self._closed:
+                raise NotReadyError("the server drains")
+            self._switching.append(switching)
+            self._work.notify()
+        await switching.future
+
+    @contextmanager
+    def without_snapshots(self) -> Generator[None, None, None]:
+        """Keep snapshots from being written, and the journal from being trimmed, meanwhile."""
+        with self._snapshotting:
+            yield
+
     def _snapshot(self) -> Snapshot:
         began_s = time.monotonic()
         with self._snapshotting:
             if self._closed:
                 raise NotReadyError("the server drains")
-            before = self.store.snapshot.manifest.sequence
+            store, target, _ = self._home
+            before = store.snapshot.manifest.sequence
             try:
-                written = write_snapshot(self.store)
-                journal = Journal(self.store.journal_path, self.store.names)
+                written = write_snapshot(store, target)
+                self.before_trimming(store)
+                journal = Journal(store.journal_path, store.names)
                 try:
                     after = written.manifest.sequence
                     held = journal.posts(before, after)
-                    self.store.snapshot = written
+                    store.snapshot = written
                     with self._work:
-                        self._journal_posts -= held
+                        if store is self.store:
+                            self._journal_posts -= held
                     journal.trim(after)
                 finally:
                     journal.close()
-                remove_old(self.store)
+                remove_old(store)
             except CorpusError as exc:
                 raise StorageError(exc.path, exc.reason) from exc
         took_s = time.monotonic() - began_s
@@ -236,7 +205,6 @@ class LiveCorpus:
     def _snapshot_if_due(self) -> None:
         if self._journal_posts < self._snapshot_after or self._snapshotting.locked():
             return
-
         if time.monotonic() < self._next_try_s:
             return
 
@@ -255,7 +223,7 @@ class LiveCorpus:
         return self._journal_posts
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Refuse new changes, finish those that wait, and end the thread.
+        """Refuse new changes, finish those that wait, end the thread, and close the store.
 
         Returns:
             Whether it has ended.
@@ -283,19 +251,24 @@ class LiveCorpus:
     def _run(self) -> None:
         while group := self._take():
             try:
-                self._write(group)
+                if isinstance(group, Switching):
+                    self._switch(group)
+                else:
+                    self._write(group)
             except BaseException as exc:  # whoever waits must hear of it
                 if not isinstance(exc, PhoenixServerError):
                     _log.exception("changes failed")
-                for each in group:
+                for each in [group] if isinstance(group, Switching) else group:
                     each.settle(exc)
 
-    def _take(self) -> list[_Waiting]:
-        """Wait for changes, and take what waits; nothing once closed."""
+    def _take(self) -> Switching | list[Waiting]:
+        """Wait for something to do, and take it; nothing once closed."""
         with self._work:
-            while not self._waiting and not self._closed:
+            while not self._waiting and not self._switching and not self._closed:
                 self._work.wait()
-            group: list[_Waiting] = []
+            if self._switching:
+                return self._switching.popleft()
+            group: list[Waiting] = []
             posts = 0
             while self._waiting and posts < _MOST_TOGETHER:
                 group.append(self._waiting.popleft())
@@ -303,12 +276,21 @@ class LiveCorpus:
             self._posts -= posts
             return group
 
-    def _write(self, group: list[_Waiting]) -> None:
+    def _switch(self, switching: Switching) -> None:
+        store = switching.home.store
+        switching.catch_up()
+        held = 0 if store.read_only else store.journal_posts()
+        switching.flip(lambda: self._closed)
+        with self._work:
+            self._home, self._journal_posts, self._broken = switching.home, held, None
+        switching.settle(None)
+
+    def _write(self, group: list[Waiting]) -> None:
         if self._broken is not None:
             raise self._broken
         first = self._target.corpus.sequence + 1
-        judge = _Judge(self._target.corpus, first)
-        taken: list[tuple[_Waiting, Done]] = []
+        judge = Judge(self._target.corpus, first)
+        taken: list[tuple[Waiting, Done]] = []
         for each in group:
             if each.future.cancelled():
                 continue
@@ -327,11 +309,12 @@ class LiveCorpus:
         Raises:
             StorageError: The disk refuses.
         """
+        changes = [renewed(change, self._target) for change in changes]
         self.store.journal.append(first, changes)
         last = first + len(changes) - 1
         change = net(changes)
         try:
-            self._between(lambda: self._target.apply(change, last))
+            self._home.between(lambda: self._target.apply(change, last))
         except BaseException:
             self._broken = StorageError(
                 self.store.path, "a change is on the disk but not in memory; restart the server"
@@ -343,54 +326,3 @@ class LiveCorpus:
         for each in visible:
             each.settle(None)
         self._snapshot_if_due()
-
-
-class _Judge:
-    """Tells what changes will do, one after the other, before they are made."""
-
-    def __init__(self, corpus: CorpusIndex, first: int) -> None:
-        self._corpus = corpus
-        self._rows = len(corpus)
-        self._labels = set(corpus.label_names)
-        self._there: dict[int, bool] = {}  # by post; what the changes so far have made of it
-        self._next = first
-
-    def take(self, change: Change) -> Done:
-        """Return what a change will do.
-
-        Raises:
-            CorpusFullError: There is no room; then it is passed over.
-        """
-        ids = change.post_ids if isinstance(change, Posts) else change
-        there = self._is_there(ids)
-        known = int(np.count_nonzero(there))
-        done = Done(self._next, 0, 0, known)
-        if isinstance(change, Posts):
-            done = Done(self._next, len(ids) - known, known, 0)
-            self._make_room(change, done.inserted)
-        self._rows += done.inserted - done.deleted
-        self._there.update(dict.fromkeys(ids.tolist(), isinstance(change, Posts)))
-        self._next += 1
-        return done
-
-    def _is_there(self, ids: Ids) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        there = self._corpus.find(ids) != NOWHERE
-        if self._there:
-            for place, post_id in enumerate(ids.tolist()):
-                there[place] = self._there.get(post_id, bool(there[place]))
-        return there
-
-    def _make_room(self, posts: Posts, inserted: int) -> None:
-        free = self._corpus.capacity - self._rows
-        if inserted > free:
-            raise CorpusFullError(
-                f"the corpus is full: it has room for {free} more posts of {self._corpus.capacity},"
-                f" {inserted} came; a larger --capacity makes room"
-            )
-        labels = self._labels.union(posts.labels.names)
-        if len(labels) > self._corpus.max_labels:
-            raise CorpusFullError(
-                f"the corpus has {len(self._labels)} of at most {self._corpus.max_labels} labels, "
-                f"{len(labels) - len(self._labels)} more came; a larger --max-labels makes room"
-            )
-        self._labels = labels

@@ -1,18 +1,20 @@
 """Write a newer snapshot of a corpus: the last one, and the changes since, from disk to disk.
 
-Neither the posts in memory nor the devices are touched, so reads and writes go on.
+The posts in memory are not touched, so reads and writes go on. What has vectors of other towers is
+encoded anew.
 """
 
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from phoenix_server.artifacts import MANIFEST
-from phoenix_server.corpus.changes import Labels, Net, Posts, net
+from phoenix_server.corpus.changes import Change, Labels, Net, Posts, net
+from phoenix_server.corpus.encoding import Encoder, renewed, renewed_batch
 from phoenix_server.corpus.journal import Journal
 from phoenix_server.corpus.snapshot import ArrowPosts, Snapshot, open_snapshot
 from phoenix_server.corpus.store import SNAPSHOTS, Store
@@ -21,40 +23,59 @@ from phoenix_server.corpus.writer import new_snapshot
 from phoenix_server.errors import CorpusError
 
 _CHUNK_ROWS = 1 << 14
-_STAGING = re.compile(r"\.\d+\.")
+_STAGING = re.compile(r"\.\d+(-\w+)?\.")
 _KEPT = 2  # snapshots besides the corpus as it was built
 
 
-def write_snapshot(store: Store) -> Snapshot:
-    """Write a snapshot with all changes in the journal; return the last one if there are none.
+def write_snapshot(store: Store, encoder: Encoder, folder: Path | None = None) -> Snapshot:
+    """Write a snapshot with all changes in the journal; return the last one if nothing is new.
+
+    Args:
+        store: The corpus.
+        encoder: The towers whose vectors it is to hold.
+        folder: Where to write it. Default: among the others.
 
     Raises:
         CorpusError: The journal is damaged, or the disk refuses.
     """
     last = store.snapshot
-    journal = Journal(store.journal_path, store.names, read_only=True)
-    try:
-        changes = list(journal.read(last.manifest.sequence))
-    finally:
-        journal.close()
-    if not changes:
+    changes = read_changes(store, last.manifest.sequence)
+    if not changes and last.manifest.tower_fingerprint == encoder.tower:
         return last
-    numbers, made = zip(*changes, strict=True)
-    sequence = int(numbers[-1])
-    change = net(made)
-    out = store.path / SNAPSHOTS / str(sequence)
+    sequence = changes[-1][0] if changes else last.manifest.sequence
+    change = net([renewed(made, encoder) for _, made in changes])
+    out = store.snapshot_path(sequence, encoder.tower)
+    if folder is not None:
+        out = folder / out.name
+    elif out.is_dir() and out != last.path:  # of towers that served before, or were only loaded
+        return open_snapshot(out)
     with new_snapshot(
         out,
         source=last.path,
         embedding_size=last.manifest.embedding_size,
-        tower_fingerprint=last.manifest.tower_fingerprint,
+        tower_fingerprint=encoder.tower,
         sequence=sequence,
         built_as=store.identity,
         label_names=(*last.manifest.label_names, *change.label_names),
     ) as writer:
-        for posts in _merged(last, change):
+        for posts in _merged(last, change, encoder):
             writer.write(posts)
     return open_snapshot(out)
+
+
+def read_changes(store: Store, after: int) -> list[tuple[int, Change]]:
+    """Return the changes after one, with their numbers; from any thread, while others are written.
+
+    Raises:
+        CorpusError: One is missing, or damaged.
+    """
+    if not store.journal_path.exists():  # read-only, and nobody has changed it
+        return []
+    journal = Journal(store.journal_path, store.names, read_only=True)
+    try:
+        return list(journal.read(after))
+    finally:
+        journal.close()
 
 
 def remove_old(store: Store) -> None:
@@ -66,27 +87,27 @@ def remove_old(store: Store) -> None:
     if not folder.is_dir():
         return
     names = [entry.name for entry in folder.iterdir()]
-    numbers = sorted((name for name in names if name.isdecimal()), key=int)
+    old = [name for _, name in store.named_snapshots()[:-_KEPT]]
     interrupted = [name for name in names if _STAGING.match(name)]  # see `new_directory`
-    for name in (*numbers[:-_KEPT], *interrupted):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (*old, *interrupted):
+        if folder / name != store.snapshot.path:
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def list_snapshots(store: Store) -> list[Snapshot]:
     """Return the snapshots there are, the oldest first; the corpus as it was built among them."""
     folder = store.path / SNAPSHOTS
-    names = [path.parent.name for path in folder.glob(f"*/{MANIFEST}")]
-    newer = sorted(int(name) for name in names if name.isdecimal())
     found = [open_snapshot(store.path)]
-    for number in newer:
+    for _, name in store.named_snapshots():
         try:
-            found.append(open_snapshot(folder / str(number)))
+            found.append(open_snapshot(folder / name))
         except CorpusError:  # it was removed meanwhile, or is not whole
             continue
     return found
 
 
-def _merged(last: Snapshot, change: Net) -> Iterator[ArrowPosts]:
+def _merged(last: Snapshot, change: Net, encoder: Encoder) -> Iterator[ArrowPosts]:
+    renew = last.manifest.tower_fingerprint != encoder.tower
     written = change.written
     gone = change.deleted
     if written is not None:
@@ -95,7 +116,8 @@ def _merged(last: Snapshot, change: Net) -> Iterator[ArrowPosts]:
     for posts in last.batches():
         keep = pa.array(~_among(posts.post_ids, gone))
         if keep.true_count:
-            yield posts.filter(keep)
+            kept = posts.filter(keep)
+            yield renewed_batch(kept, encoder) if renew else kept
     if written is not None:
         for start in range(0, len(written), _CHUNK_ROWS):
             yield as_arrow(written.of(np.arange(start, min(start + _CHUNK_ROWS, len(written)))))

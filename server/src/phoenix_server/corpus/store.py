@@ -2,6 +2,7 @@
 
     CORPUS/manifest.json, posts.arrow     as it was built
     CORPUS/snapshots/NUMBER/              newer ones, by the number of the last change they hold
+    CORPUS/snapshots/NUMBER-TOWER/        those with vectors of other towers
     CORPUS/journal.sqlite                 the changes since
     CORPUS/lock                           held by the server that takes changes
 
@@ -10,9 +11,11 @@ One server takes changes; others may serve the same directory without.
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from phoenix_server.artifacts import MANIFEST, sha256
 from phoenix_server.corpus.changes import Change
@@ -23,6 +26,14 @@ from phoenix_server.errors import CorpusError
 JOURNAL = "journal.sqlite"
 SNAPSHOTS = "snapshots"
 _LOCK = "lock"
+_SNAPSHOT = re.compile(r"(\d+)(-\w+)?")
+
+
+class Named(NamedTuple):
+    """A directory of a snapshot: the last change that it holds comes first, to sort them."""
+
+    sequence: int
+    name: str
 
 
 class Store:
@@ -32,30 +43,29 @@ class Store:
         path: The directory.
         built: The corpus as it was built.
         identity: Names the corpus as it was built: the SHA-256 of its manifest.
-        snapshot: The newest.
+        snapshot: The one to begin with; `changes` come after it.
         read_only: Whether it takes no changes.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, tower: str = "") -> None:
         """Open a corpus.
 
         Args:
             path: The directory.
             read_only: Take no changes; other servers may.
+            tower: Begin with a snapshot of these towers, if all changes since it are there.
 
         Raises:
             CorpusError: It is not a corpus, is damaged, or another server takes its changes.
         """
         self.path = path
         self.read_only = read_only
-        self.built = built = open_snapshot(path)
+        self.built = open_snapshot(path)
         self.identity = sha256(path / MANIFEST)
         self._lock = None if read_only else _lock(path)
         try:
-            self.snapshot = _newest(path) or built
-            if self.snapshot is not built and self.snapshot.manifest.built_as != self.identity:
-                raise CorpusError(self.snapshot.path, f"is not a later state of {path}")
             self._journal = self._open_journal()
+            self.snapshot = self._choose_snapshot(tower)
         except BaseException:
             self.close()
             raise
@@ -72,6 +82,18 @@ class Store:
     def journal_posts(self) -> int:
         """Return how many posts the changes since the snapshot write and delete."""
         return self.journal.posts(self.snapshot.manifest.sequence)
+
+    def named_snapshots(self) -> list[Named]:
+        """Return the snapshots besides the corpus as it was built, the oldest first."""
+        folder = self.path / SNAPSHOTS
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        matches = map(_SNAPSHOT.fullmatch, names)
+        return sorted(Named(int(match[1]), match[0]) for match in matches if match)
+
+    def snapshot_path(self, sequence: int, tower: str) -> Path:
+        """Return where a snapshot belongs."""
+        own = tower == self.built.manifest.tower_fingerprint
+        return self.path / SNAPSHOTS / (f"{sequence}" if own else f"{sequence}-{tower[:12]}")
 
     @property
     def journal_path(self) -> Path:
@@ -98,19 +120,25 @@ class Store:
             os.close(self._lock)
             self._lock = None
 
+    def _choose_snapshot(self, tower: str) -> Snapshot:
+        """Return the newest snapshot of some towers that can be brought up to date, or of any."""
+        folder, named = self.path / SNAPSHOTS, self.named_snapshots()
+        newest = named[-1].sequence if named else self.built.manifest.sequence
+        first = None if self._journal is None else self._journal.first()
+        enough = newest if first is None else min(newest, first - 1)
+        found = [open_snapshot(folder / name) for sequence, name in named if sequence >= enough]
+        if self.built.manifest.sequence >= enough:
+            found.insert(0, self.built)
+        for snapshot in found:
+            if snapshot is not self.built and snapshot.manifest.built_as != self.identity:
+                raise CorpusError(snapshot.path, f"is not a later state of {self.path}")
+        fitting = [each for each in found if each.manifest.tower_fingerprint == tower]
+        return (fitting or found)[-1]
+
     def _open_journal(self) -> Journal | None:
         if self.read_only and not self.journal_path.exists():
             return None
         return Journal(self.journal_path, self.names, read_only=self.read_only)
-
-
-def _newest(path: Path) -> Snapshot | None:
-    """Return the newest snapshot beside the corpus as it was built."""
-    folder = path / SNAPSHOTS
-    if not folder.is_dir():
-        return None
-    numbers = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
-    return open_snapshot(folder / str(max(numbers))) if numbers else None
 
 
 def _lock(path: Path) -> int:

@@ -16,10 +16,11 @@ from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import corpus_service_pb2_grpc
 from phoenix_server.corpus.changes import Posts
 from phoenix_server.corpus.ids import NOWHERE
-from phoenix_server.corpus.live import Done
 from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.corpus.snapshotting import list_snapshots
+from phoenix_server.corpus.waiting import Done
 from phoenix_server.errors import InvalidRequestError
+from phoenix_server.generations.generation import Generation
 from phoenix_server.service import requests
 from phoenix_server.service.state import ServingState
 
@@ -71,7 +72,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         self, request: pb.GetPostsRequest, context: Context[Any, Any]
     ) -> pb.GetPostsResponse:
         """Look posts up."""
-        corpus = self._state.engine.corpus
+        corpus = self._state.generation.engine.corpus
         ids = requests.read_post_ids(request.post_ids, self._state.limits.max_candidates)
         found = corpus.look_up(ids)
         there = found.rows != NOWHERE
@@ -90,7 +91,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         self, request: pb.GetCorpusRequest, context: Context[Any, Any]
     ) -> pb.GetCorpusResponse:
         """Describe the corpus."""
-        corpus, live = self._state.engine.corpus, self._state.live
+        corpus, live = self._state.generation.engine.corpus, self._state.live
         return pb.GetCorpusResponse(
             rows=len(corpus),
             capacity=corpus.capacity,
@@ -122,24 +123,24 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         )
 
     async def _upsert(self, request: pb.UpsertPostsRequest, timeout_s: float | None) -> Done:
-        engine, live = self._state.engine, self._state.live
+        generation, live = self._state.generation, self._state.live
         live.check_open()  # before anything is encoded
         posts = requests.read_posts(
             request,
             limit=self._state.limits.max_candidates,
-            width=engine.corpus.layout.width,
+            width=generation.engine.corpus.layout.width,
             now_ms=time.time_ns() // 1_000_000,
         )
+        posts = replace(posts, tower=generation.engine.tower)
         if not request.vectors:
-            posts = await self._encoded(posts, timeout_s)
+            posts = await _encoded(generation, posts, timeout_s)
         return await live.submit(posts)
 
-    async def _encoded(self, posts: Posts, timeout_s: float | None) -> Posts:
-        encode = partial(self._state.engine.encode_candidates, posts.post_ids, posts.author_ids)
-        vectors = await self._state.batcher.call(
-            encode, kind="encode_candidates", timeout_s=timeout_s
-        )
-        return replace(posts, vectors=vectors)
+
+async def _encoded(generation: Generation, posts: Posts, timeout_s: float | None) -> Posts:
+    encode = partial(generation.engine.encode_candidates, posts.post_ids, posts.author_ids)
+    vectors = await generation.batcher.call(encode, kind="encode_candidates", timeout_s=timeout_s)
+    return replace(posts, vectors=vectors)
 
 
 def _described(snapshot: Snapshot, corpus: Path) -> pb.CorpusSnapshot:

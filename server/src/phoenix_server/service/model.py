@@ -1,22 +1,87 @@
-"""`ModelService`: what the server serves, and how busy it is."""
+"""`ModelService`: what the server serves, what it could serve, and how busy it is."""
 
 from __future__ import annotations  # gRPC's types are generic to type checkers only
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import grpc
 
 from phoenix_retrieval.v1 import model_service_pb2, model_service_pb2_grpc
+from phoenix_server.errors import ForbiddenError, InvalidRequestError, Violation
+from phoenix_server.generations.generation import Generation
+from phoenix_server.generations.manager import State, Status
 from phoenix_server.service.state import ServingState
+
+_STATES = {
+    State.LOADING: model_service_pb2.GENERATION_STATE_LOADING,
+    State.READY: model_service_pb2.GENERATION_STATE_READY,
+    State.ACTIVE: model_service_pb2.GENERATION_STATE_ACTIVE,
+    State.FAILED: model_service_pb2.GENERATION_STATE_FAILED,
+}
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
-    """Describes the generation that answers, and the queue before it."""
+    """Describes and changes the generation that answers, and describes the queue before it."""
 
-    def __init__(self, state: ServingState) -> None:
+    def __init__(self, state: ServingState, allowed: Sequence[Path] = ()) -> None:
+        """Use the generations of a server.
+
+        Args:
+            state: The server's.
+            allowed: Directories from which generations may be loaded.
+        """
         self._state = state
+        self._allowed = [path.resolve() for path in allowed]
+
+    async def LoadGeneration(
+        self,
+        request: model_service_pb2.LoadGenerationRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> model_service_pb2.LoadGenerationResponse:
+        """Load a generation."""
+        generations = self._state.generations
+        if not request.bundle and not request.corpus:
+            raise InvalidRequestError(
+                [Violation("bundle", "a bundle, a corpus or both are needed")]
+            )
+        loaded = await generations.load(
+            self._read_path("bundle", request.bundle),
+            self._read_path("corpus", request.corpus),
+            activate=request.activate,
+        )
+        return model_service_pb2.LoadGenerationResponse(generation=self._described(loaded))
+
+    async def ActivateGeneration(
+        self,
+        request: model_service_pb2.ActivateGenerationRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> model_service_pb2.ActivateGenerationResponse:
+        """Have a generation answer."""
+        active = await self._state.generations.activate(request.number)
+        return model_service_pb2.ActivateGenerationResponse(generation=self._described(active))
+
+    async def RollbackGeneration(
+        self,
+        request: model_service_pb2.RollbackGenerationRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> model_service_pb2.RollbackGenerationResponse:
+        """Have the generation answer that did before."""
+        active = await self._state.generations.roll_back()
+        return model_service_pb2.RollbackGenerationResponse(generation=self._described(active))
+
+    async def ListGenerations(
+        self,
+        request: model_service_pb2.ListGenerationsRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> model_service_pb2.ListGenerationsResponse:
+        """List the generations."""
+        return model_service_pb2.ListGenerationsResponse(
+            generations=map(self._message, self._state.generations.statuses())
+        )
 
     async def GetModel(
         self,
@@ -24,7 +89,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> model_service_pb2.GetModelResponse:
         """Describe the model and the corpus that answer now."""
-        engine, limits = self._state.engine, self._state.limits
+        engine, limits = self._state.generation.engine, self._state.limits
         layout = engine.corpus.layout
         return model_service_pb2.GetModelResponse(
             generation=engine.generation,
@@ -48,4 +113,38 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     ) -> model_service_pb2.GetServingStatsResponse:
         """Tell what waits, and what has become of the calls so far."""
         # The message and `QueueStats` name their fields alike.
-        return model_service_pb2.GetServingStatsResponse(**asdict(self._state.batcher.stats()))
+        return model_service_pb2.GetServingStatsResponse(**asdict(self._state.stats()))
+
+    def _read_path(self, field: str, given: str) -> Path | None:
+        if not given:
+            return None
+        path = Path(given)
+        if not any(path.resolve().is_relative_to(allowed) for allowed in self._allowed):
+            raise ForbiddenError(
+                f"{field}: {given} is not in a directory that this server loads from; --allow-load "
+                "names such directories"
+            )
+        return path
+
+    def _described(self, generation: Generation) -> model_service_pb2.Generation:
+        (status,) = [
+            each for each in self._state.generations.statuses() if each.number == generation.number
+        ]
+        return self._message(status)
+
+    def _message(self, status: Status) -> model_service_pb2.Generation:
+        message = model_service_pb2.Generation(
+            number=status.number,
+            state=_STATES[status.state],
+            bundle=str(status.bundle),
+            corpus=str(status.corpus),
+            reason=status.reason,
+        )
+        if status.generation is not None:
+            engine = status.generation.engine
+            message.generation = engine.generation
+            message.tower_fingerprint = engine.tower
+            message.corpus_rows = len(engine.corpus)
+            message.sequence = engine.corpus.sequence
+            message.previous = status.generation is self._state.generations.previous
+        return message

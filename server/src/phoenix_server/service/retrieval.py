@@ -16,6 +16,7 @@ from phoenix_retrieval.v1 import retrieval_service_pb2_grpc
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
 from phoenix_server.engine import Answer, Engine, Query
 from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
+from phoenix_server.generations.generation import Generation
 from phoenix_server.interceptors import retry_delay, to_status
 from phoenix_server.service import requests
 from phoenix_server.service.state import ServingState
@@ -52,11 +53,12 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         self, request: pb.EncodeUserRequest, context: Context
     ) -> pb.EncodeUserResponse:
         """Return a user's representation."""
-        engine = self._state.engine
-        user = requests.read_user(request.user, self._model)
-        answer = await self._answer(Query(user, top_k=0), context.time_remaining())
+        generation = self._state.generation
+        user = requests.read_user(request.user, _model(generation))
+        query = Query(user, top_k=0)
+        answer = await _answer(generation, query, context.time_remaining())
         return pb.EncodeUserResponse(
-            generation=engine.generation,
+            generation=generation.engine.generation,
             user_representation=answer.representation.tolist(),
             user_norm=answer.norm,
         )
@@ -65,16 +67,16 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         self, request: pb.EncodeCandidatesRequest, context: Context
     ) -> pb.EncodeCandidatesResponse:
         """Return the candidate tower's vectors of posts."""
-        engine = self._state.engine
+        generation = self._state.generation
         posts, authors = requests.read_candidates(
             request.post_ids, request.author_ids, self._state.limits.max_candidates
         )
-        encode = partial(engine.encode_candidates, posts, authors)
-        vectors = await self._state.batcher.call(
+        encode = partial(generation.engine.encode_candidates, posts, authors)
+        vectors = await generation.batcher.call(
             encode, kind="encode_candidates", timeout_s=context.time_remaining()
         )
         return pb.EncodeCandidatesResponse(
-            generation=engine.generation,
+            generation=generation.engine.generation,
             embedding_size=vectors.shape[1],
             candidate_representations=vectors.ravel().tolist(),
         )
@@ -83,17 +85,17 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         self, request: pb.ScorePostsRequest, context: Context
     ) -> pb.ScorePostsResponse:
         """Return exact scores and ranks of posts for a user."""
-        engine = self._state.engine
-        user = requests.read_user(request.user, self._model)
         post_ids = requests.read_post_ids(request.post_ids, self._state.limits.max_candidates)
         async with self._ranking:
-            score = partial(engine.score_posts, user, post_ids)
-            rank = await self._state.batcher.call(
+            generation = self._state.generation
+            user = requests.read_user(request.user, _model(generation))
+            score = partial(generation.engine.score_posts, user, post_ids)
+            rank = await generation.batcher.call(
                 score, kind="score_posts", timeout_s=context.time_remaining()
             )
             ranking = await asyncio.to_thread(rank)  # sorts the whole corpus
         return pb.ScorePostsResponse(
-            generation=engine.generation,
+            generation=generation.engine.generation,
             rows_scanned=ranking.scanned,
             rows_eligible=ranking.scanned,
             scores=ranking.scores.tolist(),
@@ -101,36 +103,34 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
             sequence=ranking.sequence,
         )
 
-    @property
-    def _model(self) -> ModelSizes:
-        return self._state.engine.bundle.manifest.model
-
     async def _retrieve(
         self, request: pb.RetrieveRequest, timeout_s: float | None
     ) -> pb.RetrieveResponse:
-        engine = self._state.engine
+        generation = self._state.generation
+        query = self._read_query(request, generation)
+        if request.min_sequence:
+            timeout_s = await self._wait_for(request.min_sequence, timeout_s)
+            if generation is not self._state.generation:  # another has been activated meanwhile
+                generation = self._state.generation
+                query = self._read_query(request, generation)
+        answer = await _answer(generation, query, timeout_s)
+        return _response(request, answer, generation.engine)
+
+    def _read_query(self, request: pb.RetrieveRequest, generation: Generation) -> Query:
+        engine = generation.engine
         top_k = requests.read_top_k(request.top_k, engine.config.max_top_k)
-        user = requests.read_user(request.user, self._model)
+        user = requests.read_user(request.user, _model(generation))
         wanted = None
         if request.HasField("filter"):
             known = engine.corpus.knows_label
             wanted = requests.read_filter(request.filter, self._state.limits.max_excluded, known)
-        if request.min_sequence:
-            timeout_s = await self._wait_for(request.min_sequence, timeout_s)
-        answer = await self._answer(Query(user, top_k, request.return_labels, wanted), timeout_s)
-        return _response(request, answer, engine)
+        return Query(user, top_k, request.return_labels, wanted)
 
     async def _wait_for(self, sequence: int, timeout_s: float | None) -> float | None:
         """Wait until a change is visible; return what is left of the time."""
         began_s = time.monotonic()
         await self._state.live.wait_for(sequence, timeout_s)
         return None if timeout_s is None else timeout_s - (time.monotonic() - began_s)
-
-    async def _answer(self, query: Query, timeout_s: float | None) -> Answer:
-        answer = await self._state.batcher.retrieve(query, timeout_s=timeout_s)
-        if not (math.isfinite(answer.norm) and answer.norm > 0):
-            raise ArithmeticError("the user tower gave a vector without a direction")
-        return answer
 
     async def _result(
         self, request: pb.RetrieveRequest, timeout_s: float | None
@@ -142,6 +142,17 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
                 _log.exception("a request of a batch failed")
             return pb.RetrieveResult(status=_request_status(exc))
         return pb.RetrieveResult(status=pb.RequestStatus(), response=response)
+
+
+def _model(generation: Generation) -> ModelSizes:
+    return generation.engine.bundle.manifest.model
+
+
+async def _answer(generation: Generation, query: Query, timeout_s: float | None) -> Answer:
+    answer = await generation.batcher.retrieve(query, timeout_s=timeout_s)
+    if not (math.isfinite(answer.norm) and answer.norm > 0):
+        raise ArithmeticError("the user tower gave a vector without a direction")
+    return answer
 
 
 def _response(request: pb.RetrieveRequest, answer: Answer, engine: Engine) -> pb.RetrieveResponse:

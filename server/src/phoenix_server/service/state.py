@@ -1,46 +1,56 @@
 """What the services share: the generation that answers, once there is one, and the limits."""
 
-from phoenix_server.batching.batcher import Batcher
+import time
+from dataclasses import replace
+
+from phoenix_server.batching.stats import QueueStats, added
 from phoenix_server.corpus.live import LiveCorpus
-from phoenix_server.engine import Engine
 from phoenix_server.errors import NotReadyError
+from phoenix_server.generations.generation import Generation
+from phoenix_server.generations.manager import Generations
 from phoenix_server.limits import Limits
 
 
 class ServingState:
-    """The engine, its queue and the changes of its corpus, once they are ready."""
+    """The generations, and the changes of their corpus, once they are ready."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._engine: Engine | None = None
-        self._batcher: Batcher | None = None
+        self._generations: Generations | None = None
         self._live: LiveCorpus | None = None
+        self._began_s = time.monotonic()
 
-    def set_ready(self, engine: Engine, batcher: Batcher, live: LiveCorpus) -> None:
+    def set_ready(self, generations: Generations, live: LiveCorpus) -> None:
         """Begin to answer."""
-        self._engine, self._batcher, self._live = engine, batcher, live
+        self._generations, self._live = generations, live
+        self._began_s = time.monotonic()
 
     @property
-    def engine(self) -> Engine:
-        """The engine.
+    def generations(self) -> Generations:
+        """All generations; errors as for `generation`."""
+        if self._generations is None:
+            raise NotReadyError("the server loads its bundle and corpus")
+        return self._generations
+
+    @property
+    def generation(self) -> Generation:
+        """The generation that answers. A request asks for it once.
 
         Raises:
             NotReadyError: The server still loads.
         """
-        if self._engine is None:
-            raise NotReadyError("the server loads its bundle and corpus")
-        return self._engine
-
-    @property
-    def batcher(self) -> Batcher:
-        """The queue before the engine; errors as for `engine`."""
-        if self._batcher is None:
-            raise NotReadyError("the server loads its bundle and corpus")
-        return self._batcher
+        return self.generations.active
 
     @property
     def live(self) -> LiveCorpus:
-        """What takes changes of the corpus; errors as for `engine`."""
+        """What takes changes of the corpus; errors as for `generation`."""
         if self._live is None:
             raise NotReadyError("the server loads its bundle and corpus")
         return self._live
+
+    def stats(self) -> QueueStats:
+        """Return the state of the queue, and counts since the server began to answer."""
+        current = self.generation.batcher.stats()
+        for other in self.generations.other_stats():
+            current = added(current, other)
+        return replace(current, uptime_s=time.monotonic() - self._began_s)

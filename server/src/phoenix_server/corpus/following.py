@@ -1,0 +1,45 @@
+"""Bring a corpus in memory up to date from the journal."""
+
+from collections.abc import Callable
+
+from phoenix_server.corpus.changes import net
+from phoenix_server.corpus.encoding import renewed
+from phoenix_server.corpus.snapshotting import read_changes
+from phoenix_server.corpus.store import Store
+from phoenix_server.corpus.waiting import Target
+from phoenix_server.errors import CorpusError
+
+Between = Callable[[Callable[[], None]], None]
+
+
+def catch_up(store: Store, target: Target, between: Between | None = None) -> int:
+    """Apply the changes that a target has not seen, with vectors of its own towers.
+
+    Args:
+        store: The corpus, with its journal.
+        target: Holds the posts.
+        between: Runs a function between two of its batches. Default: it has none.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        CorpusError: One is missing or damaged, or there is no room for them.
+    """
+    changes = read_changes(store, target.corpus.sequence)
+    if not changes:
+        return 0
+    change = net([renewed(made, target) for _, made in changes])
+    last = changes[-1][0]
+
+    def apply() -> None:
+        target.apply(change, last)
+
+    try:
+        if between is None:
+            apply()
+        else:
+            between(apply)
+    except ValueError as exc:
+        raise CorpusError(store.path, f"cannot hold its changes: {exc}") from exc
+    return len(changes)

@@ -1,0 +1,95 @@
+"""Bring up an engine over a corpus as it is now, whichever towers its vectors are of."""
+
+import logging
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_server.bundle import Bundle
+from phoenix_server.corpus import snapshot as snapshots
+from phoenix_server.corpus.changes import Ids
+from phoenix_server.corpus.index import default_capacity
+from phoenix_server.corpus.snapshot import Snapshot
+from phoenix_server.corpus.snapshotting import write_snapshot
+from phoenix_server.corpus.store import Store
+from phoenix_server.devices import Device
+from phoenix_server.engine import Engine
+from phoenix_server.programs import Programs
+from phoenix_server.sizes import EngineConfig
+from phoenix_server.towers import Towers
+
+_log = logging.getLogger(__name__)
+
+
+class _TowerEncoder:
+    """The candidate tower of a bundle, before there is an engine."""
+
+    def __init__(self, bundle: Bundle, towers: Towers) -> None:
+        self.tower = bundle.manifest.tower_fingerprint
+        self._towers = towers
+
+    def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
+        """Return the unit vectors of posts, [n, D]."""
+        return self._towers.encode_posts(post_ids, author_ids)
+
+
+def sizes_for(store: Store, config: EngineConfig) -> EngineConfig:
+    """Return sizes with a capacity: the same for all states of a corpus, or programs would not fit.
+
+    Args:
+        store: The corpus.
+        config: The sizes as they were asked for.
+    """
+    if config.capacity is not None:
+        return config
+    return replace(config, capacity=default_capacity(store.built.manifest.rows))
+
+
+def make_engine(
+    bundle: Bundle,
+    store: Store,
+    devices: tuple[Device, ...],
+    config: EngineConfig,
+    programs: Programs | None = None,
+) -> Engine:
+    """Load a bundle and a corpus, without the changes since its snapshot; see `following.catch_up`.
+
+    If its vectors are of other towers, a snapshot with the bundle's is written first, which takes a
+    while; of a corpus that is served read-only in a temporary place.
+
+    Args:
+        bundle: The bundle; its files have been verified.
+        store: The corpus; the files of its snapshot have been verified.
+        devices: One a shard.
+        config: The sizes to compile for.
+        programs: Those that are compiled already. Default: none.
+
+    Raises:
+        ArtifactError: One cannot be used, or the disk refuses.
+        StartupError: The search does not work on these devices.
+    """
+    programs = Programs() if programs is None else programs
+    config = sizes_for(store, config)
+    with ExitStack() as stack:
+        snapshot, towers = store.snapshot, None
+        if snapshot.manifest.tower_fingerprint != bundle.manifest.tower_fingerprint:
+            towers = Towers(bundle, devices[0], programs)
+            towers.compile_candidates(config.candidate_batch)
+            towers.self_test()
+            folder = None
+            if store.read_only:
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="phoenix-corpus-")))
+            snapshot = _encode_anew(store, _TowerEncoder(bundle, towers), folder)
+        return Engine(bundle, snapshot, devices, config, programs, towers)
+
+
+def _encode_anew(store: Store, encoder: _TowerEncoder, folder: Path | None) -> Snapshot:
+    rows = store.snapshot.manifest.rows
+    _log.info("encoding %d posts anew with towers %s", rows, encoder.tower[:12])
+    snapshot = write_snapshot(store, encoder, folder)
+    snapshots.verify(snapshot)  # it may have been there
+    return snapshot

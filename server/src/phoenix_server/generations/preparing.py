@@ -1,0 +1,140 @@
+"""What happens before a generation is loaded, and what tries it afterwards.
+
+Shapes:
+    R  rows of a corpus in memory        D  width of a vector        L  labels that there may be
+"""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from phoenix_server import bundle as bundles
+from phoenix_server.bundle import Bundle
+from phoenix_server.config import ServeConfig
+from phoenix_server.corpus import snapshot as snapshots
+from phoenix_server.corpus.store import Store
+from phoenix_server.devices import Device, choose_devices
+from phoenix_server.engine import Engine, Query
+from phoenix_server.errors import GenerationError, NoMemoryError
+from phoenix_server.generations.loading import make_engine, sizes_for
+from phoenix_server.generations.naming import check_pair
+from phoenix_server.memory import available_bytes
+from phoenix_server.programs import Programs
+from phoenix_server.sizes import EngineConfig
+
+_HOST_BYTES = 64  # of a row: ids, time, and where ids and authors are found
+_DEVICE_BYTES = 16  # of a row: id and time
+_PROGRAM_BYTES = 64 << 20  # what its programs work with
+
+
+class Prepared(NamedTuple):
+    """A bundle and a corpus that were verified.
+
+    Attributes:
+        bundle: The bundle.
+        store: The corpus.
+        devices: Where they go.
+        sizes: What to compile for.
+    """
+
+    bundle: Bundle
+    store: Store
+    devices: tuple[Device, ...]
+    sizes: EngineConfig
+
+    def make_engine(self, programs: Programs) -> Engine:
+        """Load both, and compile everything; errors as `loading.make_engine`."""
+        engine = make_engine(self.bundle, self.store, self.devices, self.sizes, programs)
+        engine.compile_rest()
+        return engine
+
+
+def prepare(bundle: Path, corpus: Path, served: Store, config: ServeConfig) -> Prepared:
+    """Open a bundle and a corpus, and verify their files.
+
+    Args:
+        bundle: The bundle's directory.
+        corpus: The corpus's directory.
+        served: The corpus that is served now. If it is the same, it is shared.
+        config: How to load them.
+
+    Raises:
+        ArtifactError: One cannot be used, or they do not fit together.
+    """
+    opened = bundles.open_bundle(bundle)
+    opened.check_current(datetime.now(UTC))
+    bundles.verify(opened)
+    devices = choose_devices(config.shards)
+    if corpus.resolve() == served.path.resolve():
+        return Prepared(opened, served, devices, sizes_for(served, config.engine))
+    tower = opened.manifest.tower_fingerprint
+    store = Store(corpus, read_only=config.read_only, tower=tower)
+    try:
+        if not config.encode_anew and store.built.manifest.tower_fingerprint != tower:
+            check_pair(opened, store.snapshot)
+        snapshots.verify(store.snapshot)
+    except BaseException:
+        store.close()
+        raise
+    return Prepared(opened, store, devices, sizes_for(store, config.engine))
+
+
+def check_memory(prepared: Prepared, *, quietly: bool = False) -> bool:
+    """Return whether a generation fits in what memory is free now, by about what it needs.
+
+    Args:
+        prepared: It.
+        quietly: Return False where it does not.
+
+    Raises:
+        NoMemoryError: It does not.
+    """
+    host, first, others = _needed_bytes(prepared)
+    for number, device in enumerate(prepared.devices):
+        needed = first if number == 0 else others
+        if device.platform == "cpu":  # all of them share the host's
+            needed = host + first + others * (len(prepared.devices) - 1)
+        free = available_bytes(device)
+        if free is not None and needed > free:
+            if quietly:
+                return False
+            raise NoMemoryError(
+                f"the generation needs about {needed / 1e6:,.0f} MB of memory on {device}, "
+                f"{free / 1e6:,.0f} MB are free"
+            )
+    return True
+
+
+def replay(engine: Engine, queries: Sequence[Query]) -> None:
+    """Answer some queries, as callers asked them lately.
+
+    Raises:
+        GenerationError: One has no answer that could be sent.
+    """
+    known = engine.corpus.knows_label
+    for query in queries:
+        wanted = query.filter
+        if wanted is not None:
+            names = (*wanted.any_labels, *wanted.all_labels, *wanted.none_labels)
+            if not all(map(known, names)):  # its corpus is another
+                wanted = None
+        (answer,) = engine.retrieve([query._replace(filter=wanted)])
+        if not (math.isfinite(answer.norm) and answer.norm > 0):
+            raise GenerationError(
+                "a request that was answered lately has no answer: the user tower gives a vector "
+                "without a direction"
+            )
+
+
+def _needed_bytes(prepared: Prepared) -> tuple[int, int, int]:
+    """Return about what a generation needs on the host, the first device, and each other one."""
+    bundle, sizes = prepared.bundle, prepared.sizes
+    snapshot = prepared.store.snapshot
+    rows = max(sizes.capacity or 0, snapshot.manifest.rows)
+    labels = max(sizes.max_labels, len(snapshot.manifest.label_names)) // 8
+    width = bundle.manifest.model.embedding_size
+    shard = -(-rows // len(prepared.devices)) * (4 * width + _DEVICE_BYTES + labels)
+    towers = sum(file.size_bytes for file in bundle.serving_files())
+    return rows * (_HOST_BYTES + labels), shard + towers + _PROGRAM_BYTES, shard
