@@ -52,7 +52,7 @@ def write_snapshot(store: Store) -> Snapshot:
         built_as=store.identity,
         label_names=(*last.manifest.label_names, *change.label_names),
     ) as writer:
-        for posts in _merged(last, change):
+        for posts in merged(last, change):
             writer.write(posts)
     return open_snapshot(out)
 
@@ -86,7 +86,8 @@ def list_snapshots(store: Store) -> list[Snapshot]:
     return found
 
 
-def _merged(last: Snapshot, change: Net) -> Iterator[ArrowPosts]:
+def merged(last: Snapshot, change: Net) -> Iterator[ArrowPosts]:
+    """Yield the posts of a snapshot after changes, some at a time, as `Snapshot.batches` does."""
     written = change.written
     gone = change.deleted
     if written is not None:
