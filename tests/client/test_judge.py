@@ -159,7 +159,7 @@ def test_the_table_names_what_was_measured(run: Run, make: Make, users: Path) ->
         "a (Flat)",
         "b (Flat)",
     ]
-    assert "its user tower alone" in rows[1]
+    assert "EncodeUser alone" in rows[1]
     assert rows[2].split()[2:5] == ["1.0000"] * 3
 
 

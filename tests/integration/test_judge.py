@@ -16,9 +16,10 @@ from phoenix_client import PhoenixClient, Post, User, load_sequences
 from phoenix_client.__main__ import main
 from phoenix_server.bundle import open_bundle
 from phoenix_server.config import ServeConfig
-from phoenix_server.corpus.approximate import FaissOptions
+from phoenix_server.corpus.approximate import FaissOptions, ScannOptions
 from phoenix_server.corpus.exporting import export_index
 from phoenix_server.corpus.importing import import_corpus
+from phoenix_server.errors import StartupError
 from running import run_server
 from server.cases import copied
 
@@ -93,6 +94,22 @@ def _representations(target: str, users: Path) -> Any:
     with PhoenixClient(target) as client:
         found = [client.encode_user(user) for user in load_sequences(users)]
     return np.array([each.user_representation for each in found], np.float32)
+
+
+def test_a_scann_tree_is_exact_where_all_leaves_are_searched_and_all_posts_scored(
+    judge: Judge, golden_corpus: Path, server_f32: str, tmp_path: Path
+) -> None:
+    try:
+        export_index(golden_corpus, tmp_path / "scann", ScannOptions(leaves=10, reorder=3000))
+    except StartupError as error:
+        pytest.skip(str(error))
+    search = ("--search", "leaves_to_search=1,10", "--search", "nprobe=3")
+    assert "nprobe is no parameter of" in judge(tmp_path / "scann", server_f32, *search)
+    report = judge(tmp_path / "scann", server_f32, "--repeat", 1, *search[:2])
+    (index,) = report["indexes"]
+    assert index["made_as"] == "ScaNN, 10 leaves, reorder 3000"
+    one, ten = index["grades"]
+    assert 0 < one["recall"] < ten["recall"] == ten["least_recall"] == ten["rbo"] == 1.0
 
 
 def test_vectors_of_other_towers_are_refused(

@@ -36,13 +36,13 @@ def _panel(axes: Axes, report: Report, measure: str, label: str) -> None:
         axes.plot(xs, ys, marker="o", label=index.label)
         for grade, x, y in zip(index.grades, xs, ys, strict=True):
             if grade.value is not None:
-                offset = (4, -10)
+                offset = (4, -10)  # points
                 axes.annotate(
                     str(grade.value), (x, y), offset, textcoords="offset points", fontsize=7
                 )
     exact, encode = report.retrieve.p50_ms, report.encode.p50_ms
     axes.plot([exact], [1.0], marker="*", markersize=13, linestyle="", label="served, exact")
-    axes.axvline(encode, color="grey", linestyle=":", label="its user tower alone")
+    axes.axvline(encode, color="grey", linestyle=":", label="EncodeUser alone")
     axes.set_xscale("log")
     axes.set_xlabel("median time of a query, ms")
     axes.set_ylabel(label)

@@ -128,7 +128,7 @@ def _table(report: Report) -> Table:
         table.add_column(heading, justify="right")
     exact, encode = report.retrieve, report.encode
     table.add_row("served, exact", "", "1", "1", "1", *_milliseconds(exact.p50_ms, exact.p99_ms))
-    table.add_row("  its user tower alone", *[""] * 4, *_milliseconds(encode.p50_ms, encode.p99_ms))
+    table.add_row("  EncodeUser alone", *[""] * 4, *_milliseconds(encode.p50_ms, encode.p99_ms))
     for index in report.indexes:
         for grade in index.grades:
             table.add_row(

@@ -20,7 +20,7 @@ from phoenix_client.judge.sweeps import Sweep, doubling
 
 FAISS_FILE = "index.faiss"
 SCANN_FOLDER = "scann"
-_WIDEST_BEAM = 8  # times k, of the default sweep of a graph
+_NARROWEST_BEAM, _WIDEST_BEAM = 16, 8  # of the default sweep of a graph; the latter times k
 _PICKLED = "scann_docids.pkl"
 
 
@@ -70,11 +70,11 @@ class FaissSearcher:
         self.width: int = self._index.d
 
     def default_sweep(self, top_k: int) -> Sweep | None:
-        """Return lists to probe up to all, or beams from k on: of less FAISS makes k."""
+        """Return lists to probe, up to all, or widths of a graph's beam."""
         if self._takes("nprobe"):
             return doubling("nprobe", 1, self._faiss.extract_index_ivf(self._index).nlist)
         if self._takes("efSearch"):
-            return doubling("efSearch", top_k, _WIDEST_BEAM * top_k)
+            return doubling("efSearch", _NARROWEST_BEAM, _WIDEST_BEAM * top_k)
         return None
 
     def takes(self, sweep: Sweep) -> bool:
