@@ -204,6 +204,15 @@ def test_a_stale_index_is_graded_by_what_is_served(
     assert marks["recall"] == pytest.approx(1 / 3)
 
 
+def test_an_index_may_hold_more_posts_than_are_served_by_now(
+    server: FakeServer, run: Run, make: Make, users: Path
+) -> None:
+    server.sequence = 3
+    arguments = ("--top-k", 10, "--allow-stale", "--json")  # of which the server has three
+    marks = grade(run("judge", make(), users, *arguments))
+    assert (marks["recall"], marks["rbo"]) == (1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

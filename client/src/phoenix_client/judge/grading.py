@@ -186,10 +186,10 @@ def _mark(
     index: ExportedIndex, question: _Question, rows: Sequence[int], *, p: float
 ) -> tuple[float, float]:
     """Return the recall and the rank-biased overlap of what was found for a user."""
-    known = question.scores
+    known, right = question.scores, question.best_first
+    rows = rows[: len(right)]  # a corpus that has shrunk since may hold fewer than were asked for
     own = index.scores(question.query, rows)
     scores = [
         known.get(post_id, score) for post_id, score in zip(index.post_ids(rows), own, strict=True)
     ]
-    right = question.best_first
     return recall(right, scores), rank_biased_overlap(right, scores, p)
