@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phoenix_client import Action, Engagement, SequenceError, User, load_sequence, parse_sequence
+from phoenix_client import (
+    Action,
+    Engagement,
+    SequenceError,
+    User,
+    load_sequence,
+    load_sequences,
+    parse_sequence,
+)
 
 ENTRY = {"post_id": 2, "author_id": 3, "actions": {"1": 1.0}}
 
@@ -104,3 +112,35 @@ def test_a_mistake_is_named_with_its_place(text: str | bytes, location: str, pro
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(SequenceError, match=r"none\.json: No such file or directory"):
         load_sequence(tmp_path / "none.json")
+
+
+def test_a_file_of_many_users_is_an_array_of_them(tmp_path: Path) -> None:
+    engaged = {"post_id": 5, "author_id": "6", "actions": {"1": 1.0}}
+    documents = [{"user_id": 7, "history": [engaged]}, {"user_id": 8, "history": []}]
+    file = tmp_path / "users.json"
+    file.write_text(json.dumps(documents))
+    assert load_sequences(file) == [parse_sequence(json.dumps(each)) for each in documents]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[]", "holds no users"),
+        ("{}", "must be an array, is an object"),
+        ("[", "is not JSON"),
+        ("[3]", "[0]: must be an object, is 3"),
+        ('[{"history": []}]', "[0].user_id: is missing"),
+        (
+            '[{"user_id": 1, "history": []}, {"user_id": 1, "history": [{}]}]',
+            "[1].history[0].post_id: is missing",
+        ),
+    ],
+)
+def test_a_fault_of_one_of_many_users_names_its_place(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    file = tmp_path / "users.json"
+    file.write_text(text)
+    with pytest.raises(SequenceError) as caught:
+        load_sequences(file)
+    assert str(caught.value).startswith(f"{file}: {problem}")

@@ -18,7 +18,7 @@ from phoenix_export.errors import OutputError
 NOW_MS = 1_767_225_600_000  # 2026-01-01
 EPOCH_MS = 1_288_834_974_657  # of snowflake ids
 WEEK_MS = 7 * 24 * 3600 * 1000
-SIZES = DemoSizes(posts=2000, vocab=5000, history=16, layers=2)
+SIZES = DemoSizes(posts=2000, vocab=5000, history=16, layers=2, users=60)
 TOP_K = 10
 LIKED = 12
 
@@ -60,6 +60,7 @@ def test_a_demo_has_the_files_of_the_published_layout(path: Path) -> None:
         "retrieval/embedding_tables.npz",
         "sports_corpus.npz",
         "example_sequence.json",
+        "users.json",
     }
     assert os.listdir(path.parent) == [path.name]
 
@@ -141,6 +142,34 @@ def test_whoever_likes_a_topic_gets_it(loaded: Loaded, corpus: Arrays) -> None:
     assert found.tolist() == [[topic] * TOP_K for topic in TOPICS]
 
 
+def test_users_engaged_with_posts_of_one_to_three_topics(path: Path, corpus: Arrays) -> None:
+    users = json.loads((path / "users.json").read_text())
+    assert len({user["user_id"] for user in users}) == len(users) == SIZES.users
+    columns = (corpus["post_ids"], corpus["author_ids"], corpus["topics"])
+    posts = {post: (author, topic) for post, author, topic in zip(*map(list, columns), strict=True)}
+    topics, lengths = set[int](), set[int]()
+    for user in users:
+        liked = [item["post_id"] for item in user["history"]]
+        assert liked == sorted(set(liked))
+        assert [posts[item["post_id"]][0] for item in user["history"]] == [
+            item["author_id"] for item in user["history"]
+        ]
+        assert all(item["actions"] for item in user["history"])
+        topics.add(len({posts[post][1] for post in liked}))
+        lengths.add(len(liked))
+    assert topics == {1, 2, 3}
+    assert min(lengths) == 1 and max(lengths) == SIZES.history
+
+
+def test_users_get_posts_of_what_they_engaged_with(
+    path: Path, loaded: Loaded, corpus: Arrays
+) -> None:
+    users = json.loads((path / "users.json").read_text())
+    topic_of = dict(zip(corpus["post_ids"].tolist(), corpus["topics"].tolist(), strict=True))
+    for user, found in zip(users, _topics_retrieved(loaded, corpus, users), strict=True):
+        assert set(found.tolist()) <= {topic_of[item["post_id"]] for item in user["history"]}
+
+
 def test_the_transformer_has_a_say(loaded: Loaded, corpus: Arrays) -> None:
     history = [
         {"post_id": int(post), "author_id": int(author), "actions": {"1": 1.0}}
@@ -177,10 +206,13 @@ def test_small_sizes_work(tmp_path: Path, sizes: DemoSizes) -> None:
     )
     sequence = json.loads((out / "example_sequence.json").read_text())
     assert len(sequence["history"]) == min(sizes.history, LIKED)
+    users = json.loads((out / "users.json").read_text())
+    assert all(1 <= len(user["history"]) <= sizes.history for user in users)
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"posts": 0}, {"vocab": 1}, {"history": 0}, {"layers": 0}, {"posts": -1}]
+    "sizes",
+    [{"posts": 0}, {"vocab": 1}, {"history": 0}, {"layers": 0}, {"users": 0}, {"posts": -1}],
 )
 def test_sizes_too_small_are_refused(sizes: dict[str, int]) -> None:
     (name,) = sizes

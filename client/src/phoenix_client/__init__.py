@@ -63,6 +63,7 @@ from phoenix_client.results import ScoredPost as ScoredPost
 from phoenix_client.results import ScoredPosts as ScoredPosts
 from phoenix_client.results import ScoreResult as ScoreResult
 from phoenix_client.sequence import load_sequence as load_sequence
+from phoenix_client.sequence import load_sequences as load_sequences
 from phoenix_client.sequence import parse_sequence as parse_sequence
 from phoenix_client.stats import ServingStats as ServingStats
 from phoenix_client.users import Action as Action

@@ -11,10 +11,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from phoenix_client import channels, corpus_commands, messages, output
+from phoenix_client import channels, corpus_commands, judge_command, messages, output
 from phoenix_client.errors import (
     FileError,
     InvalidArgumentError,
+    MissingExtraError,
     PhoenixClientError,
     ResourceExhaustedError,
 )
@@ -185,6 +186,7 @@ def stats(
 
 
 app.add_typer(corpus_commands.app)
+app.add_typer(judge_command.app)
 
 
 def _read_user(sequence: Path) -> User:
@@ -211,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments)
     except PhoenixClientError as error:
         _fail(_describe(error))
-    except FileError as error:
+    except (FileError, MissingExtraError) as error:
         _fail(str(error))
 
 

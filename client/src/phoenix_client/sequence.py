@@ -5,6 +5,8 @@
 History runs oldest first. An entry may name a `product_surface`; 0 if it does not. Ids are numbers
 or, for tools that hold no 64-bit integers, strings of their digits. An action counts if its value
 is 1 and does not if it is 0; the contract carries no others. Keys unknown here are left alone.
+
+A file of many users is an array of such objects.
 """
 
 from __future__ import annotations
@@ -23,11 +25,7 @@ def load_sequence(path: str | Path) -> User:
     Raises:
         SequenceError: It cannot be read, or does not hold a user's history.
     """
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise SequenceError(str(path), "", error.strerror or str(error)) from error
-    return parse_sequence(text, name=str(path))
+    return parse_sequence(_read(path), name=str(path))
 
 
 def parse_sequence(text: str | bytes, *, name: str = "<string>") -> User:
@@ -40,18 +38,43 @@ def parse_sequence(text: str | bytes, *, name: str = "<string>") -> User:
     return reader.user(reader.parse(text, ""))
 
 
+def load_sequences(path: str | Path) -> list[User]:
+    """Read a file of many users: an array of what `load_sequence` reads.
+
+    Raises:
+        SequenceError: It cannot be read, holds no users, or one of them is at fault.
+    """
+    reader = _Reader(str(path))
+    return reader.users(reader.parse(_read(path), ""))
+
+
+def _read(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SequenceError(str(path), "", error.strerror or str(error)) from error
+
+
 class _Reader(JsonReader):
     """Turns parsed JSON into a user. A location is the path of a value in the file."""
 
     error_class = SequenceError
 
-    def user(self, value: object) -> User:
-        document = self.object(value, "")
-        history = self.array(self.member(document, "history", ""), "history")
+    def users(self, value: object) -> list[User]:
+        documents = self.array(value, "")
+        if not documents:
+            raise self.fault("", "holds no users")
+        return [self.user(document, f"[{index}]") for index, document in enumerate(documents)]
+
+    def user(self, value: object, location: str = "") -> User:
+        document = self.object(value, location)
+        at = f"{location}." if location else ""
+        history = self.array(self.member(document, "history", at), f"{at}history")
         return User(
-            user_id=self.uint(self.member(document, "user_id", ""), "user_id", 64),
+            user_id=self.uint(self.member(document, "user_id", at), f"{at}user_id", 64),
             history=History.from_engagements(
-                self._engagement(entry, f"history[{index}]") for index, entry in enumerate(history)
+                self._engagement(entry, f"{at}history[{index}]")
+                for index, entry in enumerate(history)
             ),
         )
 

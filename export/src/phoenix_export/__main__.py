@@ -74,10 +74,11 @@ def demo(
     layers: Annotated[
         int, typer.Option(min=1, help="Transformer layers; 4 as published.")
     ] = DemoSizes.layers,
+    users: Annotated[int, typer.Option(min=1, help="Users in users.json.")] = DemoSizes.users,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")] = 0,
 ) -> None:
     """Write a checkpoint whose answers make sense without training."""
-    sizes = DemoSizes(posts=posts, vocab=vocab, history=history, layers=layers)
+    sizes = DemoSizes(posts=posts, vocab=vocab, history=history, layers=layers, users=users)
     with _progress() as progress:
         task = progress.add_task("demo", total=None)
 

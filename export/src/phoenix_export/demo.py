@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_export.checkpoint import CONFIG, ENTITIES, PARAMS, TABLES, Checkpoint, read_config
+from phoenix_export.demo_users import draw_users
 from phoenix_export.demo_weights import demo_weights
 from phoenix_export.directories import new_directory
 from phoenix_model import encode_candidates, hash_ids, unflatten_params
@@ -53,15 +54,17 @@ class DemoSizes:
         vocab: V of each table. Below about twice the posts, topics blur as posts share rows.
         history: Longest history. The published model takes 127.
         layers: Transformer layers. The published model has 4.
+        users: Users in `users.json`.
     """
 
     posts: int = 20_000
     vocab: int = 50_000
     history: int = 127
     layers: int = 2
+    users: int = 200
 
     def __post_init__(self) -> None:
-        least = {"posts": 1, "vocab": 2, "history": 1, "layers": 1}
+        least = {"posts": 1, "vocab": 2, "history": 1, "layers": 1, "users": 1}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name}: must be at least {minimum}, is {getattr(self, name)}")
@@ -81,7 +84,7 @@ def write_demo(
     now_ms: int | None = None,
     report: Report = lambda step: None,
 ) -> None:
-    """Write a demo checkpoint, its corpus and an example user.
+    """Write a demo checkpoint, its corpus, an example user and many others.
 
     Args:
         out: The directory to write; must not exist.
@@ -124,6 +127,16 @@ def write_demo(
         sequence = _example_sequence(liked, sizes.history, rng)
         text = json.dumps(sequence, indent=1)
         (directory / "example_sequence.json").write_text(text + "\n")
+        users = draw_users(
+            sizes.users,
+            post_ids=posts.post_ids,
+            author_ids=posts.author_ids,
+            topics=posts.topics,
+            longest=sizes.history,
+            rng=rng,
+        )
+        lines = ",\n".join(map(json.dumps, users))
+        (directory / "users.json").write_text(f"[\n{lines}\n]\n")
 
 
 def _draw_posts(count: int, now_ms: int, rng: np.random.Generator) -> tuple[_Posts, _Posts]:

@@ -1,4 +1,4 @@
-"""The command line, `phoenix-server`: serve, compile, import-corpus, build-corpus, inspect.
+"""The command line, `phoenix-server`: serve, compile, import-corpus, build-corpus, inspect, ...
 
 JAX takes seconds to import; commands do so themselves, once they have read what they were given.
 """
@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from phoenix_server import export_command
 from phoenix_server.artifacts import describe_error
 from phoenix_server.batching.config import QueueConfig
 from phoenix_server.bundle import Bundle, open_bundle, verify
@@ -313,6 +314,9 @@ def inspect(
 
     for line in explain(paths, datetime.now(UTC)):
         typer.echo(line)
+
+
+app.add_typer(export_command.app)
 
 
 def _verified(path: Path) -> Bundle:

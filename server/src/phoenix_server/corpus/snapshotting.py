@@ -58,7 +58,7 @@ def write_snapshot(store: Store, encoder: Encoder, folder: Path | None = None) -
         built_as=store.identity,
         label_names=(*last.manifest.label_names, *change.label_names),
     ) as writer:
-        for posts in _merged(last, change, encoder):
+        for posts in merged(last, change, encoder):
             writer.write(posts)
     return open_snapshot(out)
 
@@ -106,8 +106,16 @@ def list_snapshots(store: Store) -> list[Snapshot]:
     return found
 
 
-def _merged(last: Snapshot, change: Net, encoder: Encoder) -> Iterator[ArrowPosts]:
-    renew = last.manifest.tower_fingerprint != encoder.tower
+def merged(last: Snapshot, change: Net, encoder: Encoder | None = None) -> Iterator[ArrowPosts]:
+    """Yield the posts of a snapshot after changes, some at a time, as `Snapshot.batches` does.
+
+    Args:
+        last: The snapshot.
+        change: The changes, with an encoder's vectors.
+        encoder: Makes the vectors of the snapshot, if those that it has are of other towers.
+    """
+    if encoder is not None and last.manifest.tower_fingerprint == encoder.tower:
+        encoder = None
     written = change.written
     gone = change.deleted
     if written is not None:
@@ -117,7 +125,7 @@ def _merged(last: Snapshot, change: Net, encoder: Encoder) -> Iterator[ArrowPost
         keep = pa.array(~_among(posts.post_ids, gone))
         if keep.true_count:
             kept = posts.filter(keep)
-            yield renewed_batch(kept, encoder) if renew else kept
+            yield renewed_batch(kept, encoder) if encoder else kept
     if written is not None:
         for start in range(0, len(written), _CHUNK_ROWS):
             yield as_arrow(written.of(np.arange(start, min(start + _CHUNK_ROWS, len(written)))))

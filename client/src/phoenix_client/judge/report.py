@@ -1,0 +1,149 @@
+"""What grading came to: as a table for people, as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grade:
+    """How an index did with one setting.
+
+    Attributes:
+        setting: The parameter and its value, as in `efSearch=64`. Empty: there is none.
+        value: The value.
+        recall: Share of the exact results that it found, the mean over users.
+        least_recall: The same of the user for whom it was least.
+        rbo: Rank-biased overlap with the exact results, the mean over users.
+        p50_ms: Time of a search that half of them did not exceed, in milliseconds.
+        p99_ms: Time of a search that 99 in 100 did not exceed, in milliseconds.
+    """
+
+    setting: str
+    value: int | None
+    recall: float
+    least_recall: float
+    rbo: float
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexReport:
+    """How an index did.
+
+    Attributes:
+        name: Of its directory.
+        made_as: How it was made.
+        sequence: Number of the last change of the corpus that it holds.
+        stale: Whether the server answered from another state of the corpus.
+        grades: One a setting.
+    """
+
+    name: str
+    made_as: str
+    sequence: int
+    stale: bool
+    grades: tuple[Grade, ...]
+
+    @property
+    def label(self) -> str:
+        """What to call it: its directory, how it was made, and whether it is stale."""
+        name = self.name if self.name == self.made_as else f"{self.name} ({self.made_as})"
+        return f"{name}, stale" if self.stale else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """How long calls took, as the client saw it.
+
+    Attributes:
+        p50_ms: Time that half of them did not exceed, in milliseconds.
+        p99_ms: Time that 99 in 100 did not exceed, in milliseconds.
+    """
+
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How indexes did, beside the server that is exact.
+
+    Attributes:
+        generation: Names the bundle and the corpus that answered.
+        rows: Posts that the server scanned.
+        first_sequence: Number of the last change of the corpus that the first answer saw.
+        last_sequence: The same of the last answer.
+        users: How many users were asked for.
+        top_k: How many posts for each.
+        rbo_p: Persistence of the rank-biased overlap.
+        retrieve: Of the calls that were answered exactly.
+        encode: Of calls that encode the same users and search nothing.
+        indexes: How each index did.
+    """
+
+    generation: str
+    rows: int
+    first_sequence: int
+    last_sequence: int
+    users: int
+    top_k: int
+    rbo_p: float
+    retrieve: Latency
+    encode: Latency
+    indexes: tuple[IndexReport, ...]
+
+
+def report_json(report: Report) -> str:
+    """Write a report as one line of JSON."""
+    return json.dumps(asdict(report))
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print a heading and a table."""
+    heading = f"generation {report.generation}: {report.rows:,} posts, {report.users:,} users"
+    if report.last_sequence:
+        heading += f", sequence {_range(report)}"
+    console.print(Text(heading))
+    for index in report.indexes:
+        if index.stale:
+            what = f"{index.name} is of sequence {index.sequence}, not of what answered: STALE"
+            console.print(Text(what))
+    console.print(_table(report))
+
+
+def _table(report: Report) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("search")
+    table.add_column("setting")
+    headings = (f"recall@{report.top_k}", "least", f"RBO p={report.rbo_p:g}", "p50 ms", "p99 ms")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    exact, encode = report.retrieve, report.encode
+    table.add_row("served, exact", "", "1", "1", "1", *_milliseconds(exact.p50_ms, exact.p99_ms))
+    table.add_row("  EncodeUser alone", *[""] * 4, *_milliseconds(encode.p50_ms, encode.p99_ms))
+    for index in report.indexes:
+        for grade in index.grades:
+            table.add_row(
+                Text(index.label),
+                grade.setting,
+                *(f"{value:.4f}" for value in (grade.recall, grade.least_recall, grade.rbo)),
+                *_milliseconds(grade.p50_ms, grade.p99_ms),
+            )
+    return table
+
+
+def _milliseconds(*values: float) -> tuple[str, ...]:
+    return tuple(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in values)
+
+
+def _range(report: Report) -> str:
+    both = dict.fromkeys((report.first_sequence, report.last_sequence))
+    return " to ".join(map(str, both))

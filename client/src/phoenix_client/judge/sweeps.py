@@ -1,0 +1,45 @@
+"""The parameter of a search, and the values to try."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_SWEEP = re.compile(r"([A-Za-z]\w*)=([0-9]+(?:,[0-9]+)*)")
+_LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The values of one parameter.
+
+    Attributes:
+        parameter: Its name, as the index's library has it.
+        values: What to try, in order.
+    """
+
+    parameter: str
+    values: tuple[int, ...]
+
+
+def parse_sweep(text: str) -> Sweep:
+    """Read `efSearch=16,32,64`.
+
+    Raises:
+        ValueError: It is not of this form.
+    """
+    parts = _SWEEP.fullmatch(text)
+    if parts is None:
+        raise ValueError(f"must be as in efSearch=16,32,64, is {text!r}")
+    values = tuple(map(int, parts[2].split(",")))
+    if not all(1 <= value <= _LARGEST for value in values):
+        raise ValueError(f"values must be from 1 to {_LARGEST}, are {parts[2]}")
+    return Sweep(parts[1], values)
+
+
+def doubling(parameter: str, first: int, last: int) -> Sweep:
+    """Return the values from `first` on, each twice the one before, up to `last`."""
+    values = [first]
+    while 2 * values[-1] <= last:
+        values.append(2 * values[-1])
+    return Sweep(parameter, tuple(values))

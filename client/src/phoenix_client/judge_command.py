@@ -1,0 +1,145 @@
+"""The command `phoenix-client judge`; what it needs comes with the extra `judge`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from phoenix_client import channels, output
+from phoenix_client.errors import MissingExtraError
+from phoenix_client.options import AsJson, CaFile, Target, TimeoutS, Tls, connect
+from phoenix_client.sequence import load_sequences
+
+app = typer.Typer()
+
+_SUFFIXES = (".png", ".svg", ".pdf")
+_EXTRAS = {"numpy": "judge", "faiss": "judge", "matplotlib": "judge", "scann": "scann"}
+
+
+def _persistence(p: float) -> float:
+    if not 0 < p < 1:
+        raise typer.BadParameter("must be above 0 and below 1")
+    return p
+
+
+def _picture(path: Path | None) -> Path | None:
+    if path is not None and path.suffix not in _SUFFIXES:
+        raise typer.BadParameter(f"must end in {', '.join(_SUFFIXES)}")
+    if path is not None and not path.parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {path.parent}")
+    return path
+
+
+@app.command()
+def judge(
+    index_dirs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INDEX_DIR...", help="Indexes, as phoenix-server export-index writes them."
+        ),
+    ],
+    users: Annotated[
+        Path,
+        typer.Argument(
+            metavar="USERS", help="Users: an array of histories as in example_sequence.json."
+        ),
+    ],
+    top_k: Annotated[
+        int, typer.Option(envvar="PHOENIX_TOP_K", min=1, max=2**32 - 1, help="How many posts.")
+    ] = 100,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="What to try, as in efSearch=100,200, nprobe=1,4,16 or leaves_to_search=10,20; "
+            "may be repeated, one for each kind of index.",
+        ),
+    ] = None,
+    rbo_p: Annotated[
+        float,
+        typer.Option(
+            callback=_persistence,
+            help="Persistence of the rank-biased overlap: the nearer to 1, the deeper ranks count.",
+        ),
+    ] = 0.9,
+    repeat: Annotated[int, typer.Option(min=1, help="How often to time each query.")] = 3,
+    allow_stale: Annotated[
+        bool,
+        typer.Option(
+            "--allow-stale",
+            help="Judge an index of an older state of the corpus, and say so.",
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, callback=_picture, help="Draw recall against latency to this file."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    target: Target = channels.DEFAULT_TARGET,
+    timeout_s: TimeoutS = channels.DEFAULT_TIMEOUT_S,
+    tls: Tls = False,
+    ca_file: CaFile = None,
+) -> None:
+    """Grade approximate indexes by the exact answers of the server."""
+    people = load_sequences(users)
+    with _extras():
+        from phoenix_client.judge import judging
+        from phoenix_client.judge.exported import ExportedIndex
+        from phoenix_client.judge.report import print_report, report_json
+        from phoenix_client.judge.sweeps import parse_sweep
+
+        if plot is not None:
+            from phoenix_client.judge.plot import draw
+        else:
+            draw = None
+        indexes = [ExportedIndex(path) for path in index_dirs]
+    settings = judging.Settings(top_k=top_k, rbo_p=rbo_p, repeat=repeat, allow_stale=allow_stale)
+    try:
+        sweeps = judging.choose_sweeps(indexes, [parse_sweep(text) for text in search or ()], top_k)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--search") from error
+    with connect(target, timeout_s, tls, ca_file) as client, _status() as report:
+        judged = judging.judge(
+            client, indexes, people, sweeps, settings, name=str(users), report=report
+        )
+    if draw is not None and plot is not None:
+        draw(judged, plot)
+    if as_json:
+        typer.echo(report_json(judged))
+    else:
+        print_report(judged, output.unbounded_console())
+
+
+@contextmanager
+def _extras() -> Generator[None, None, None]:
+    """Say of a package that is not installed which extra has it.
+
+    Raises:
+        MissingExtraError: One is not.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        extra = f"phoenix-client[{_EXTRAS[package]}]"
+        raise MissingExtraError(f"judge needs {package}: install {extra}") from error
+
+
+@contextmanager
+def _status() -> Generator[Callable[[str], None], None, None]:
+    """Show what is done now, where somebody looks on."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step: None
+        return
+    with console.status("") as status:
+        yield status.update

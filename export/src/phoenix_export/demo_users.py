@@ -1,0 +1,81 @@
+"""Users of a demo: each engaged with posts of one to three topics.
+
+Shapes:
+    N  posts        n  engagements of a user
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+_MOST_TOPICS = 3
+_FAVORITE, _REPLY, _DWELL = "1", "4", "11"
+_ACTIONS = (
+    {_FAVORITE: 1.0},
+    {_FAVORITE: 1.0, _DWELL: 1.0},
+    {_FAVORITE: 1.0, _REPLY: 1.0, _DWELL: 1.0},
+    {_DWELL: 1.0},
+)
+
+Sequence = dict[str, object]
+"""A user and what they did, as `example_sequence.json` has it."""
+
+
+def draw_users(
+    count: int,
+    *,
+    post_ids: npt.NDArray[np.uint64],
+    author_ids: npt.NDArray[np.uint64],
+    topics: npt.NDArray[np.intp],
+    longest: int,
+    rng: np.random.Generator,
+) -> list[Sequence]:
+    """Draw users who engaged with posts of the corpus.
+
+    Args:
+        count: How many users.
+        post_ids: [N] u64, ascending, so that the oldest come first.
+        author_ids: [N] u64.
+        topics: [N], the topic of each post.
+        longest: The longest history; lengths are drawn evenly from 1 to it.
+        rng: What draws.
+    """
+    rows_of = [np.flatnonzero(topics == topic) for topic in np.unique(topics)]
+    users: list[Sequence] = []
+    for user_id in rng.integers(1 << 55, 1 << 61, count).tolist():
+        liked = rng.choice(
+            len(rows_of), rng.integers(1, min(_MOST_TOPICS, len(rows_of)) + 1), replace=False
+        )
+        rows = np.concatenate([rows_of[topic] for topic in liked])
+        length = min(int(rng.integers(1, longest + 1)), len(rows))
+        chosen = np.sort(rng.choice(rows, length, replace=False))
+        kinds = rng.integers(0, len(_ACTIONS), length)
+        users.append(_sequence(user_id, post_ids[chosen], author_ids[chosen], kinds))
+    return users
+
+
+def _sequence(
+    user_id: int,
+    post_ids: npt.NDArray[np.uint64],
+    author_ids: npt.NDArray[np.uint64],
+    kinds: npt.NDArray[np.intp],
+) -> Sequence:
+    """Return a user with a history, oldest first.
+
+    Args:
+        user_id: The user.
+        post_ids: [n] u64, what they engaged with.
+        author_ids: [n] u64, by whom.
+        kinds: [n], what they did: which of a few sets of actions.
+    """
+    columns = zip(post_ids.tolist(), author_ids.tolist(), kinds.tolist(), strict=True)
+    return {
+        "user_id": user_id,
+        "history": [
+            {
+                "post_id": post_id,
+                "author_id": author_id,
+                "actions": dict(_ACTIONS[kind % len(_ACTIONS)]),
+            }
+            for post_id, author_id, kind in columns
+        ],
+    }

@@ -1,0 +1,171 @@
+"""Write the posts of a corpus for indexes of other libraries.
+
+    OUT/index.json       what it is: see `export_index`
+    OUT/vectors.npy      [N, D] f32
+    OUT/post_ids.npy     [N] u64; an index answers with rows, and row i is the post `post_ids[i]`
+    OUT/index.faiss      the FAISS index, if it is one
+    OUT/scann/           the ScaNN searcher, if it is one
+
+Rows are not ids: FAISS's own maps of ids are signed, and post ids use all 64 bits.
+
+Shapes:
+    N  posts        n  posts of a chunk        D  width of a vector
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_server.artifacts import new_directory
+from phoenix_server.corpus.approximate import (
+    FaissBuilder,
+    FaissOptions,
+    Report,
+    ScannBuilder,
+    ScannOptions,
+)
+from phoenix_server.corpus.changes import Net, Posts, net
+from phoenix_server.corpus.snapshot import ArrowPosts, Snapshot, verify
+from phoenix_server.corpus.snapshotting import merged
+from phoenix_server.corpus.store import Store
+from phoenix_server.errors import CorpusError
+
+MANIFEST = "index.json"
+VECTORS = "vectors.npy"
+POST_IDS = "post_ids.npy"
+FORMAT_VERSION = 1
+
+Options = FaissOptions | ScannOptions | None
+"""An index besides the posts; None: the posts alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Corpus:
+    """A corpus at one moment: a snapshot and what came after it."""
+
+    snapshot: Snapshot
+    change: Net
+    sequence: int
+
+    def batches(self) -> Iterator[ArrowPosts]:
+        return merged(self.snapshot, self.change)
+
+    @property
+    def width(self) -> int:
+        return self.snapshot.manifest.embedding_size
+
+
+def export_index(
+    path: Path,
+    out: Path,
+    options: Options,
+    *,
+    report: Report = lambda step, done, total: None,
+) -> int:
+    """Write the posts that a corpus holds now, and an index of them.
+
+    A server may take changes of the corpus meanwhile; what is written is the state after one of
+    them. `index.json` names it: format, tower_fingerprint, sequence (of the last change), rows,
+    embedding_size, metric, and how the index was made.
+
+    Args:
+        path: The corpus's directory.
+        out: The directory to write; must not exist.
+        options: The index to make.
+        report: Called with a step, and with how many of how many posts are through it.
+
+    Returns:
+        How many posts were written.
+
+    Raises:
+        CorpusError: The corpus is damaged or empty, or `out` cannot be written.
+        IndexOptionError: The index cannot be made as the options say.
+        StartupError: The library of the index is not installed.
+    """
+    corpus = _read(path)
+    verify(corpus.snapshot)
+    rows = sum(len(posts.post_ids) for posts in corpus.batches())
+    if not rows:
+        raise CorpusError(path, "holds no posts to export")
+    builder = _builder(options, rows, corpus.width)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "format": "npy",
+        "tower_fingerprint": corpus.snapshot.manifest.tower_fingerprint,
+        "sequence": corpus.sequence,
+        "rows": rows,
+        "embedding_size": corpus.width,
+        "metric": "inner_product",
+    }
+    with new_directory(out, CorpusError) as directory:
+        _write_arrays(directory, corpus, rows, report)
+        if builder is not None:
+            vectors = np.load(directory / VECTORS, mmap_mode="r")
+            builder.write(vectors, directory, report)
+            manifest |= {"format": builder.format, **builder.describe()}
+        text = json.dumps(manifest, indent=1)
+        (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return rows
+
+
+def _builder(options: Options, rows: int, width: int) -> FaissBuilder | ScannBuilder | None:
+    match options:
+        case FaissOptions():
+            return FaissBuilder(options, width)
+        case ScannOptions():
+            return ScannBuilder(options, rows)
+        case None:
+            return None
+
+
+def _read(path: Path) -> _Corpus:
+    """Read what a corpus holds now, without its vectors.
+
+    Raises:
+        CorpusError: It is damaged.
+    """
+    while True:
+        with closing(Store(path, read_only=True)) as store:
+            try:
+                changes = list(store.changes())
+            except CorpusError:
+                # A server that wrote a snapshot meanwhile has dropped the changes before it.
+                if _newest(path) > store.snapshot.manifest.sequence:
+                    continue
+                raise
+        towers = {made.tower for _, made in changes if isinstance(made, Posts)}
+        if not towers <= {store.snapshot.manifest.tower_fingerprint}:
+            raise CorpusError(
+                path,
+                "has vectors of several towers since the last snapshot; have its server write one",
+            )
+        last = changes[-1][0] if changes else store.snapshot.manifest.sequence
+        return _Corpus(
+            snapshot=store.snapshot, change=net([each for _, each in changes]), sequence=last
+        )
+
+
+def _newest(path: Path) -> int:
+    with closing(Store(path, read_only=True)) as store:
+        return store.snapshot.manifest.sequence
+
+
+def _write_arrays(directory: Path, corpus: _Corpus, rows: int, report: Report) -> None:
+    post_ids = np.empty(rows, np.uint64)
+    start = 0
+    with (directory / VECTORS).open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": (rows, corpus.width)}
+        )
+        for posts in corpus.batches():
+            vectors: npt.NDArray[np.float32] = np.ascontiguousarray(posts.vectors, "<f4")
+            file.write(vectors.data)
+            post_ids[start : start + len(vectors)] = posts.post_ids
+            start += len(vectors)
+            report("vectors", start, rows)
+    np.save(directory / POST_IDS, post_ids, allow_pickle=False)
