@@ -103,9 +103,9 @@ def new_directory(out: Path, error: ErrorType) -> Generator[Path, None, None]:
         yield staging
         staging.chmod(0o755)
         for path in (*staging.rglob("*"), staging):
-            _flush(path)
+            flush(path)
         staging.rename(out)
-        _flush(out.parent)
+        flush(out.parent)
     except OSError as exc:
         raise error(out, f"cannot be written: {exc.strerror or exc}") from exc
     finally:
@@ -121,7 +121,8 @@ def describe_file(directory: Path, path: Path) -> File:
     )
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the disk keep a file, or the names in a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

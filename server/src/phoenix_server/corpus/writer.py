@@ -31,7 +31,7 @@ class SnapshotWriter:
 
     def __init__(
         self,
-        source: Path,
+        source: Path | str,
         file: pa.RecordBatchFileWriter,
         schema: pa.Schema,
         label_names: Iterable[str],
@@ -68,7 +68,7 @@ class SnapshotWriter:
 def new_snapshot(
     out: Path,
     *,
-    source: Path,
+    source: Path | str,
     embedding_size: int,
     tower_fingerprint: str,
     sequence: int = 0,
@@ -79,7 +79,7 @@ def new_snapshot(
 
     Args:
         out: The directory to write; must not exist.
-        source: The file that the posts come from, for errors.
+        source: What the posts come from, for errors.
         embedding_size: D.
         tower_fingerprint: Of the towers that made the vectors.
         sequence: The number of the last change that it holds.
