@@ -342,8 +342,9 @@ def _progress(out: Path) -> Generator[Callable[..., None], None, None]:
 
         yield report
     spent = time.monotonic() - began
-    new, rest = done - skipped, f"; {skipped:,} were encoded before" if skipped else ""
-    what = f"Wrote {out}: {new:,} posts in {spent:.1f} s ({new / spent:,.0f} a second){rest}."
+    before = f", {skipped:,} of them encoded before," if skipped else ""
+    rate = f"{(done - skipped) / spent:,.0f} a second"
+    what = f"Wrote {out}: {done:,} posts{before} in {spent:.1f} s ({rate})."
     _console.print(what, markup=False, soft_wrap=True)
 
 

@@ -5,9 +5,11 @@
 
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from typing import TypeVar
 
 import jax
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +22,8 @@ from phoenix_server.corpus.snapshot import ArrowPosts
 from phoenix_server.corpus.writer import new_snapshot
 from phoenix_server.devices import Device
 from phoenix_server.towers import Towers
+
+_T = TypeVar("_T")
 
 
 class PartEncoder:
@@ -52,36 +56,53 @@ class PartEncoder:
         Raises:
             CorpusError: A file is damaged, or the disk refuses.
         """
+        with new_snapshot(
+            self._parts.part_path(part),
+            source=self._dataset.name,
+            embedding_size=self._bundle.manifest.model.embedding_size,
+            tower_fingerprint=self._parts.work.tower_fingerprint,
+            durable=False,  # a part that a power failure spoils is encoded again
+        ) as writer:
+            for posts, vectors in _one_ahead(self._encoded(part)):
+                writer.write(_with_vectors(posts, np.asarray(vectors)))
+                report(posts.num_rows)
+        self._next = part + 1
+
+    def _encoded(self, part: int) -> Iterator[tuple[pa.RecordBatch, jax.Array]]:
+        """Yield the posts of a part, and their vectors as soon as the device works on them."""
         rows = self._parts.rows(part)
         if part != self._next:  # or go on where the last part ended, without finding the place
             self._posts = read_posts(
                 self._dataset, range(rows.start, self._parts.work.rows), self._batch_rows
             )
         self._next = -1
-        with new_snapshot(
-            self._parts.part_path(part),
-            source=self._dataset.name,
-            embedding_size=self._bundle.manifest.model.embedding_size,
-            tower_fingerprint=self._parts.work.tower_fingerprint,
-        ) as writer:
-            for start in range(rows.start, rows.stop, self._batch_rows):
-                keep = self._parts.kept(range(start, min(start + self._batch_rows, rows.stop)))
-                read = next(self._posts)
-                if keep.any():
-                    writer.write(self._encoded(read.filter(pa.array(keep))))
-                    report(int(keep.sum()))
-        self._next = part + 1
+        for start in range(rows.start, rows.stop, self._batch_rows):
+            keep = self._parts.kept(range(start, min(start + self._batch_rows, rows.stop)))
+            posts = next(self._posts).filter(pa.array(keep))
+            if posts.num_rows:
+                ids = (posts.column(i).to_numpy() for i in range(2))
+                inputs = self._bundle.features.candidates(*ids, self._batch_rows)
+                yield posts, self._towers.encode_candidates(inputs)
 
-    def _encoded(self, posts: pa.RecordBatch) -> ArrowPosts:
-        post_ids, author_ids = (posts.column(i).to_numpy() for i in range(2))
-        inputs = self._bundle.features.candidates(post_ids, author_ids, self._batch_rows)
-        return ArrowPosts(
-            post_ids=post_ids,
-            author_ids=author_ids,
-            created_at=_plain(posts.column("created_at")),
-            labels=posts.column("labels"),
-            vectors=np.asarray(self._towers.encode_candidates(inputs))[: len(post_ids)],
-        )
+
+def _one_ahead(items: Iterator[_T]) -> Iterator[_T]:
+    """Yield items, each when the next has been begun."""
+    waiting: list[_T] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
+
+
+def _with_vectors(posts: pa.RecordBatch, vectors: npt.NDArray[np.float32]) -> ArrowPosts:
+    """Return posts as they are written, with the first of the vectors."""
+    return ArrowPosts(
+        post_ids=posts.column("post_id").to_numpy(),
+        author_ids=posts.column("author_id").to_numpy(),
+        created_at=_plain(posts.column("created_at")),
+        labels=posts.column("labels"),
+        vectors=vectors[: posts.num_rows],
+    )
 
 
 def _plain(times: pa.Array) -> pa.Array:

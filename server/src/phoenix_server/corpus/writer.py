@@ -74,6 +74,7 @@ def new_snapshot(
     sequence: int = 0,
     built_as: str = "",
     label_names: Iterable[str] = (),
+    durable: bool = True,
 ) -> Generator[SnapshotWriter, None, None]:
     """Yield a writer of a corpus that becomes `out` if, and only if, the block succeeds.
 
@@ -85,12 +86,13 @@ def new_snapshot(
         sequence: The number of the last change that it holds.
         built_as: The corpus as it was built, if this is a later state; see `CorpusManifest`.
         label_names: Labels to list besides those of the posts.
+        durable: Have the disk keep it before it bears its name.
 
     Raises:
         CorpusError: The directory exists or cannot be written.
     """
     schema = corpus_schema(embedding_size)
-    with new_directory(out, CorpusError) as directory:
+    with new_directory(out, CorpusError, durable=durable) as directory:
         with pa.ipc.new_file(str(directory / DATA), schema) as file:
             writer = SnapshotWriter(source, file, schema, label_names)
             yield writer
