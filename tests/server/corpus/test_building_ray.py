@@ -1,4 +1,6 @@
+import ipaddress
 import os
+import socket
 import sys
 from collections.abc import Generator
 from dataclasses import replace
@@ -46,6 +48,18 @@ def test_ray_builds_the_same_corpus(posts: Path, bundle: Bundle, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("cluster")
+def test_ray_listens_to_this_machine_alone() -> None:
+    listening = [
+        ipaddress.ip_address(connection.laddr.ip.removeprefix("::ffff:"))
+        for process in psutil.Process().children(recursive=True)
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert all(address.is_loopback for address in listening)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_what_a_worker_has_done_is_kept_when_it_dies(
     posts: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -82,6 +96,16 @@ def test_what_a_worker_finds_wrong_is_told(posts: Path, bundle: Bundle, tmp_path
         spoiled,
         "was changed while a corpus is made of it",
     )
+
+
+def test_a_cluster_that_is_not_there_is_named(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        config = replace(_RAY, ray_address=address)
+        with pytest.raises(StartupError, match=f"^--ray-address: there is no Ray at {address}: "):
+            build_corpus([posts], bundle, tmp_path / "corpus", config)
+    assert list(tmp_path.iterdir()) == [posts]
 
 
 def test_without_ray_the_extra_is_named(

@@ -319,26 +319,38 @@ from phoenix_server.bundle import open_bundle
 from phoenix_server.corpus.building import BuildConfig, build_corpus
 
 def report(done, total, /, stage="", found=0):
-    if stage == "encoded" and done >= 300:
+    if stage == sys.argv[4] and done >= 300:
         os.kill(os.getpid(), signal.SIGKILL)
 
-posts, bundle, out = map(Path, sys.argv[1:])
+posts, bundle, out = map(Path, sys.argv[1:4])
+
 config = BuildConfig(batch_rows=64, part_rows=128)
 build_corpus([posts], open_bundle(bundle), out, config, report=report)
 """
 
 
+@pytest.mark.parametrize(
+    ("stage", "rest", "half"),
+    [("encoded", [2, 3, 4, 5], "parts/.00000002.*"), ("written", [], ".corpus.*")],
+)
 def test_a_killed_process_is_taken_up_by_another(
-    posts: Path, bundle: Bundle, expected: str, encoded: list[int], tmp_path: Path
+    posts: Path,
+    bundle: Bundle,
+    expected: str,
+    encoded: list[int],
+    tmp_path: Path,
+    stage: str,
+    rest: list[int],
+    half: str,
 ) -> None:
     out = tmp_path / "corpus"
-    command = [sys.executable, "-c", _BUILD, *map(str, (posts, bundle.path, out))]
+    command = [sys.executable, "-c", _BUILD, *map(str, (posts, bundle.path, out, stage))]
     killed = subprocess.run(command, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    half = [path for path in (tmp_path / "corpus.partial" / "parts").glob(".*")]
-    assert len(half) == 1  # the part that was being written
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "corpus.partial", posts]
+    assert len(list((tmp_path / "corpus.partial").glob(half))) == 1  # what was being written
     build_corpus([posts], bundle, out, SMALL)
-    assert encoded == [2, 3, 4, 5]  # the other process had one CPU device, this one has eight
+    assert encoded == rest  # the other process had one CPU device, this one has eight
     assert digest(out) == expected
     assert sorted(tmp_path.iterdir()) == [out, posts]
 

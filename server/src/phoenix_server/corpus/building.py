@@ -12,7 +12,7 @@ from phoenix_server.bundle import Bundle
 from phoenix_server.corpus.datasets import Dataset, Place, open_dataset
 from phoenix_server.corpus.parts import Parts, describe_work, find_work, keep_work
 from phoenix_server.corpus.reading import check_posts
-from phoenix_server.corpus.workplace import count_parts, workplace
+from phoenix_server.corpus.workplace import clear_joined, count_parts, publish, workplace
 from phoenix_server.corpus.writer import new_snapshot
 
 _log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def build_corpus(
         parts = _parts(path, dataset, bundle, config, report)
         try:
             _encode(bundle, dataset, parts, config, report)
-            _join(out, bundle, dataset, parts, report)
+            publish(_join(bundle, dataset, parts, report), out)
         except BaseException:
             if count := count_parts(path):
                 _log.warning("%s keeps %d parts: the same command goes on from there", path, count)
@@ -172,10 +172,11 @@ def _encode(
         encoder.encode(part, advance)
 
 
-def _join(out: Path, bundle: Bundle, dataset: Dataset, parts: Parts, report: Report) -> None:
-    """Write all parts as one corpus."""
+def _join(bundle: Bundle, dataset: Dataset, parts: Parts, report: Report) -> Path:
+    """Write all parts as one corpus beside them, and return where."""
+    joined = clear_joined(parts.path)
     with new_snapshot(
-        out,
+        joined,
         source=dataset.name,
         embedding_size=bundle.manifest.model.embedding_size,
         tower_fingerprint=parts.work.tower_fingerprint,
@@ -184,3 +185,4 @@ def _join(out: Path, bundle: Bundle, dataset: Dataset, parts: Parts, report: Rep
             for posts in parts.open_part(part).batches():
                 writer.write(posts)
                 report(writer.rows, parts.posts, stage="written")
+    return joined

@@ -4,6 +4,7 @@
     OUT.partial/dropped.npy       the posts that are left out, as `check_posts` returns them
     OUT.partial/encoder.txt       what encodes: vectors of two kinds of devices do not mix
     OUT.partial/parts/NUMBER/     posts NUMBER * part_rows and on, a corpus in itself
+    OUT.partial/corpus/           all parts put together, before it becomes OUT
     OUT.partial/lock              held by the one who builds
 
 A part appears under its name when it is whole, and carries its checksum.

@@ -9,6 +9,7 @@ Actors of Ray Core, not Ray Data: that restarts a worker without end when it die
 
 import logging
 import os
+import socket
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -26,6 +27,8 @@ from phoenix_server.corpus.parts import Parts
 from phoenix_server.errors import BundleError, CorpusError, PhoenixServerError, StartupError
 
 _OBJECTS_BYTES = 128 << 20  # what passes through Ray is small
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: on this machine alone, on Linux too
+_CONNECT_S = 10.0
 
 
 def encode_parts(
@@ -131,6 +134,10 @@ def cluster(address: str | None, workers: int | None) -> Generator[Any, None, No
         StartupError: Ray is not installed, or does not start.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would tell its makers
+    if address:
+        _check_address(address)
+    else:  # or it listens to everybody, and does what it is told (read when it is imported)
+        os.environ[_CLUSTERS] = "0"
     try:
         import ray
         import ray.exceptions
@@ -163,5 +170,15 @@ def _local(workers: int | None) -> dict[str, Any]:
         "num_cpus": workers,
         "include_dashboard": False,
         "object_store_memory": _OBJECTS_BYTES,
-        "_node_ip_address": "127.0.0.1",
     }
+
+
+def _check_address(address: str) -> None:
+    """Check that something listens at host:port; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not port.isdecimal():
+        return  # auto, or a URI: Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    except (OSError, OverflowError) as exc:
+        raise StartupError(f"--ray-address: there is no Ray at {address}: {exc}") from exc

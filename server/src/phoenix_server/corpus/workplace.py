@@ -7,9 +7,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from phoenix_server.artifacts import flush
 from phoenix_server.errors import CorpusError
 
-_LOCK = "lock"
+_LOCK, _JOINED = "lock", "corpus"
 
 
 def workplace_path(out: Path) -> Path:
@@ -20,6 +21,26 @@ def workplace_path(out: Path) -> Path:
 def count_parts(path: Path) -> int:
     """Return how many parts of a corpus are in a directory, whole or not."""
     return sum(1 for _ in path.glob("parts/[0-9]*"))
+
+
+def clear_joined(path: Path) -> Path:
+    """Return where in a directory of parts they are put together, and remove what is there."""
+    for entry in (*path.glob(f".{_JOINED}.*"), *path.glob(_JOINED)):
+        shutil.rmtree(entry)
+    return path / _JOINED
+
+
+def publish(joined: Path, out: Path) -> None:
+    """Give a corpus its name.
+
+    Raises:
+        CorpusError: There is something of that name now.
+    """
+    try:
+        joined.rename(out)
+        flush(out.parent)
+    except OSError as exc:
+        raise CorpusError(out, f"cannot be written: {exc.strerror}") from exc
 
 
 @contextmanager
