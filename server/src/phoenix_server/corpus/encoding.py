@@ -80,8 +80,8 @@ class PartEncoder:
             keep = self._parts.kept(range(start, min(start + self._batch_rows, rows.stop)))
             posts = next(self._posts).filter(pa.array(keep))
             if posts.num_rows:
-                ids = (posts.column(i).to_numpy() for i in range(2))
-                inputs = self._bundle.features.candidates(*ids, self._batch_rows)
+                post_ids, author_ids = (posts.column(i).to_numpy() for i in range(2))
+                inputs = self._bundle.features.candidates(post_ids, author_ids, self._batch_rows)
                 yield posts, self._towers.encode_candidates(inputs)
 
 
