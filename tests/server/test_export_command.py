@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from rich.console import Console
 
 from phoenix_server import __main__ as cli
 from server.corpus.change_cases import written_corpus
@@ -32,7 +33,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     def run_main(*arguments: str | Path) -> Outcome:
         command = ["phoenix-server", "export-index", tmp_path / "corpus", "--out", tmp_path / "out"]
         monkeypatch.setattr(sys, "argv", list(map(str, [*command, *arguments])))
-        monkeypatch.setattr(cli, "_console", cli.Console(stderr=True, highlight=False))
+        monkeypatch.setattr(cli, "_console", Console(stderr=True, highlight=False))
         with pytest.raises(SystemExit) as caught:
             cli.main()
         printed = capsys.readouterr()

@@ -14,6 +14,8 @@ import pytest
 from rich.console import Console
 
 from phoenix_server import __main__ as cli
+from phoenix_server.bundle import open_bundle
+from phoenix_server.corpus.building import build_corpus
 from phoenix_server.corpus.snapshot import open_snapshot, verify
 from server.cases import copied, edit_manifest, flip_bit
 
@@ -114,6 +116,46 @@ def test_build_corpus_writes_and_tells(run: Run, bundle_f32: Path, tmp_path: Pat
     assert err.startswith(f"Wrote {out}: 2 posts in ")
     assert err.count("\n") == 1
     verify(open_snapshot(out))
+
+
+def test_build_corpus_takes_several_places_and_uris(
+    run: Run, bundle_f32: Path, tmp_path: Path
+) -> None:
+    for name, ids in (("b/1", [5, 6]), ("b/0", [7]), ("a", [8])):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        table = pa.table({"post_id": ids, "author_id": ids})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    places, out = ((tmp_path / "b").as_uri(), tmp_path / "a.parquet"), tmp_path / "corpus"
+    assert run("build-corpus", *places, "--bundle", bundle_f32, "--out", out).status == 0
+    assert open_snapshot(out).columns().post_ids.tolist() == [7, 5, 6, 8]
+
+
+def test_build_corpus_goes_on_and_tells(run: Run, bundle_f32: Path, tmp_path: Path) -> None:
+    parquet, out = tmp_path / "posts.parquet", tmp_path / "corpus"
+    pq.write_table(pa.table({"post_id": [5, 6], "author_id": [1, 2]}), parquet)
+
+    def interrupt(done: int, total: int, /, stage: str = "", found: int = 0) -> None:
+        if stage == "written":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus([parquet], open_bundle(bundle_f32), out, report=interrupt)
+    command = ("build-corpus", parquet, "--bundle", bundle_f32, "--out", out)
+    refused = run(*command, "--drop-duplicates")
+    _assert_one_line(refused, f"{out}.partial: holds parts of another build: drop_duplicates was ")
+    status, _, err = run(*command)
+    assert status == 0
+    assert err.startswith(f"Wrote {out}: 2 posts, 2 of them encoded before, in ")
+    assert err.endswith(" s (0 a second).\n")
+
+
+def test_build_corpus_takes_the_options_of_ray_for_ray_alone(
+    run: Run, bundle_f32: Path, tmp_path: Path
+) -> None:
+    command = ("build-corpus", "x.parquet", "--bundle", bundle_f32, "--out", tmp_path / "corpus")
+    outcome = run(*command, "--workers", "2")
+    assert outcome.status == 2
+    assert "only with --engine ray" in outcome.err
 
 
 def test_build_corpus_refuses_a_tampered_bundle(run: Run, bundle_f32: Path, tmp_path: Path) -> None:

@@ -290,19 +290,54 @@ def import_command(
 @app.command(name="build-corpus")
 def build_command(
     parquet: Annotated[
-        Path,
-        typer.Argument(help="Posts: post_id, author_id and, if you like, created_at, labels."),
+        list[str],
+        typer.Argument(
+            metavar="PARQUET...",
+            help="Posts: Parquet files, or directories of such, here or at URIs (s3://, gs://, "
+            "hdfs://, ...). Columns: post_id, author_id and, if you like, created_at, labels.",
+        ),
     ],
     bundle: BundleOption,
     out: OutOption,
     drop_duplicates: DropOption = False,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Throw away what an interrupted run left; start over."),
+    ] = False,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(
+            help="What encodes: this process, or workers of Ray. On several machines, OUT, "
+            "the bundle and the posts must be where all of them find them under one name.",
+        ),
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workers of Ray. Default: one for each GPU, or for each CPU."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="A cluster of Ray. Default: start Ray on this machine for this run."),
+    ] = None,
 ) -> None:
-    """Make a corpus of posts: the bundle's candidate tower encodes them."""
-    from phoenix_server.corpus.building import build_corpus
+    """Make a corpus of posts: the bundle's candidate tower encodes them.
 
+    If it is interrupted, the same command goes on from OUT.partial, where it keeps what is done.
+    """
+    from phoenix_server.corpus.building import BuildConfig, build_corpus
+
+    if engine == "local" and (workers, ray_address) != (None, None):
+        raise typer.BadParameter("--workers and --ray-address: only with --engine ray")
+    config = BuildConfig(
+        drop_duplicates=drop_duplicates,
+        restart=restart,
+        engine=engine,
+        workers=workers,
+        ray_address=ray_address,
+    )
     opened = _verified(bundle)
     with _progress(out) as report:
-        build_corpus(parquet, opened, out, drop_duplicates=drop_duplicates, report=report)
+        build_corpus(parquet, opened, out, config, report=report)
 
 
 @app.command()
@@ -327,23 +362,30 @@ def _verified(path: Path) -> Bundle:
 
 
 @contextmanager
-def _progress(out: Path) -> Generator[Callable[[int, int], None], None, None]:
+def _progress(out: Path) -> Generator[Callable[..., None], None, None]:
     """Show progress, and afterwards what was done."""
     began = time.monotonic()
-    done = 0
-    columns = (TextColumn("posts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    done = skipped = 0
+    columns = (
+        TextColumn("posts {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     hidden = not _console.is_terminal  # or it leaves an empty line in logs
     with Progress(*columns, console=_console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("posts", total=None)
+        task = progress.add_task("", total=None)
 
-        def report(completed: int, total: int) -> None:
-            nonlocal done
-            done = completed
-            progress.update(task, completed=completed, total=total)
+        def report(completed: int, total: int, /, stage: str = "", found: int = 0) -> None:
+            nonlocal done, skipped
+            done, skipped = completed, max(found, skipped)
+            progress.update(task, completed=completed, total=total, description=stage)
 
         yield report
     spent = time.monotonic() - began
-    what = f"Wrote {out}: {done:,} posts in {spent:.1f} s ({done / spent:,.0f} a second)."
+    before = f", {skipped:,} of them encoded before," if skipped else ""
+    rate = f"{(done - skipped) / spent:,.0f} a second"
+    what = f"Wrote {out}: {done:,} posts{before} in {spent:.1f} s ({rate})."
     _console.print(what, markup=False, soft_wrap=True)
 
 

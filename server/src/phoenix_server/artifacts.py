@@ -86,8 +86,16 @@ def verify_files(directory: Path, files: Iterable[File], error: ErrorType) -> No
 
 
 @contextmanager
-def new_directory(out: Path, error: ErrorType) -> Generator[Path, None, None]:
+def new_directory(
+    out: Path, error: ErrorType, *, durable: bool = True
+) -> Generator[Path, None, None]:
     """Yield a directory to write in that becomes `out` if, and only if, the block succeeds.
+
+    Args:
+        out: The directory; must not exist.
+        error: What to raise.
+        durable: Have the disk keep it before it bears the name, so that it is whole after a power
+            failure too.
 
     Raises:
         ArtifactError: Of the given kind, when `out` exists or the disk refuses.
@@ -102,10 +110,12 @@ def new_directory(out: Path, error: ErrorType) -> Generator[Path, None, None]:
     try:
         yield staging
         staging.chmod(0o755)
-        for path in (*staging.rglob("*"), staging):
-            _flush(path)
+        if durable:
+            for path in (*staging.rglob("*"), staging):
+                flush(path)
         staging.rename(out)
-        _flush(out.parent)
+        if durable:
+            flush(out.parent)
     except OSError as exc:
         raise error(out, f"cannot be written: {exc.strerror or exc}") from exc
     finally:
@@ -121,7 +131,8 @@ def describe_file(directory: Path, path: Path) -> File:
     )
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the disk keep a file, or the names in a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

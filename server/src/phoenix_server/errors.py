@@ -35,14 +35,17 @@ class ArtifactError(PhoenixServerError):
     """A bundle or a corpus that cannot be used.
 
     Attributes:
-        path: The file or directory at fault.
+        path: The file or directory at fault; text if it is not on a disk of this machine.
         reason: What is wrong with it, in words.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type["ArtifactError"], tuple[Path | str, str]]:
+        return type(self), (self.path, self.reason)  # or another process cannot be told
 
 
 class BundleError(ArtifactError):
@@ -114,8 +117,8 @@ class CorpusFullError(PhoenixServerError):
 class StorageError(PhoenixServerError):
     """The disk refuses to keep a change."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path.name}: {reason}")
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{Path(path).name}: {reason}")
 
 
 class ReadOnlyError(PhoenixServerError):

@@ -19,6 +19,7 @@ from phoenix_server.topk import DeviceCorpus
 Ids = npt.NDArray[np.uint64]
 
 WIDTH = 8
+TOWER = "f"
 NAMES = ("red", "green", "", 'a "b"\n', "\N{SNOWMAN}")
 HALVES = np.array([2**32, 1], np.uint64)
 
@@ -43,6 +44,15 @@ Model = dict[int, Post]
 """A corpus, by ids."""
 
 
+class OwnTowers:
+    """The towers that all vectors are of."""
+
+    tower = TOWER
+
+    def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
+        raise AssertionError("all vectors are of these towers")
+
+
 def id_array(*ids: int) -> Ids:
     """Return ids as an array."""
     return np.array(ids, np.uint64)
@@ -61,6 +71,7 @@ def posts_of(ids: Sequence[int], seed: int = 0, names: Sequence[str] = NAMES) ->
             tuple(names), has.sum(axis=1, dtype=np.int32), np.nonzero(has)[1].astype(np.int32)
         ),
         vectors=rng.integers(-3, 4, (count, WIDTH)).astype(np.float32),
+        tower=TOWER,
     )
 
 
@@ -113,7 +124,7 @@ def written_corpus(path: Path, count: int) -> tuple[Snapshot, Model]:
     ids = np.arange(1, count + 1, dtype=np.uint64)
     vectors = np.eye(WIDTH, dtype=np.float32)[np.arange(count) % WIDTH]
     names = [list(NAMES[: n % 3]) for n in range(count)]
-    with new_snapshot(path, source=path, embedding_size=WIDTH, tower_fingerprint="f") as snapshot:
+    with new_snapshot(path, source=path, embedding_size=WIDTH, tower_fingerprint=TOWER) as snapshot:
         snapshot.write(
             ArrowPosts(
                 post_ids=ids,

@@ -30,6 +30,7 @@ from server.cases import copied, flip_bit
 from server.corpus.change_cases import (
     WIDTH,
     Model,
+    OwnTowers,
     change_model,
     id_array,
     posts_of,
@@ -116,7 +117,7 @@ def test_changes_are_in_it_before_and_after_a_snapshot(
 
 def snapshot_of(store: Store) -> None:
     """Write a snapshot, and drop the changes before it, as a server does."""
-    written = write_snapshot(store)
+    written = write_snapshot(store, OwnTowers())
     store.journal.trim(written.manifest.sequence)
 
 
@@ -147,7 +148,7 @@ def test_a_snapshot_written_meanwhile_is_taken_instead(
         reads += 1
         if reads == 1:  # change 1 goes, and 2 stays: what is read then has a gap
             with closing(Store(path)) as server:
-                written = write_snapshot(server)
+                written = write_snapshot(server, OwnTowers())
                 server.journal.trim(written.manifest.sequence - 1)
         return read(store)
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from phoenix_server.corpus.changes import Change, Ids, Net, Posts
+from phoenix_server.corpus.changes import Change, Net, Posts
 from phoenix_server.corpus.index import CorpusIndex
 from phoenix_server.corpus.live import LiveCorpus
 from phoenix_server.corpus.store import Store
@@ -33,6 +32,7 @@ from phoenix_server.programs import Programs
 from server.corpus.change_cases import (
     NAMES,
     Model,
+    OwnTowers,
     change_model,
     held,
     id_array,
@@ -49,7 +49,7 @@ _NOBODY = 999_999
 _PROGRAMS = Programs()  # of all tests: they are of one size
 
 
-class _Target:
+class _Target(OwnTowers):
     """An index, and what was applied to it."""
 
     def __init__(self, store: Store) -> None:
@@ -60,12 +60,8 @@ class _Target:
             max_labels=_MAX_LABELS,
         )
         self.corpus.compile_updates(_PROGRAMS)
-        self.tower = store.snapshot.manifest.tower_fingerprint
         self.sequences: list[int] = []
         self.failure: Exception | None = None
-
-    def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
-        raise AssertionError("all vectors are of these towers")
 
     def apply(self, change: Net, sequence: int) -> None:
         if self.failure is not None:

@@ -44,7 +44,7 @@ def _measure_corpora(made: Artifacts, bundle: Bundle, options: Options) -> list[
     with tempfile.TemporaryDirectory(dir=options.build) as folder:
         fresh = (Path(folder) / str(i) for i in itertools.count())
         calls: Mapping[str, Callable[[], object]] = {
-            "build-corpus": lambda: build_corpus(made.posts, bundle, next(fresh)),
+            "build-corpus": lambda: build_corpus([made.posts], bundle, next(fresh)),
             "import-corpus": lambda: import_corpus(
                 made.checkpoint / "sports_corpus.npz", bundle, next(fresh)
             ),

@@ -1,186 +1,188 @@
-"""Make a corpus of posts: the exported candidate tower encodes them, streaming."""
+"""Make a corpus of posts: the exported candidate tower encodes them, part by part."""
 
-# pyarrow makes the functions of `pc` when it is imported, out of a type checker's sight.
-# pyright: reportAttributeAccessIssue=false
-
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol
 
-import jax
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow.fs as pafs
 
 from phoenix_server.bundle import Bundle
-from phoenix_server.corpus.snapshot import ArrowPosts
-from phoenix_server.corpus.writer import new_snapshot, select_posts, snowflake_times
-from phoenix_server.errors import CorpusError
-from phoenix_server.towers import Towers
+from phoenix_server.corpus.datasets import Dataset, Place, open_dataset
+from phoenix_server.corpus.parts import Parts, describe_work, find_work, keep_work
+from phoenix_server.corpus.reading import check_posts
+from phoenix_server.corpus.workplace import clear_joined, count_parts, publish, workplace
+from phoenix_server.corpus.writer import new_snapshot
 
-BATCH_ROWS = 8192
-_COLUMNS = ("post_id", "author_id", "created_at", "labels")
-_TIMES = pa.timestamp("ms", "UTC")
-_EPOCH, _LAST = pa.scalar(0, _TIMES), pa.scalar(253_402_300_799_999, _TIMES)  # to 9999-12-31
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """How a corpus is built.
+
+    Attributes:
+        drop_duplicates: Keep the first of posts that come more than once.
+        restart: Throw away what an interrupted build left, and start over.
+        engine: What encodes: this process, or workers of Ray.
+        workers: How many of Ray's. Default: one a GPU of the cluster, or one a CPU.
+        ray_address: The cluster. Default: one is started on this machine, and stopped again.
+        part_rows: How many posts make a part, which is what an interruption costs at most.
+        batch_rows: How many are encoded at once.
+    """
+
+    drop_duplicates: bool = False
+    restart: bool = False
+    engine: Literal["local", "ray"] = "local"
+    workers: int | None = None
+    ray_address: str | None = None
+    part_rows: int = 1 << 18
+    batch_rows: int = 1 << 13
+
+    def __post_init__(self) -> None:
+        if self.batch_rows < 1 or self.part_rows < 1 or self.part_rows % self.batch_rows:
+            raise ValueError("part_rows: must be a multiple of batch_rows, both positive")
+        if self.engine == "local" and (self.workers, self.ray_address) != (None, None):
+            raise ValueError("workers and ray_address: only for the engine ray")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError("workers: must be positive")
+
+
+class Report(Protocol):
+    """Is told how far a build has come."""
+
+    def __call__(self, done: int, total: int, /, stage: str = "encoded", found: int = 0) -> None:
+        """Take the state.
+
+        Args:
+            done: Posts checked, encoded or written, as `stage` says.
+            total: How many there are.
+            stage: "checked", then "encoded", then "written".
+            found: How many were encoded already when this build began.
+        """
+        ...
+
+
+def _silent(done: int, total: int, /, stage: str = "encoded", found: int = 0) -> None: ...
 
 
 def build_corpus(
-    path: Path,
+    places: Sequence[Place],
     bundle: Bundle,
     out: Path,
+    config: BuildConfig = BuildConfig(),
     *,
-    drop_duplicates: bool = False,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    filesystem: pafs.FileSystem | None = None,
+    report: Report = _silent,
 ) -> int:
     """Encode posts and write them as a corpus.
 
+    What is done is kept beside `out` until all is; the same call goes on from there when it was
+    interrupted. The corpus is the same, byte for byte, whatever the engine, the number of
+    interruptions and the way in which the posts are cut into files.
+
     Args:
-        path: A Parquet file: post_id and author_id, integers; if it likes created_at, a timestamp
-            since 1970, in UTC unless it names a zone (default: the time that a post id carries),
-            and labels, a list of strings or a string.
+        places: Parquet files and directories of such, on this machine or as URIs; see
+            `open_dataset`. Columns: post_id and author_id, integers; if they like created_at, a
+            timestamp since 1970, in UTC unless it names a zone (default: the time that a post id
+            carries), and labels, a list of strings or a string.
         bundle: The bundle whose candidate tower encodes; its files have been verified.
         out: The directory to write; must not exist.
-        drop_duplicates: Keep the first of posts that come more than once.
-        report: Called with the posts written so far and their total.
+        config: How.
+        filesystem: What the files are on. Default: this machine, or what a URI says.
+        report: Called as the build goes on.
 
     Returns:
         How many posts were written.
 
     Raises:
-        CorpusError: The file is damaged, incomplete or odd, or `out` cannot be written.
+        CorpusError: A file is damaged, incomplete or odd, `out` cannot be written, or is being
+            built by another, or was begun to be built of something else.
         BundleError: The bundle cannot be used, or its towers fail the self-test on this device.
+        StartupError: Ray is missing, does not start, or loses a worker.
     """
-    with _reading(path):
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-    with file:
-        _check_columns(path, file.schema_arrow)
-        with _reading(path):
-            post_ids = file.read(columns=["post_id"]).column(0).combine_chunks()
-        keep = select_posts(path, _ids(path, "post_id", post_ids), drop_duplicates=drop_duplicates)
-        towers = Towers(bundle, jax.devices()[0])
-        towers.compile_candidates(BATCH_ROWS)
-        towers.self_test()
-        with new_snapshot(
-            out,
-            source=path,
-            embedding_size=bundle.manifest.model.embedding_size,
-            tower_fingerprint=bundle.manifest.tower_fingerprint,
-        ) as writer:
-            for posts in _encoded(path, file, keep, bundle, towers):
-                writer.write(posts)
-                report(writer.rows, int(keep.sum()))
-            return writer.rows
+    with workplace(out, restart=config.restart) as path:
+        dataset = open_dataset(places, filesystem)
+        parts = _parts(path, dataset, bundle, config, report)
+        try:
+            _encode(bundle, dataset, parts, config, report)
+            publish(_join(bundle, dataset, parts, report), out)
+        except BaseException:
+            if count := count_parts(path):
+                _log.warning("%s keeps %d parts: the same command goes on from there", path, count)
+            raise
+    return parts.posts
 
 
-@contextmanager
-def _reading(path: Path) -> Generator[None, None, None]:
-    """Say of what goes wrong that it is the file's fault."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise CorpusError(path, "no such file") from None
-    except (pa.ArrowException, OSError) as exc:  # OSError: what is compressed is damaged
-        raise CorpusError(path, f"is not a Parquet file that can be read: {exc}") from exc
+def _parts(
+    path: Path, dataset: Dataset, bundle: Bundle, config: BuildConfig, report: Report
+) -> Parts:
+    """Return the parts to be made: as they were begun, or anew when all posts were checked."""
+    work = describe_work(
+        dataset,
+        bundle.manifest.tower_fingerprint,
+        drop_duplicates=config.drop_duplicates,
+        part_rows=config.part_rows,
+        batch_rows=config.batch_rows,
+    )
+    if found := find_work(path, work):
+        return found
+    dropped = check_posts(
+        dataset,
+        drop_duplicates=config.drop_duplicates,
+        report=lambda done: report(done, dataset.rows, stage="checked"),
+    )
+    return keep_work(path, work, dropped)
 
 
-def _check_columns(path: Path, schema: pa.Schema) -> None:
-    for name in _COLUMNS:
-        if schema.names.count(name) > 1:
-            raise CorpusError(path, f"column {name} comes more than once")
-    for name in ("post_id", "author_id"):
-        if name not in schema.names:
-            raise CorpusError(path, f"column {name} is missing; it has {', '.join(schema.names)}")
-        if not pa.types.is_integer(schema.field(name).type):
-            raise CorpusError(path, f"{name} is {schema.field(name).type}, should be uint64")
-    if "created_at" in schema.names:
-        found = schema.field("created_at").type
-        if not pa.types.is_timestamp(found):
-            raise CorpusError(path, f"created_at is {found}, should be a timestamp")
-    if "labels" in schema.names:
-        found = schema.field("labels").type
-        if not _is_text(found.value_type if _is_list(found) else found):
-            raise CorpusError(path, f"labels is {found}, should be a list of strings")
+def _encode(
+    bundle: Bundle, dataset: Dataset, parts: Parts, config: BuildConfig, report: Report
+) -> None:
+    """Encode the parts that are missing."""
+    there = set(parts.find())
+    missing = [n for n in range(parts.count) if n not in there and parts.part_posts(n)]
+    found = done = sum(map(parts.part_posts, there))
 
+    def advance(posts: int) -> None:
+        nonlocal done
+        done += posts
+        report(done, parts.posts, stage="encoded", found=found)
 
-def _is_list(found: pa.DataType) -> bool:
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_kind(found) for is_kind in kinds)
+    advance(0)
+    if not missing:
+        return
+    if config.engine == "ray":
+        from phoenix_server.corpus.ray_engine import encode_parts
 
-
-def _is_text(found: pa.DataType) -> bool:
-    value = found.value_type if pa.types.is_dictionary(found) else found
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(is_kind(value) for is_kind in kinds)
-
-
-def _encoded(
-    path: Path,
-    file: pq.ParquetFile,
-    keep: npt.NDArray[np.bool_],
-    bundle: Bundle,
-    towers: Towers,
-) -> Iterator[ArrowPosts]:
-    """Yield the posts with their vectors, a batch at a time."""
-    row = 0
-    for batch in _batches(path, file):
-        mask = pa.array(keep[row : row + batch.num_rows])
-        labels = _labels(path, batch).filter(mask)  # first: Arrow cannot filter all kinds
-        kept = batch.select([name for name in batch.schema.names if name != "labels"]).filter(mask)
-        post_ids = _ids(path, "post_id", kept.column("post_id"), row)
-        author_ids = _ids(path, "author_id", kept.column("author_id"), row)
-        row += batch.num_rows
-        if not len(post_ids):
-            continue
-        inputs = bundle.features.candidates(post_ids, author_ids, BATCH_ROWS)
-        yield ArrowPosts(
-            post_ids=post_ids,
-            author_ids=author_ids,
-            created_at=_created_at(path, kept, post_ids),
-            labels=labels,
-            vectors=np.asarray(towers.encode_candidates(inputs))[: len(post_ids)],
+        encode_parts(
+            bundle,
+            dataset,
+            parts,
+            missing,
+            workers=config.workers,
+            address=config.ray_address,
+            report=advance,
         )
+        return
+    from phoenix_server.corpus.encoding import PartEncoder
+
+    encoder = PartEncoder(bundle, dataset, parts)
+    for part in missing:
+        encoder.encode(part, advance)
 
 
-def _batches(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    wanted = [name for name in _COLUMNS if name in file.schema_arrow.names]
-    with _reading(path):
-        yield from file.iter_batches(batch_size=BATCH_ROWS, columns=wanted)
-
-
-def _ids(path: Path, name: str, column: pa.Array, row: int = 0) -> npt.NDArray[np.uint64]:
-    if column.null_count:
-        raise CorpusError(path, f"{name} is null in a row from {row} on")
-    if pa.types.is_signed_integer(column.type) and len(column) and pc.min(column).as_py() < 0:
-        raise CorpusError(path, f"{name} is negative in a row from {row} on")
-    ids = column.to_numpy(zero_copy_only=False).astype(np.uint64)
-    if (ids == 0).any():
-        raise CorpusError(path, f"{name} is 0 in a row from {row} on; 0 means padding")
-    return ids
-
-
-def _created_at(path: Path, batch: pa.RecordBatch, post_ids: npt.NDArray[np.uint64]) -> pa.Array:
-    carried = snowflake_times(post_ids)
-    if "created_at" not in batch.schema.names:
-        return carried
-    given = batch.column("created_at").cast(_TIMES, safe=False)  # drops what is below 1 ms
-    if pc.any(pc.or_(pc.less(given, _EPOCH), pc.greater(given, _LAST))).as_py():
-        raise CorpusError(path, "created_at holds a time that is not from 1970 to 9999")
-    return pc.coalesce(given, carried)
-
-
-def _labels(path: Path, batch: pa.RecordBatch) -> pa.Array:
-    lists = pa.list_(pa.string())
-    if "labels" not in batch.schema.names:
-        return pa.array([[]] * batch.num_rows, lists)
-    labels = batch.column("labels")
-    if not _is_list(labels.type):
-        texts = labels.cast(pa.string()).fill_null("")
-        given = pc.not_equal(texts, "")
-        offsets = np.concatenate([[0], np.cumsum(given.to_numpy(zero_copy_only=False))])
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts.filter(given))
-    labels = labels.cast(lists)
-    if labels.flatten().null_count:
-        raise CorpusError(path, "labels holds a list with a null in it")
-    return labels
+def _join(bundle: Bundle, dataset: Dataset, parts: Parts, report: Report) -> Path:
+    """Write all parts as one corpus beside them, and return where."""
+    joined = clear_joined(parts.path)
+    with new_snapshot(
+        joined,
+        source=dataset.name,
+        embedding_size=bundle.manifest.model.embedding_size,
+        tower_fingerprint=parts.work.tower_fingerprint,
+    ) as writer:
+        for part in filter(parts.part_posts, range(parts.count)):
+            for posts in parts.open_part(part).batches():
+                writer.write(posts)
+                report(writer.rows, parts.posts, stage="written")
+    return joined

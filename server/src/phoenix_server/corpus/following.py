@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from phoenix_server.corpus.changes import net
-from phoenix_server.corpus.encoding import renewed
+from phoenix_server.corpus.renewing import renewed
 from phoenix_server.corpus.snapshotting import read_changes
 from phoenix_server.corpus.store import Store
 from phoenix_server.corpus.waiting import Target

@@ -14,9 +14,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from phoenix_server.corpus.changes import Change, net
-from phoenix_server.corpus.encoding import renewed
 from phoenix_server.corpus.journal import Journal
 from phoenix_server.corpus.judging import Judge
+from phoenix_server.corpus.renewing import renewed
 from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.corpus.snapshotting import remove_old, write_snapshot
 from phoenix_server.corpus.store import Store

@@ -205,7 +205,7 @@ def corpus_schema(embedding_size: int) -> pa.Schema:
 
 
 def check_vectors(
-    path: Path, post_ids: npt.NDArray[np.uint64], vectors: npt.NDArray[np.float32]
+    path: Path | str, post_ids: npt.NDArray[np.uint64], vectors: npt.NDArray[np.float32]
 ) -> None:
     """Check that vectors [n, D] are finite and of unit length.
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from phoenix_server.corpus.changes import Change, Labels, Net, Posts, net
-from phoenix_server.corpus.encoding import Encoder, renewed, renewed_batch
 from phoenix_server.corpus.journal import Journal
+from phoenix_server.corpus.renewing import Encoder, renewed, renewed_batch
 from phoenix_server.corpus.snapshot import ArrowPosts, Snapshot, open_snapshot
 from phoenix_server.corpus.store import SNAPSHOTS, Store
 from phoenix_server.corpus.times import UNKNOWN

@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from phoenix_server.corpus.changes import Change, Net
-from phoenix_server.corpus.encoding import Encoder
 from phoenix_server.corpus.index import CorpusIndex
+from phoenix_server.corpus.renewing import Encoder
 from phoenix_server.corpus.store import Store
 from phoenix_server.errors import NotReadyError
 

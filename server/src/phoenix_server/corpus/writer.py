@@ -31,7 +31,7 @@ class SnapshotWriter:
 
     def __init__(
         self,
-        source: Path,
+        source: Path | str,
         file: pa.RecordBatchFileWriter,
         schema: pa.Schema,
         label_names: Iterable[str],
@@ -68,29 +68,31 @@ class SnapshotWriter:
 def new_snapshot(
     out: Path,
     *,
-    source: Path,
+    source: Path | str,
     embedding_size: int,
     tower_fingerprint: str,
     sequence: int = 0,
     built_as: str = "",
     label_names: Iterable[str] = (),
+    durable: bool = True,
 ) -> Generator[SnapshotWriter, None, None]:
     """Yield a writer of a corpus that becomes `out` if, and only if, the block succeeds.
 
     Args:
         out: The directory to write; must not exist.
-        source: The file that the posts come from, for errors.
+        source: What the posts come from, for errors.
         embedding_size: D.
         tower_fingerprint: Of the towers that made the vectors.
         sequence: The number of the last change that it holds.
         built_as: The corpus as it was built, if this is a later state; see `CorpusManifest`.
         label_names: Labels to list besides those of the posts.
+        durable: Have the disk keep it before it bears its name.
 
     Raises:
         CorpusError: The directory exists or cannot be written.
     """
     schema = corpus_schema(embedding_size)
-    with new_directory(out, CorpusError) as directory:
+    with new_directory(out, CorpusError, durable=durable) as directory:
         with pa.ipc.new_file(str(directory / DATA), schema) as file:
             writer = SnapshotWriter(source, file, schema, label_names)
             yield writer
