@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from phoenix_server.corpus.exporting import Options, Report
+    from phoenix_server.corpus.approximate import Report
+    from phoenix_server.corpus.exporting import Options
 
 app = typer.Typer()
 

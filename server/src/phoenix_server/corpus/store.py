@@ -66,6 +66,9 @@ class Store:
         try:
             self._journal = self._open_journal()
             self.snapshot = self._choose_snapshot(tower)
+            if self._journal is not None and read_only:  # or SQLite keeps what it has read
+                self._journal.close()
+                self._journal = self._open_journal()
         except BaseException:
             self.close()
             raise
