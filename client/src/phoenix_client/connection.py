@@ -59,6 +59,7 @@ class Connection(BaseConnection[grpc.Channel]):
             Whether it says so; False too if it cannot be reached in time.
 
         Raises:
+            NotFoundError: The server has no such service.
             PhoenixClientError: The call failed in another way.
         """
         check = self._channel.unary_unary(channels.HEALTH_CHECK, *channels.HEALTH_MESSAGES)
