@@ -17,6 +17,8 @@ from server.cases import copied
 
 SMALL = EngineConfig(batch_sizes=(1, 4), history_lengths=(16,), result_sizes=(32,), max_top_k=4000)
 
+COMPILED_FOR = ("--max-top-k", "100")  # few sizes of searches: quick to compile
+
 
 @pytest.fixture(scope="session")
 def golden_corpus_bf16(
@@ -32,9 +34,10 @@ def golden_corpus_bf16(
 def compiled_bundle(
     bundle_f32: Path, golden_corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Return `bundle_f32` with what serves the golden posts on one shard compiled. Read-only."""
+    """Return `bundle_f32`, compiled for the golden posts on one shard. Read-only."""
     bundle = copied(bundle_f32, tmp_path_factory.mktemp("compiled") / "bundle")
     command = [sys.executable, "-m", "phoenix_server", "compile", "--bundle", str(bundle)]
+    command += COMPILED_FOR
     subprocess.run(command, check=True, capture_output=True)
     (towers,) = (bundle / "compiled").iterdir()
     first = {path.name for path in towers.iterdir()}

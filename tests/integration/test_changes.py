@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from google.rpc import code_pb2
 
-from integration.conftest import SMALL
+from integration.conftest import COMPILED_FOR, SMALL
 from integration.test_requests import failure, user, violations
 from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
@@ -216,7 +216,7 @@ def test_a_sequence_that_does_not_come_in_time_is_waited_for_in_vain(stubs: Stub
 
 
 def test_changes_survive_a_kill(compiled_bundle: Path, corpus: Path) -> None:
-    arguments = ("--bundle", str(compiled_bundle), "--corpus", str(corpus))
+    arguments = ("--bundle", str(compiled_bundle), "--corpus", str(corpus), *COMPILED_FOR)
     with spawn_server(*arguments) as (process, address), _stubs(address) as stubs:
         mine = _vector_of(stubs)
         request = pb.UpsertPostsRequest(post_ids=[7], author_ids=[1], vectors=mine)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from integration.conftest import COMPILED_FOR
 from phoenix_client import PhoenixClient, User
 from phoenix_server.compiled import use_compiled
 from server.cases import copied, flip_bit
@@ -47,7 +48,7 @@ def _counts(log: str) -> tuple[int, int]:
 
 def test_a_server_loads_all_its_programs(compiled_bundle: Path, golden_corpus: Path) -> None:
     before = sorted((compiled_bundle / "compiled").rglob("*"))
-    with _serving(compiled_bundle, golden_corpus) as (log, address):
+    with _serving(compiled_bundle, golden_corpus, *COMPILED_FOR) as (log, address):
         total, loaded = _counts(log)
         assert loaded == total > 20
         with PhoenixClient(address) as client:
