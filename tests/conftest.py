@@ -1,5 +1,6 @@
 """What several folders share: eight CPU devices, the golden checkpoint, and what is made of it."""
 
+import tempfile
 from pathlib import Path
 
 import jax
@@ -12,6 +13,22 @@ from phoenix_server.corpus.importing import import_corpus
 
 # Before anything looks at a device: afterwards JAX refuses.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have what one test compiles loaded by the others, as servers load what is compiled ahead.
+
+    Many engines are of the same sizes. Loaded programs are the compiled ones, bit for bit, and
+    count as compiled (`Compilations.total`).
+    """
+    folder = tempfile.TemporaryDirectory(prefix="compiled-")
+    config.add_cleanup(folder.cleanup)
+    jax.config.update("jax_compilation_cache_dir", folder.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)  # else not worth a file
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+    # What is read while another thread writes it is compiled too.
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 
 
 def _bundle(layout: Path, out: Path, dtype: str) -> Path:

@@ -116,7 +116,10 @@ def random_params(config: PhoenixRetrievalModelConfig, seed: int = 0) -> hk.Para
         scale = 1.0 if len(shape) == 1 else shape[0] ** -0.5
         return jnp.asarray(rng.normal(scale=scale, size=shape), jnp.float32)
 
-    return unflatten_params({path: draw(s) for path, s in parameter_shapes(config).items()})
+    return unflatten_params({path: draw(s) for path, s in _shapes(config).items()})
+
+
+_shapes = functools.cache(parameter_shapes)
 
 
 def random_inputs(

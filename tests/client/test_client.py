@@ -33,6 +33,7 @@ from phoenix_client import (
     History,
     InvalidArgumentError,
     MalformedReplyError,
+    Model,
     PhoenixClient,
     Post,
     RetrieveQuery,
@@ -147,12 +148,26 @@ def test_score_posts_keeps_the_order_of_the_request(server: FakeServer, ask: Ask
 
 
 def test_get_model(ask: Ask) -> None:
-    model = ask("get_model")
-    assert (model.generation, model.tower_fingerprint) == (GENERATION, "f00d")
-    assert (model.num_actions, model.history_length, model.corpus_rows) == (19, 127, 2**40)
-    assert (model.devices, model.label_names) == (("cpu:0", "cpu:1"), ("football", "news"))
-    assert (model.max_top_k, model.max_batch_users, model.max_candidates) == (MAX_TOP_K, 5, 7)
-    assert (model.max_request_bytes, model.max_excluded) == (2**20, 11)
+    assert ask("get_model") == Model(
+        generation=GENERATION,
+        tower_fingerprint="f00d",
+        embedding_size=EMBEDDING_SIZE,
+        history_length=127,
+        num_actions=19,
+        product_surface_vocab_size=16,
+        compute_dtype="bfloat16",
+        corpus_rows=2**40,
+        corpus_dtype="float32",
+        label_names=("football", "news"),
+        shards=2,
+        devices=("cpu:0", "cpu:1"),
+        max_top_k=MAX_TOP_K,
+        max_batch_users=5,
+        max_candidates=7,
+        max_request_bytes=2**20,
+        max_excluded=11,
+        server_version="0.1.0",
+    )
 
 
 def test_get_serving_stats_has_every_field_of_the_reply(ask: Ask) -> None:

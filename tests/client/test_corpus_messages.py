@@ -64,7 +64,9 @@ def test_a_time_is_the_millisecond_in_which_it_lies(microseconds: int) -> None:
     assert list(request.created_at_unix_ms) == [1]
 
 
-@pytest.mark.parametrize("kind", [list, tuple, lambda floats: array("f", floats)])
+@pytest.mark.parametrize(
+    "kind", [list, tuple, lambda floats: array("f", floats), lambda floats: array("d", floats)]
+)
 def test_vectors_of_any_kind_are_sent(kind: Any) -> None:
     posts = [
         Post(1, 2, vector=kind([0.5, -1.0])),

@@ -237,6 +237,14 @@ def test_wrong_usage_is_status_2(run: Run, arguments: list[str], named: str) -> 
     assert named in err
 
 
+def test_a_file_without_certificates_is_status_2(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_text("-----BEGIN PRIVATE KEY-----\n")
+    status, out, err = run("model", "--ca-file", file)
+    assert (status, out) == (2, "")
+    assert "--ca-file" in err and "holds no certificate in PEM" in " ".join(err.split())
+
+
 def test_a_certificate_file_encrypts(run: Run, tls_files: tuple[Path, Path]) -> None:
     key, certificate = tls_files
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])

@@ -75,6 +75,7 @@ def test_rows_are_counted_from_the_end_as_in_a_list() -> None:
     [
         ({"post_ids": [-1], "author_ids": [1], "action_masks": [0]}, "post_ids: must be"),
         ({"post_ids": [2**64], "author_ids": [1], "action_masks": [0]}, "post_ids: must be"),
+        ({"post_ids": bytes(8), "author_ids": [1], "action_masks": [0]}, "post_ids: must be"),
         ({"post_ids": [1], "author_ids": [0.5], "action_masks": [0]}, "author_ids: must be"),
         ({"post_ids": [1], "author_ids": [], "action_masks": [0]}, "author_ids: has 0 entries"),
         ({"post_ids": [1], "author_ids": [1]}, "action_masks: has 0 entries"),

@@ -1,5 +1,7 @@
-"""Servers that tests of the wire share."""
+"""Servers that tests of the wire share, and what starts others quickly."""
 
+import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -11,8 +13,11 @@ from phoenix_server.corpus.importing import import_corpus
 from phoenix_server.limits import Limits
 from phoenix_server.sizes import EngineConfig
 from running import run_server
+from server.cases import copied
 
 SMALL = EngineConfig(batch_sizes=(1, 4), history_lengths=(16,), result_sizes=(32,), max_top_k=4000)
+
+COMPILED_FOR = ("--max-top-k", "100")  # few sizes of searches: quick to compile
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +28,24 @@ def golden_corpus_bf16(
     out = tmp_path_factory.mktemp("golden_bf16") / "corpus"
     import_corpus(golden_layout / "sports_corpus.npz", open_bundle(bundle_bf16), out)
     return out
+
+
+@pytest.fixture(scope="session")
+def compiled_bundle(
+    bundle_f32: Path, golden_corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return `bundle_f32`, compiled for the golden posts on one shard. Read-only."""
+    bundle = copied(bundle_f32, tmp_path_factory.mktemp("compiled") / "bundle")
+    command = [sys.executable, "-m", "phoenix_server", "compile", "--bundle", str(bundle)]
+    command += COMPILED_FOR
+    subprocess.run(command, check=True, capture_output=True)
+    (towers,) = (bundle / "compiled").iterdir()
+    first = {path.name for path in towers.iterdir()}
+    subprocess.run([*command, "--corpus", str(golden_corpus)], check=True, capture_output=True)
+    (both,) = (bundle / "compiled").iterdir()
+    assert both == towers
+    assert first < {path.name for path in both.iterdir()}
+    return bundle
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from google.rpc import code_pb2
 
+from integration.conftest import COMPILED_FOR, SMALL
 from integration.test_requests import failure, user, violations
 from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
@@ -62,7 +63,7 @@ def corpus(golden_corpus: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(bundle_f32: Path, corpus: Path) -> ServeConfig:
-    engine = replace(_ENGINE, user_batches=(1,), batch_sizes=(1,), history_lengths=())
+    engine = replace(SMALL, user_batches=(1,), batch_sizes=(1,), history_lengths=())
     return ServeConfig(bundle=bundle_f32, corpus=corpus, shards=1, engine=engine)
 
 
@@ -214,8 +215,8 @@ def test_a_sequence_that_does_not_come_in_time_is_waited_for_in_vain(stubs: Stub
     assert status.code == code_pb2.DEADLINE_EXCEEDED
 
 
-def test_changes_survive_a_kill(bundle_f32: Path, corpus: Path) -> None:
-    arguments = ("--bundle", str(bundle_f32), "--corpus", str(corpus), "--max-top-k", "10")
+def test_changes_survive_a_kill(compiled_bundle: Path, corpus: Path) -> None:
+    arguments = ("--bundle", str(compiled_bundle), "--corpus", str(corpus), *COMPILED_FOR)
     with spawn_server(*arguments) as (process, address), _stubs(address) as stubs:
         mine = _vector_of(stubs)
         request = pb.UpsertPostsRequest(post_ids=[7], author_ids=[1], vectors=mine)

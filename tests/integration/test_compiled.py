@@ -7,28 +7,33 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+import jax
 
+from integration.conftest import COMPILED_FOR
 from phoenix_client import PhoenixClient, User
+from phoenix_server.compiled import use_compiled
 from server.cases import copied, flip_bit
 
 COUNTS = re.compile(r"(\d+) programs, (\d+) of them compiled ahead")
+READY = re.compile(r"SERVING on (\S+)")
 
 
 @contextmanager
-def _serving(bundle: Path, corpus: Path, *options: str) -> Generator[tuple[str, str], None, None]:
-    """Serve until the block ends; yield the log up to the last program, and the address."""
+def _serving(
+    bundle: Path, corpus: Path, *options: str, until: re.Pattern[str] = COUNTS
+) -> Generator[tuple[str, str], None, None]:
+    """Serve until the block ends; yield the log until something is in it, and the address."""
     command = [sys.executable, "-m", "phoenix_server", "serve", "--listen", "127.0.0.1:0"]
     command += ["--bundle", str(bundle), "--corpus", str(corpus), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
             lines: list[str] = []
-            while not lines or not COUNTS.search(lines[-1]):
+            while not lines or not until.search(lines[-1]):
                 lines.append(process.stderr.readline())
                 assert lines[-1], "".join(lines)
             log = "".join(lines)
-            found = re.search(r"SERVING on (\S+)", log)
+            found = READY.search(log)
             assert found
             yield log, found[1]
         finally:
@@ -41,25 +46,9 @@ def _counts(log: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-@pytest.fixture(scope="module")
-def compiled_bundle(
-    bundle_f32: Path, golden_corpus: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    bundle = copied(bundle_f32, tmp_path_factory.mktemp("compiled") / "bundle")
-    command = [sys.executable, "-m", "phoenix_server", "compile", "--bundle", str(bundle)]
-    subprocess.run(command, check=True, capture_output=True)
-    (towers,) = (bundle / "compiled").iterdir()
-    first = {path.name for path in towers.iterdir()}
-    subprocess.run([*command, "--corpus", str(golden_corpus)], check=True, capture_output=True)
-    (both,) = (bundle / "compiled").iterdir()
-    assert both == towers
-    assert first < {path.name for path in both.iterdir()}
-    return bundle
-
-
 def test_a_server_loads_all_its_programs(compiled_bundle: Path, golden_corpus: Path) -> None:
     before = sorted((compiled_bundle / "compiled").rglob("*"))
-    with _serving(compiled_bundle, golden_corpus) as (log, address):
+    with _serving(compiled_bundle, golden_corpus, *COMPILED_FOR) as (log, address):
         total, loaded = _counts(log)
         assert loaded == total > 20
         with PhoenixClient(address) as client:
@@ -81,9 +70,13 @@ def test_damaged_programs_are_not_run(
     compiled_bundle: Path, golden_corpus: Path, tmp_path: Path
 ) -> None:
     bundle = copied(compiled_bundle, tmp_path / "bundle")
-    flip_bit(next((bundle / "compiled").glob("*/jit_call-*")))
-    with _serving(bundle, golden_corpus) as (log, address):
+    damaged = next((bundle / "compiled").glob("*/jit_call-*"))
+    flip_bit(damaged)
+    before = jax.config.values["jax_compilation_cache_dir"]
+    assert not use_compiled(damaged.parent)
+    assert jax.config.values["jax_compilation_cache_dir"] == before
+    with _serving(bundle, golden_corpus, "--shards", "2", until=READY) as (log, address):
         assert re.search(r"WARNING .*compiled/cpu-\w+ is damaged: compiling anew", log)
-        assert _counts(log)[1] == 0
         with PhoenixClient(address) as client:
+            assert client.get_model().shards == 2
             assert len(client.retrieve(User(user_id=7), top_k=5).candidates) == 5

@@ -70,7 +70,7 @@ def oracle(golden_corpus: Path) -> Oracle:
     return Oracle(open_snapshot(golden_corpus))
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=["1 shard", "3 shards"])
+@pytest.fixture(scope="module", params=[1, 7], ids=["1 shard", "7 shards"])
 def stub(
     request: pytest.FixtureRequest, bundle_f32: Path, golden_corpus: Path
 ) -> Generator[RetrievalServiceStub, None, None]:

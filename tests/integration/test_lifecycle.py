@@ -16,7 +16,7 @@ import pytest
 from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from integration.conftest import SMALL
+from integration.conftest import COMPILED_FOR, SMALL
 from phoenix_client import CallCancelledError, PhoenixClient, UnavailableError, User
 from phoenix_retrieval.v1.manifest_pb2 import BundleManifest
 from phoenix_server import serve
@@ -123,13 +123,12 @@ def test_while_it_loads_calls_are_unavailable_and_health_says_so(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_exits_with_0(
-    number: signal.Signals, bundle_f32: Path, golden_corpus: Path
+    number: signal.Signals, compiled_bundle: Path, golden_corpus: Path
 ) -> None:
-    paths = ("--bundle", str(bundle_f32), "--corpus", str(golden_corpus))
-    arguments = (*paths, "--shards", "2", "--read-only")
+    paths = ("--bundle", str(compiled_bundle), "--corpus", str(golden_corpus))
+    arguments = (*paths, *COMPILED_FOR, "--read-only")
     with spawn_server(*arguments) as (process, address):
         with PhoenixClient(address) as client:
-            assert client.get_model().shards == 2
             second = run_cli("serve", *arguments, "--listen", address)
             assert second.returncode == 1
             assert one_line(second) == (

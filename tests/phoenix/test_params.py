@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 
 import jax
@@ -14,6 +15,8 @@ from phoenix_model import (
     parameter_shapes,
     unflatten_params,
 )
+
+_fresh_params = jax.jit(functools.partial(init_params, prime_config()))
 
 
 @pytest.mark.parametrize("name", ["demo", "gqa"])
@@ -45,20 +48,20 @@ def test_parameter_names_and_shapes_are_those_of_the_published_layout() -> None:
 
 
 def test_fresh_parameters_are_float32_and_only_the_transformer_is_zero() -> None:
-    for path, value in flatten_params(init_params(prime_config())).items():
+    for path, value in flatten_params(_fresh_params(0)).items():
         assert value.dtype == np.float32
         assert np.isfinite(value).all()
         assert np.any(value) != path.startswith("transformer/"), path
 
 
 def test_fresh_parameters_depend_on_the_seed_alone() -> None:
-    first, again, other = (init_params(prime_config(), seed) for seed in (1, 1, 2))
+    first, again, other = (_fresh_params(seed) for seed in (1, 1, 2))
     assert jax.tree.all(jax.tree.map(np.array_equal, first, again))
     assert not jax.tree.all(jax.tree.map(np.array_equal, first, other))
 
 
 def test_flatten_undoes_unflatten() -> None:
-    flat = flatten_params(init_params(prime_config()))
+    flat = flatten_params(_fresh_params(0))
     assert flatten_params(unflatten_params(flat)).keys() == flat.keys()
     assert all(flatten_params(unflatten_params(flat))[path] is flat[path] for path in flat)
 

@@ -6,6 +6,7 @@ Shapes:
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -39,7 +40,9 @@ def mask(layout: ShardedLayout, corpus: DeviceCorpus, eligible: Bools) -> Device
 def find(layout: ShardedLayout, corpus: DeviceCorpus, queries: Floats, k: int) -> TopK:
     """Search among the posts that are live."""
     placed = jax.device_put(queries.astype(np.float32), layout.replicated)
-    return _compiled(layout, k)(corpus.shards, corpus.live, placed)
+    # To a search only the rows in memory matter: layouts that have as many share their programs.
+    same = replace(layout, rows=layout.total_rows)
+    return _compiled(same, k)(corpus.shards, corpus.live, placed)
 
 
 def posts(layout: ShardedLayout, rows: jax.Array) -> npt.NDArray[np.int32]:

@@ -182,16 +182,16 @@ def test_nothing_compiles_after_the_engine_is_made(bundle: Bundle, snapshot: Sna
         batch_sizes=(1, 4),
         history_lengths=(16,),
         result_sizes=(7,),
-        max_top_k=20,
+        max_top_k=250,
         candidate_batch=5,
     )
-    engine = Engine(bundle, snapshot, tuple(jax.devices()[:2]), config)
+    engine = Engine(bundle, snapshot, tuple(jax.devices()[:3]), config)
     necessary = engine.loaded_programs[1]
 
     def answer_everything() -> list[Answer]:
         answers: list[Answer] = []
         for lengths in ((3,), (17,), (3, 4), (3, 17), (3, 4, 16, 17), (0, 1, 2)):
-            for top_k in (0, 7, 20):
+            for top_k in (0, 7, 250):
                 answers += engine.retrieve([Query(random_user(n), top_k) for n in lengths])
         engine.score_posts(random_user(3), np.zeros(0, np.uint64))()
         engine.apply(Net(None, np.array([5], np.uint64)), engine.corpus.sequence)
@@ -315,13 +315,20 @@ def test_neighbours_move_a_bfloat16_user_by_no_more_than_rounding(
     fingerprint = bundle.manifest.tower_fingerprint
     edit_manifest(corpus, lambda manifest: manifest.update(tower_fingerprint=fingerprint))
     config = EngineConfig(
-        user_batches=(1, 4), batch_sizes=(1, 4), history_lengths=(16,), result_sizes=()
+        user_batches=(1, 4),
+        batch_sizes=(1, 4),
+        history_lengths=(),
+        result_sizes=(),
+        max_top_k=4000,
     )
     engine = Engine(bundle, open_snapshot(corpus), tuple(jax.devices()[:1]), config)
     query = Query(random_user(5), 20)
     (alone,) = engine.retrieve([query])
-    for longest in (3, 16, HISTORY_LENGTH):
-        among = engine.retrieve([query, Query(random_user(longest), 20)])[0]
+    for longest in (3, HISTORY_LENGTH):
+        batch = [query, *(Query(random_user(longest, seed), 20) for seed in (1, 2))]
+        ((_, places),) = engine.prepare(batch).chunks
+        assert len(places) == 4  # all run together, through another program than one alone
+        among = engine.retrieve(batch)[0]
         np.testing.assert_allclose(among.representation, alone.representation, rtol=0, atol=5e-3)
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from phoenix_client import channels, corpus_commands, judge_command, messages, output
+from phoenix_client.asking import asking
+from phoenix_client.client import PhoenixClient
 from phoenix_client.errors import (
     FileError,
     InvalidArgumentError,
@@ -19,6 +21,7 @@ from phoenix_client.errors import (
     PhoenixClientError,
     ResourceExhaustedError,
 )
+from phoenix_client.model import Model
 from phoenix_client.options import (
     AllLabels,
     AnyLabels,
@@ -38,6 +41,7 @@ from phoenix_client.options import (
 )
 from phoenix_client.queries import RetrieveQuery
 from phoenix_client.sequence import load_sequence, parse_sequence
+from phoenix_client.stats import ServingStats
 from phoenix_client.users import User
 
 app = typer.Typer(
@@ -151,38 +155,16 @@ def request(
     typer.echo(output.message_json(messages.retrieve_request(query)))
 
 
-@app.command()
-def model(
-    as_json: AsJson = False,
-    target: Target = channels.DEFAULT_TARGET,
-    timeout_s: TimeoutS = channels.DEFAULT_TIMEOUT_S,
-    tls: Tls = False,
-    ca_file: CaFile = None,
-) -> None:
+@asking(app, output.print_fields, output.fields_json)
+def model(client: PhoenixClient) -> Model:
     """Print what the server serves."""
-    with connect(target, timeout_s, tls, ca_file) as client:
-        description = client.get_model()
-    if as_json:
-        typer.echo(output.fields_json(description))
-    else:
-        output.print_fields(description, output.unbounded_console())
+    return client.get_model()
 
 
-@app.command()
-def stats(
-    as_json: AsJson = False,
-    target: Target = channels.DEFAULT_TARGET,
-    timeout_s: TimeoutS = channels.DEFAULT_TIMEOUT_S,
-    tls: Tls = False,
-    ca_file: CaFile = None,
-) -> None:
+@asking(app, output.print_fields, output.fields_json)
+def stats(client: PhoenixClient) -> ServingStats:
     """Print how busy the server is, and what has become of its calls."""
-    with connect(target, timeout_s, tls, ca_file) as client:
-        counts = client.get_serving_stats()
-    if as_json:
-        typer.echo(output.fields_json(counts))
-    else:
-        output.print_fields(counts, output.unbounded_console())
+    return client.get_serving_stats()
 
 
 app.add_typer(corpus_commands.app)

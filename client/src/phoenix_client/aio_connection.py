@@ -11,8 +11,8 @@ import grpc
 import grpc.aio
 
 from phoenix_client import channels
-from phoenix_client.errors import DeadlineExceededError, UnavailableError
-from phoenix_client.statuses import from_rpc_error
+from phoenix_client.base_connection import UNREACHABLE, BaseConnection, never_served
+from phoenix_client.statuses import client_errors
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
@@ -21,39 +21,15 @@ _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
 
 
-class AsyncConnection:
+class AsyncConnection(BaseConnection[grpc.aio.Channel]):
     """A channel, and the services at its other end. `AsyncPhoenixClient` adds the methods."""
 
-    def __init__(
-        self,
-        target: str = channels.DEFAULT_TARGET,
-        *,
-        timeout_s: float = channels.DEFAULT_TIMEOUT_S,
-        credentials: grpc.ChannelCredentials | None = None,
-        max_request_bytes: int | None = None,
-        max_response_bytes: int | None = channels.DEFAULT_MAX_RESPONSE_BYTES,
-        channel: grpc.aio.Channel | None = None,
-    ) -> None:
-        """Prepare a connection, inside a running event loop; the first call opens it.
+    def _open(
+        self, target: str, credentials: grpc.ChannelCredentials | None, options: channels.Options
+    ) -> grpc.aio.Channel:
+        return channels.open_async_channel(target, credentials, options)
 
-        Args:
-            target: The server, as gRPC names it: `host:port`, `dns:///name`, `unix:path`.
-            timeout_s: Time limit of calls that set none.
-            credentials: For TLS, as from `grpc.ssl_channel_credentials()`. None: not encrypted.
-            max_request_bytes: Largest message to send. None: as large as the server takes.
-            max_response_bytes: Largest message to accept. None: any.
-            channel: Use this channel, and leave it open at the end. All but `timeout_s` is then
-                its matter.
-
-        Raises:
-            ValueError: `timeout_s` is not above 0, or infinite.
-        """
-        self._timeout_s = channels.checked_timeout_s(timeout_s)
-        self._owns_channel = channel is None
-        if channel is None:
-            options = channels.channel_options(max_request_bytes, max_response_bytes)
-            channel = channels.open_async_channel(target, credentials, options)
-        self._channel = channel
+    def _attach(self, channel: grpc.aio.Channel) -> None:
         self._retrieval = RetrievalServiceStub(channel)
         self._model = ModelServiceStub(channel)
         self._corpus = CorpusServiceStub(channel)
@@ -76,36 +52,24 @@ class AsyncConnection:
 
     async def is_serving(self, service: str = "", *, timeout_s: float | None = None) -> bool:
         """Ask the standard health check whether the server, or one service of it, is serving."""
-        check = self._channel.unary_unary(
-            channels.HEALTH_CHECK,
-            request_serializer=channels.write_health_request,
-            response_deserializer=channels.read_health_reply,
-        )
+        check = self._channel.unary_unary(channels.HEALTH_CHECK, *channels.HEALTH_MESSAGES)
         try:
             return await self._call(check, service, timeout_s)
-        except (UnavailableError, DeadlineExceededError):
+        except UNREACHABLE:
             return False
 
     async def wait_until_ready(self, service: str = "", *, timeout_s: float | None = None) -> None:
         """Wait until the server can be reached and its health check says that it is serving."""
-        watch = self._channel.unary_stream(
-            channels.HEALTH_WATCH,
-            request_serializer=channels.write_health_request,
-            response_deserializer=channels.read_health_reply,
-        )
+        watch = self._channel.unary_stream(channels.HEALTH_WATCH, *channels.HEALTH_MESSAGES)
         call = watch(service, timeout=self._limit_s(timeout_s), wait_for_ready=True)
         try:
-            async for serving in call:
-                if serving:
-                    return
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            with client_errors():
+                async for serving in call:
+                    if serving:
+                        return
         finally:
             call.cancel()
-        raise UnavailableError("the health check ended before the server was serving")
-
-    def _limit_s(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else channels.checked_timeout_s(timeout_s)
+        raise never_served()
 
     async def _call(
         self,
@@ -113,10 +77,8 @@ class AsyncConnection:
         request: _Request,
         timeout_s: float | None,
     ) -> _Reply:
-        try:
+        with client_errors():
             return await method(request, timeout=self._limit_s(timeout_s))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
 
     async def _send(
         self,
@@ -138,10 +100,8 @@ class AsyncConnection:
             stopped = isinstance(problem, asyncio.CancelledError) and call.done()
             if problem is not None and not stopped:
                 raise problem
-            try:
+            with client_errors():
                 return await call
-            except grpc.RpcError as error:
-                raise from_rpc_error(error) from error
         finally:
             call.cancel()
 

@@ -100,3 +100,7 @@ def write_health_request(service: str) -> bytes:
 def read_health_reply(data: bytes) -> bool:
     """Parse a `grpc.health.v1.HealthCheckResponse`: whether its status is SERVING."""
     return wrappers_pb2.Int32Value.FromString(data).value == _SERVING
+
+
+HEALTH_MESSAGES = (write_health_request, read_health_reply)
+"""How both calls of the health check write what they ask and read what they are told."""

@@ -31,6 +31,8 @@ def u32_column(name: str, values: Iterable[int]) -> tuple[int, ...]:
 
 
 def _column(typecode: str, bits: int, name: str, values: Iterable[int]) -> tuple[int, ...]:
+    if isinstance(values, bytes | bytearray):  # an array would take them for its own memory
+        raise ValueError(f"{name}: must be integers from 0 to 2**{bits} - 1, is bytes")
     # An array checks in C what a loop would check fifty times slower.
     try:
         return tuple(array(typecode, values))

@@ -11,8 +11,8 @@ from typing import Self, TypeVar
 import grpc
 
 from phoenix_client import channels
-from phoenix_client.errors import DeadlineExceededError, UnavailableError
-from phoenix_client.statuses import from_rpc_error
+from phoenix_client.base_connection import UNREACHABLE, BaseConnection, never_served
+from phoenix_client.statuses import client_errors
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
@@ -23,39 +23,15 @@ _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
 
 
-class Connection:
+class Connection(BaseConnection[grpc.Channel]):
     """A channel, and the services at its other end. `PhoenixClient` adds a method for each call."""
 
-    def __init__(
-        self,
-        target: str = channels.DEFAULT_TARGET,
-        *,
-        timeout_s: float = channels.DEFAULT_TIMEOUT_S,
-        credentials: grpc.ChannelCredentials | None = None,
-        max_request_bytes: int | None = None,
-        max_response_bytes: int | None = channels.DEFAULT_MAX_RESPONSE_BYTES,
-        channel: grpc.Channel | None = None,
-    ) -> None:
-        """Prepare a connection; the first call opens it.
+    def _open(
+        self, target: str, credentials: grpc.ChannelCredentials | None, options: channels.Options
+    ) -> grpc.Channel:
+        return channels.open_channel(target, credentials, options)
 
-        Args:
-            target: The server, as gRPC names it: `host:port`, `dns:///name`, `unix:path`.
-            timeout_s: Time limit of calls that set none.
-            credentials: For TLS, as from `grpc.ssl_channel_credentials()`. None: not encrypted.
-            max_request_bytes: Largest message to send. None: as large as the server takes.
-            max_response_bytes: Largest message to accept. None: any.
-            channel: Use this channel, and leave it open at the end. All but `timeout_s` is then
-                its matter.
-
-        Raises:
-            ValueError: `timeout_s` is not above 0, or infinite.
-        """
-        self._timeout_s = channels.checked_timeout_s(timeout_s)
-        self._owns_channel = channel is None
-        if channel is None:
-            options = channels.channel_options(max_request_bytes, max_response_bytes)
-            channel = channels.open_channel(target, credentials, options)
-        self._channel = channel
+    def _attach(self, channel: grpc.Channel) -> None:
         self._retrieval = RetrievalServiceStub(channel)
         self._model = ModelServiceStub(channel)
         self._corpus = CorpusServiceStub(channel)
@@ -83,16 +59,13 @@ class Connection:
             Whether it says so; False too if it cannot be reached in time.
 
         Raises:
+            NotFoundError: The server has no such service.
             PhoenixClientError: The call failed in another way.
         """
-        check = self._channel.unary_unary(
-            channels.HEALTH_CHECK,
-            request_serializer=channels.write_health_request,
-            response_deserializer=channels.read_health_reply,
-        )
+        check = self._channel.unary_unary(channels.HEALTH_CHECK, *channels.HEALTH_MESSAGES)
         try:
             return self._call(check, service, timeout_s)
-        except (UnavailableError, DeadlineExceededError):
+        except UNREACHABLE:
             return False
 
     def wait_until_ready(self, service: str = "", *, timeout_s: float | None = None) -> None:
@@ -102,24 +75,16 @@ class Connection:
             DeadlineExceededError: It did not come to that in time.
             PhoenixClientError: The call failed in another way.
         """
-        watch = self._channel.unary_stream(
-            channels.HEALTH_WATCH,
-            request_serializer=channels.write_health_request,
-            response_deserializer=channels.read_health_reply,
-        )
+        watch = self._channel.unary_stream(channels.HEALTH_WATCH, *channels.HEALTH_MESSAGES)
         call = watch(service, timeout=self._limit_s(timeout_s), wait_for_ready=True)
         try:
-            for serving in call:
-                if serving:
-                    return
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            with client_errors():
+                for serving in call:
+                    if serving:
+                        return
         finally:
             call.cancel()
-        raise UnavailableError("the health check ended before the server was serving")
-
-    def _limit_s(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else channels.checked_timeout_s(timeout_s)
+        raise never_served()
 
     def _call(
         self,
@@ -127,10 +92,8 @@ class Connection:
         request: _Request,
         timeout_s: float | None,
     ) -> _Reply:
-        try:
+        with client_errors():
             return method(request, timeout=self._limit_s(timeout_s))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
 
     def _send(
         self,
@@ -157,10 +120,8 @@ class Connection:
                     break
                 waiting.put(request)
             waiting.put(None)
-            try:
+            with client_errors():
                 return call.result()
-            except grpc.RpcError as error:
-                raise from_rpc_error(error) from error
         finally:
             call.cancel()
             waiting.put(None)

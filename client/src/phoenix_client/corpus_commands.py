@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from phoenix_client import channels, output
-from phoenix_client.options import (
-    AsJson,
-    CaFile,
-    SnapshotTimeoutS,
-    StreamTimeoutS,
-    Target,
-    TimeoutS,
-    Tls,
-    connect,
-)
+from phoenix_client import output
+from phoenix_client.asking import asking
+from phoenix_client.client import PhoenixClient
+from phoenix_client.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+from phoenix_client.options import SnapshotTimeoutS, StreamTimeoutS
 from phoenix_client.posts import Post
 from phoenix_client.posts_file import load_posts, parse_posts
 
@@ -38,119 +31,71 @@ PostIds = Annotated[
 ]
 
 
-@app.command()
+def _show_upserted(done: Upserted) -> None:
+    typer.echo(f"sequence {done.sequence}: {done.inserted:,} inserted, {done.replaced:,} replaced")
+
+
+def _show_deleted(done: Deleted) -> None:
+    typer.echo(f"sequence {done.sequence}: {done.deleted:,} deleted")
+
+
+@asking(
+    app,
+    _show_upserted,
+    output.fields_json,
+    timeout=StreamTimeoutS,
+    timeout_s=_STREAM_TIMEOUT_S,
+)
 def upsert(
+    client: PhoenixClient,
     file: PostsFile,
     batch: Annotated[int, typer.Option(min=1, help="How many posts make a change.")] = 500,
-    as_json: AsJson = False,
-    target: Target = channels.DEFAULT_TARGET,
-    timeout_s: StreamTimeoutS = _STREAM_TIMEOUT_S,
-    tls: Tls = False,
-    ca_file: CaFile = None,
-) -> None:
+) -> Upserted:
     """Write posts to the corpus, in place of those with the same ids.
 
     A line has a post_id and an author_id and may have created_at (ISO 8601, with a time zone),
     labels and a vector. Posts before a line at fault may be written.
     """
-    with connect(target, timeout_s, tls, ca_file) as client:
-        done = client.stream_upsert_posts(_batches(_read_posts(file), batch))
-    if as_json:
-        typer.echo(output.fields_json(done))
-    else:
-        typer.echo(
-            f"sequence {done.sequence}: {done.inserted:,} inserted, {done.replaced:,} replaced"
-        )
+    return client.stream_upsert_posts(_batches(_read_posts(file), batch))
 
 
-@app.command()
-def delete(
-    post_ids: PostIds,
-    as_json: AsJson = False,
-    target: Target = channels.DEFAULT_TARGET,
-    timeout_s: TimeoutS = channels.DEFAULT_TIMEOUT_S,
-    tls: Tls = False,
-    ca_file: CaFile = None,
-) -> None:
+@asking(app, _show_deleted, output.fields_json)
+def delete(client: PhoenixClient, post_ids: PostIds) -> Deleted:
     """Delete posts from the corpus."""
-    with connect(target, timeout_s, tls, ca_file) as client:
-        done = client.delete_posts(dict.fromkeys(post_ids))
-    if as_json:
-        typer.echo(output.fields_json(done))
-    else:
-        typer.echo(f"sequence {done.sequence}: {done.deleted:,} deleted")
+    return client.delete_posts(dict.fromkeys(post_ids))
 
 
-@app.command()
-def get_posts(
-    post_ids: PostIds,
-    as_json: AsJson = False,
-    target: Target = channels.DEFAULT_TARGET,
-    timeout_s: TimeoutS = channels.DEFAULT_TIMEOUT_S,
-    tls: Tls = False,
-    ca_file: CaFile = None,
-) -> None:
+@asking(app, output.print_posts, output.posts_json)
+def get_posts(client: PhoenixClient, post_ids: PostIds) -> FoundPosts:
     """Print what the corpus holds of posts."""
-    with connect(target, timeout_s, tls, ca_file) as client:
-        found = client.get_posts(post_ids)
-    if as_json:
-        typer.echo(output.posts_json(found))
-    else:
-        output.print_posts(found, output.unbounded_console(), datetime.now(UTC))
+    return client.get_posts(post_ids)
 
 
-@app.command()
-def corpus(
-    as_json: AsJson = False,
-    target: Target = channels.DEFAULT_TARGET,
-    timeout_s: TimeoutS = channels.DEFAULT_TIMEOUT_S,
-    tls: Tls = False,
-    ca_file: CaFile = None,
-) -> None:
+@asking(app, output.print_fields, output.fields_json)
+def corpus(client: PhoenixClient) -> CorpusState:
     """Print how the corpus is now."""
-    with connect(target, timeout_s, tls, ca_file) as client:
-        state = client.get_corpus()
-    if as_json:
-        typer.echo(output.fields_json(state))
-    else:
-        output.print_fields(state, output.unbounded_console())
+    return client.get_corpus()
 
 
-@app.command()
-def snapshot(
-    as_json: AsJson = False,
-    target: Target = channels.DEFAULT_TARGET,
-    timeout_s: SnapshotTimeoutS = _SNAPSHOT_TIMEOUT_S,
-    tls: Tls = False,
-    ca_file: CaFile = None,
-) -> None:
+@asking(
+    app,
+    output.print_fields,
+    output.fields_json,
+    timeout=SnapshotTimeoutS,
+    timeout_s=_SNAPSHOT_TIMEOUT_S,
+)
+def snapshot(client: PhoenixClient) -> Snapshot:
     """Write a snapshot of the corpus on the server's disk, and print it.
 
     If nothing has changed since the last one, that one is printed.
     """
-    with connect(target, timeout_s, tls, ca_file) as client:
-        newest = client.create_snapshot()
-    if as_json:
-        typer.echo(output.fields_json(newest))
-    else:
-        output.print_fields(newest, output.unbounded_console())
+    return client.create_snapshot()
 
 
-@app.command()
-def snapshots(
-    as_json: AsJson = False,
-    target: Target = channels.DEFAULT_TARGET,
-    timeout_s: TimeoutS = channels.DEFAULT_TIMEOUT_S,
-    tls: Tls = False,
-    ca_file: CaFile = None,
-) -> None:
+@asking(app, output.print_snapshots, output.snapshots_json)
+def snapshots(client: PhoenixClient) -> Sequence[Snapshot]:
     """Print the snapshots on the server's disk, the oldest first."""
-    with connect(target, timeout_s, tls, ca_file) as client:
-        there_are = client.list_snapshots()
-    if as_json:
-        typer.echo(output.snapshots_json(there_are))
-    else:
-        output.print_snapshots(there_are, output.unbounded_console())
+    return client.list_snapshots()
 
 
 def _read_posts(file: Path) -> Iterator[Post]:

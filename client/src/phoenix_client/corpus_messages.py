@@ -77,7 +77,9 @@ def _vectors(rows: Sequence[Post]) -> array[float]:
                 f"{at}: has {len(row.vector)} floats where posts[0].vector has {len(first)}"
             )
         try:
-            floats.extend(row.vector)
+            # An array takes no other kind of array as a whole, but its numbers.
+            whole = not isinstance(row.vector, array) or row.vector.typecode == floats.typecode
+            floats.extend(row.vector if whole else iter(row.vector))
         except (OverflowError, TypeError) as error:
             raise ValueError(f"{at}: must be floats ({error})") from error
     return floats

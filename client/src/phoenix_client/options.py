@@ -164,7 +164,13 @@ def filter_of(
 
 
 def connect(target: str, timeout_s: float, tls: bool, ca_file: Path | None) -> PhoenixClient:
-    """Return a client, encrypted if the options say so."""
+    """Return a client, encrypted if the options say so.
+
+    Raises:
+        BadParameter: The file of certificates holds none.
+    """
     authorities = None if ca_file is None else ca_file.read_bytes()
+    if authorities is not None and b"CERTIFICATE-----" not in authorities:
+        raise typer.BadParameter(f"{ca_file} holds no certificate in PEM", param_hint="--ca-file")
     credentials = grpc.ssl_channel_credentials(authorities) if tls or ca_file else None
     return PhoenixClient(target, timeout_s=timeout_s, credentials=credentials)

@@ -6,7 +6,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TextIO, TypeAlias, cast
 
 from google.protobuf import json_format
@@ -114,15 +114,18 @@ def print_result(result: RetrieveResult, console: Console, now: datetime) -> Non
         console.print(Text(f"user representation: {values}"))
 
 
-def print_posts(found: FoundPosts, console: Console, now: datetime) -> None:
+def print_posts(
+    found: FoundPosts, console: Console | None = None, now: datetime | None = None
+) -> None:
     """Print a table of posts, and the ids that are missing; ages are as of `now`."""
+    console = console or unbounded_console()
     console.print(Text(f"sequence {found.sequence}: {len(found.posts):,} found"))
-    console.print(_posts_table(found.posts, now))
+    console.print(_posts_table(found.posts, now or datetime.now(UTC)))
     if found.missing_post_ids:
         console.print(Text(f"missing: {' '.join(map(str, found.missing_post_ids))}"))
 
 
-def print_snapshots(snapshots: Sequence[Snapshot], console: Console) -> None:
+def print_snapshots(snapshots: Sequence[Snapshot], console: Console | None = None) -> None:
     """Print a table of snapshots."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("sequence", "rows", "bytes"):
@@ -137,15 +140,15 @@ def print_snapshots(snapshots: Sequence[Snapshot], console: Console) -> None:
             _moment(snapshot.created_at),
             Text(_clean(_shown(snapshot.directory))),
         )
-    console.print(table)
+    (console or unbounded_console()).print(table)
 
 
-def print_fields(description: Description, console: Console) -> None:
+def print_fields(description: Description, console: Console | None = None) -> None:
     """Print the fields of a description, a line each."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in asdict(description).items():
         table.add_row(name.replace("_", " "), Text(_clean(_shown(value))))
-    console.print(table)
+    (console or unbounded_console()).print(table)
 
 
 def age(created_at: datetime | None, now: datetime) -> str:

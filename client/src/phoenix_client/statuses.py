@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import grpc
@@ -33,6 +34,15 @@ _PLAIN: dict[grpc.StatusCode, type[PhoenixClientError]] = {
 }
 
 _Detail = TypeVar("_Detail", bound=Message)
+
+
+@contextmanager
+def client_errors() -> Generator[None, None, None]:
+    """Raise the exception that stands for it where a call in the block, sync or async, fails."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
 
 
 def from_rpc_error(error: grpc.RpcError) -> PhoenixClientError:
