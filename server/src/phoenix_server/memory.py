@@ -34,15 +34,19 @@ def release_freed_memory() -> None:
         trim(0)
 
 
-def release_unused_memory() -> None:
+def release_unused_memory(*, of_what_served: bool = False) -> None:
     """Return what loading and compiling have used; about 80 MB after a start.
 
     JAX keeps what it traced and lowered for functions that are called again; whatever a server
     calls is compiled, and called without. What Python has left stays, and it need not look through
     it for garbage again: that stopped all threads for some 50 ms at a time under load.
+
+    Args:
+        of_what_served: Look through it once, because some of it serves no more.
     """
     jax.clear_caches()
-    gc.unfreeze()
+    if of_what_served:
+        gc.unfreeze()
     gc.collect()
     gc.freeze()
     release_freed_memory()

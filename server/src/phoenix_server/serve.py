@@ -229,6 +229,7 @@ def load(
     try:
         engine = _make_engine(config, opened, programs)
         caught_up = catch_up(store, engine)
+        store.adopt(engine.snapshot)
         _log.info("applied %d changes since the snapshot", caught_up)
     except BaseException:
         store.close()

@@ -86,6 +86,13 @@ class Store:
         """Return how many posts the changes since the snapshot write and delete."""
         return self.journal.posts(self.snapshot.manifest.sequence)
 
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Begin with another snapshot from now on, if it is one of this corpus and as new."""
+        folder = self.path / SNAPSHOTS
+        newer = snapshot.manifest.sequence >= self.snapshot.manifest.sequence
+        if newer and snapshot.path.parent == folder and snapshot.path.is_dir():
+            self.snapshot = snapshot
+
     def named_snapshots(self) -> list[Named]:
         """Return the snapshots besides the corpus as it was built, the oldest first."""
         folder = self.path / SNAPSHOTS

@@ -45,6 +45,11 @@ class Generation:
         with self._catching_up:
             catch_up(self.store, self.engine, self.batcher.run_between)
 
+    def settle_in(self) -> None:
+        """Catch up, and have the corpus on the disk go on from what was loaded; as `catch_up`."""
+        self.catch_up()
+        self.store.adopt(self.engine.snapshot)
+
     def close(self, timeout_s: float | None = None) -> bool:
         """Finish the requests that it has, and end its threads; its corpus stays open.
 

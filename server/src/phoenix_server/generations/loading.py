@@ -1,6 +1,7 @@
 """Bring up an engine over a corpus as it is now, whichever towers its vectors are of."""
 
 import logging
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -28,13 +29,22 @@ _log = logging.getLogger(__name__)
 class _TowerEncoder:
     """The candidate tower of a bundle, before there is an engine."""
 
-    def __init__(self, bundle: Bundle, towers: Towers) -> None:
+    def __init__(self, bundle: Bundle, towers: Towers, size: int, in_background: bool) -> None:
         self.tower = bundle.manifest.tower_fingerprint
         self._towers = towers
+        self._size = size
+        self._in_background = in_background
 
     def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
         """Return the unit vectors of posts, [n, D]."""
-        return self._towers.encode_posts(post_ids, author_ids)
+        parts: list[npt.NDArray[np.float32]] = []
+        for start in range(0, len(post_ids), self._size):
+            chunk = slice(start, start + self._size)
+            began_s = time.monotonic()
+            parts.append(self._towers.encode_posts(post_ids[chunk], author_ids[chunk]))
+            if self._in_background:
+                time.sleep(time.monotonic() - began_s)
+        return np.concatenate(parts)
 
 
 def sizes_for(store: Store, config: EngineConfig) -> EngineConfig:
@@ -55,6 +65,8 @@ def make_engine(
     devices: tuple[Device, ...],
     config: EngineConfig,
     programs: Programs | None = None,
+    *,
+    in_background: bool = False,
 ) -> Engine:
     """Load a bundle and a corpus, without the changes since its snapshot; see `following.catch_up`.
 
@@ -67,6 +79,7 @@ def make_engine(
         devices: One a shard.
         config: The sizes to compile for.
         programs: Those that are compiled already. Default: none.
+        in_background: Leave the device to others half of the time, while vectors are made anew.
 
     Raises:
         ArtifactError: One cannot be used, or the disk refuses.
@@ -83,7 +96,8 @@ def make_engine(
             folder = None
             if store.read_only:
                 folder = Path(stack.enter_context(TemporaryDirectory(prefix="phoenix-corpus-")))
-            snapshot = _encode_anew(store, _TowerEncoder(bundle, towers), folder)
+            encoder = _TowerEncoder(bundle, towers, config.candidate_batch, in_background)
+            snapshot = _encode_anew(store, encoder, folder)
         return Engine(bundle, snapshot, devices, config, programs, towers)
 
 

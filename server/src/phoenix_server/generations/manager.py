@@ -89,6 +89,7 @@ class Generations:
         self._busy = asyncio.Lock()
         self._others: dict[int, Status] = {}  # that load, or failed
         self._ended = QueueStats()
+        self._loop = asyncio.get_running_loop()
         live.before_trimming = self._bring_along
 
     def statuses(self) -> list[Status]:
@@ -197,11 +198,15 @@ class Generations:
 
     async def _make(self, number: int, bundle: Path, corpus: Path) -> Generation:
         prepared = await in_thread(
-            lambda: prepare(bundle, corpus, self.active.store, self._config), "load"
+            lambda: prepare(bundle, corpus, self.active.store, self._config),
+            "load",
+            in_background=True,
         )
         try:
             await self._make_room(prepared)
-            generation = await in_thread(lambda: self._bring_up(number, prepared), "load")
+            generation = await in_thread(
+                lambda: self._bring_up(number, prepared), "load", in_background=True
+            )
         except BaseException:
             if prepared.store is not self.active.store:
                 prepared.store.close()
@@ -244,10 +249,11 @@ class Generations:
         def flip() -> None:
             self.previous, self.active = before, generation
 
-        await self._live.switch(generation.home, generation.catch_up, flip)
+        await self._live.switch(generation.home, generation.settle_in, flip)
         _log.info("generation %d answers", generation.number)
         keep = (generation, before)
-        await self._drop([each for each in self._kept.values() if each not in keep])
+        if old := [each for each in self._kept.values() if each not in keep]:
+            await self._drop(old)
 
     async def _drop(self, generations: list[Generation]) -> None:
         """End generations that do not answer, once they have answered what they had."""
@@ -260,7 +266,7 @@ class Generations:
             if not self._shared(each.store):
                 each.store.close()
         generations.clear()
-        await in_thread(release_unused_memory, "drop")
+        await in_thread(lambda: release_unused_memory(of_what_served=True), "drop")
 
     def _shared(self, store: Store) -> bool:
         return any(each.store is store for each in self._kept.values())
@@ -269,7 +275,16 @@ class Generations:
         """Bring up to date who does not answer, before the journal is trimmed; in a thread."""
         for each in list(self._kept.values()):
             if each.store is store and each is not self.active:
-                each.catch_up()
+                try:
+                    each.catch_up()
+                except Exception:  # it cannot be activated any more; the snapshot goes on
+                    _log.exception("generation %d does not keep up", each.number)
+                    asyncio.run_coroutine_threadsafe(self._give_up(each), self._loop)
+
+    async def _give_up(self, generation: Generation) -> None:
+        async with self._busy:
+            if generation is not self.active and generation.number in self._kept:
+                await self._drop([generation])
 
     def _remember(self, status: Status) -> None:
         self._others[status.number] = status

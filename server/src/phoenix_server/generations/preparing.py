@@ -46,7 +46,9 @@ class Prepared(NamedTuple):
 
     def make_engine(self, programs: Programs) -> Engine:
         """Load both, and compile everything; errors as `loading.make_engine`."""
-        engine = make_engine(self.bundle, self.store, self.devices, self.sizes, programs)
+        engine = make_engine(
+            self.bundle, self.store, self.devices, self.sizes, programs, in_background=True
+        )
         engine.compile_rest()
         return engine
 
