@@ -17,6 +17,7 @@ SEED       ?= 0
 
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
+TESTABLE  := .venv/.installed-test
 PEERS     := .venv/.installed-bench
 DEMO      := build/checkpoints/demo
 GHZ       := $(firstword $(shell command -v ghz) build/bin/ghz)
@@ -33,14 +34,18 @@ help: ## List the targets
 	@echo "and ARGS are passed to import-corpus and to serve, pytest, bench or load. For example:"
 	@echo "  make serve CHECKPOINT=../oss-phoenix-artifacts IMPORT=--trust-pickle SHARDS=2"
 
-install: $(INSTALLED) ## Install everything into .venv
+install: $(TESTABLE) ## Install everything into .venv, but for the peers of the benchmarks
 
 $(INSTALLED): constraints.txt pyproject.toml $(wildcard */pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --group dev \
-	  --group tests/pyproject.toml:test \
 	  -e proto -e phoenix -e 'export[tensorflow]' -e server -e client -e bench
+	touch $@
+
+$(TESTABLE): $(INSTALLED) tests/pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
+	  --group tests/pyproject.toml:test
 	touch $@
 
 demo: $(DEMO)/retrieval/config.json ## Write a demo checkpoint whose answers make sense
@@ -67,10 +72,10 @@ serve: $(CORPUS).compiled ## Install, export, build the corpus and serve
 	exec $(BIN)/phoenix-server serve --bundle $(BUNDLE) --corpus $(CORPUS) --listen $(LISTEN) \
 	  $(SHARDS:%=--shards %) $(ARGS)
 
-test: $(INSTALLED) ## Run the tests (ARGS go to pytest)
+test: $(TESTABLE) ## Run the tests (ARGS go to pytest)
 	$(BIN)/python -m pytest $(ARGS)
 
-soak: $(INSTALLED) ## Compare a corpus under change with a model of it: OPS=50000 SEED=1
+soak: $(TESTABLE) ## Compare a corpus under change with a model of it: OPS=50000 SEED=1
 	PYTHONPATH=tests $(BIN)/python tests/soak.py --ops $(OPS) --seed $(SEED)
 
 bench: $(PEERS) $(GHZ) ## Measure beside peers: all suites, or SUITE="topk startup"
@@ -103,10 +108,10 @@ format: $(INSTALLED) ## Rewrite the code to the style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-typecheck: $(INSTALLED) ## Check types (pyright, strict)
+typecheck: $(TESTABLE) ## Check types (pyright, strict)
 	$(BIN)/pyright
 
-imports: $(INSTALLED) ## Check which member imports which
+imports: $(TESTABLE) ## Check which member imports which
 	$(BIN)/lint-imports
 
 proto: $(INSTALLED) ## Regenerate the stubs in proto/gen

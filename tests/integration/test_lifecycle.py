@@ -24,6 +24,7 @@ from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.store import Store
 from phoenix_server.engine import Answer, Engine, LaunchedBatch
 from phoenix_server.opening import Opened
+from phoenix_server.programs import Programs
 from running import run_server, spawn_server
 
 QUICK = replace(SMALL, batch_sizes=(1,), history_lengths=(), result_sizes=())
@@ -100,12 +101,14 @@ def test_while_it_loads_calls_are_unavailable_and_health_says_so(
     seen: list[object] = []
     load = serve.load
 
-    def look_around_then_load(config: ServeConfig, opened: Opened | None) -> tuple[Engine, Store]:
+    def look_around_then_load(
+        config: ServeConfig, opened: Opened | None, programs: Programs
+    ) -> tuple[Engine, Store]:
         (address,) = listening
         seen.append(health(address))
         with PhoenixClient(address) as client, pytest.raises(UnavailableError, match="loads"):
             client.get_model()
-        return load(config, opened)
+        return load(config, opened, programs)
 
     listen = serve.Server._listen  # pyright: ignore[reportPrivateUsage]
 

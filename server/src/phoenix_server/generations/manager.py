@@ -89,7 +89,7 @@ class Generations:
         self._busy = asyncio.Lock()
         self._others: dict[int, Status] = {}  # that load, or failed
         self._ended = QueueStats()
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         live.before_trimming = self._bring_along
 
     def statuses(self) -> list[Status]:
@@ -123,6 +123,7 @@ class Generations:
         """
         if self._busy.locked():
             raise GenerationError("another generation is being loaded, or activated")
+        self._loop = asyncio.get_running_loop()
         active = self.active
         task = asyncio.create_task(
             self._load(bundle or active.engine.bundle.path, corpus or active.store.path, activate)
@@ -279,6 +280,7 @@ class Generations:
                     each.catch_up()
                 except Exception:  # it cannot be activated any more; the snapshot goes on
                     _log.exception("generation %d does not keep up", each.number)
+                    assert self._loop is not None  # it was loaded
                     asyncio.run_coroutine_threadsafe(self._give_up(each), self._loop)
 
     async def _give_up(self, generation: Generation) -> None:
