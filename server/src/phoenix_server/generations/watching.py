@@ -24,12 +24,12 @@ def newest(directory: Path) -> Path | None:
     Raises:
         OSError: The directory cannot be read.
     """
-    numbers = [
-        int(entry.name)
+    bundles = [
+        entry
         for entry in directory.iterdir()
         if entry.name.isdecimal() and (entry / MANIFEST).is_file()
     ]
-    return directory / str(max(numbers)) if numbers else None
+    return max(bundles, key=lambda entry: int(entry.name), default=None)
 
 
 def first_bundle(directory: Path) -> Path:
