@@ -152,14 +152,15 @@ def print_snapshots(snapshots: Sequence[Snapshot], console: Console | None = Non
 
 
 def print_generations(generations: Sequence[Generation], console: Console | None = None) -> None:
-    """Print a table of generations; what is not known of one is a dash."""
+    """Print a table of generations, and why some failed; what is not known of one is a dash."""
+    console = console or unbounded_console()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("number", justify="right")
     for heading in ("state", "previous", "generation"):
         table.add_column(heading)
     for heading in ("rows", "sequence"):
         table.add_column(heading, justify="right")
-    for heading in ("bundle", "corpus", "reason"):
+    for heading in ("bundle", "corpus"):
         table.add_column(heading)
     for each in generations:
         loaded = each.generation != ""
@@ -170,9 +171,12 @@ def print_generations(generations: Sequence[Generation], console: Console | None
             Text(_clean(_shown(each.generation))),
             f"{each.corpus_rows:,}" if loaded else "-",
             str(each.sequence) if loaded else "-",
-            *(Text(_clean(_shown(text))) for text in (each.bundle, each.corpus, each.reason)),
+            *(Text(_clean(_shown(text))) for text in (each.bundle, each.corpus)),
         )
-    (console or unbounded_console()).print(table)
+    console.print(table)
+    for each in generations:
+        if each.reason:
+            console.print(Text(f"generation {each.number} {each.state}: {_clean(each.reason)}"))
 
 
 def print_fields(description: Description, console: Console | None = None) -> None:
