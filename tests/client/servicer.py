@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from client.corpus_servicer import Context, FakeCorpus
+from client.generation_servicer import FakeGenerations
 from phoenix_retrieval.v1 import (
     corpus_service_pb2_grpc,
     manifest_pb2,
@@ -77,8 +78,8 @@ def fail(context: Context, failure: Failure) -> NoReturn:
 @dataclass
 class FakeServer(
     FakeCorpus,
+    FakeGenerations,
     retrieval_service_pb2_grpc.RetrievalServiceServicer,
-    model_service_pb2_grpc.ModelServiceServicer,
 ):
     """The services, and what a test may see and set."""
 

@@ -189,6 +189,8 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("score_posts", (USER, [POSTS[0].post_id]), {}),
     ("get_model", (), {}),
     ("get_serving_stats", (), {}),
+    ("activate_generation", (1,), {}),
+    ("list_generations", (), {}),
     ("upsert_posts", ([Post(1, 2)],), {}),
     ("stream_upsert_posts", ([[Post(1, 2)]],), {}),
     ("delete_posts", ([1],), {}),

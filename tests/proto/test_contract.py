@@ -32,7 +32,14 @@ SERVICES = {
         "EncodeCandidates",
         "ScorePosts",
     ],
-    "ModelService": ["GetModel", "GetServingStats"],
+    "ModelService": [
+        "LoadGeneration",
+        "ActivateGeneration",
+        "RollbackGeneration",
+        "ListGenerations",
+        "GetModel",
+        "GetServingStats",
+    ],
     "CorpusService": [
         "UpsertPosts",
         "StreamUpsertPosts",

@@ -18,6 +18,11 @@ It changes the corpus too:
     written = client.upsert_posts([Post(7, 8, datetime.now(UTC), labels=["news"])])
     result = client.retrieve(user, top_k=10, min_sequence=written.sequence)
 
+And it changes what is served, from directories of the server, while that serves:
+
+    client.load_generation("bundles/2", activate=True)
+    client.roll_back_generation()
+
 `AsyncPhoenixClient` has the same methods, to be awaited. `phoenix_client.errors` shows the tree of
 exceptions.
 """
@@ -48,6 +53,8 @@ from phoenix_client.errors import UnavailableError as UnavailableError
 from phoenix_client.errors import UnimplementedError as UnimplementedError
 from phoenix_client.errors import UnknownStatusError as UnknownStatusError
 from phoenix_client.filters import Filter as Filter
+from phoenix_client.generations import Generation as Generation
+from phoenix_client.generations import GenerationState as GenerationState
 from phoenix_client.model import Model as Model
 from phoenix_client.posts import Post as Post
 from phoenix_client.posts import Posts as Posts

@@ -11,7 +11,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from phoenix_client import channels, corpus_commands, judge_command, messages, output
+from phoenix_client import (
+    channels,
+    corpus_commands,
+    generation_commands,
+    judge_command,
+    messages,
+    output,
+)
 from phoenix_client.asking import asking
 from phoenix_client.client import PhoenixClient
 from phoenix_client.errors import (
@@ -45,7 +52,7 @@ from phoenix_client.stats import ServingStats
 from phoenix_client.users import User
 
 app = typer.Typer(
-    help="Ask a Phoenix retrieval server, and change its corpus.",
+    help="Ask a Phoenix retrieval server, and change what it serves.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -168,6 +175,7 @@ def stats(client: PhoenixClient) -> ServingStats:
 
 
 app.add_typer(corpus_commands.app)
+app.add_typer(generation_commands.app)
 app.add_typer(judge_command.app)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
+from pathlib import PurePath
 
-from phoenix_client import corpus_messages, messages
+from phoenix_client import corpus_messages, generation_messages, messages
 from phoenix_client.aio_connection import AsyncConnection
+from phoenix_client.channels import DEFAULT_LOAD_TIMEOUT_S
 from phoenix_client.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
 from phoenix_client.errors import PhoenixClientError
 from phoenix_client.filters import Filter
+from phoenix_client.generations import Generation
 from phoenix_client.model import Model
 from phoenix_client.posts import Post
 from phoenix_client.queries import RetrieveQuery
@@ -105,6 +108,39 @@ class AsyncPhoenixClient(AsyncConnection):
         request = model_pb2.GetServingStatsRequest()
         reply = await self._call(self._model.GetServingStats, request, timeout_s)
         return messages.read_serving_stats(reply)
+
+    async def load_generation(
+        self,
+        bundle: str | PurePath | None = None,
+        corpus: str | PurePath | None = None,
+        *,
+        activate: bool = False,
+        timeout_s: float | None = DEFAULT_LOAD_TIMEOUT_S,
+    ) -> Generation:
+        """Have the server load a bundle, a corpus or both beside what answers."""
+        request = generation_messages.load_request(bundle, corpus, activate)
+        reply = await self._call(self._model.LoadGeneration, request, timeout_s)
+        return generation_messages.read_generation(reply)
+
+    async def activate_generation(
+        self, number: int, *, timeout_s: float | None = None
+    ) -> Generation:
+        """Have a generation answer that is ready. What was changed before is in it."""
+        request = generation_messages.activate_request(number)
+        reply = await self._call(self._model.ActivateGeneration, request, timeout_s)
+        return generation_messages.read_generation(reply)
+
+    async def roll_back_generation(self, *, timeout_s: float | None = None) -> Generation:
+        """Have the generation answer that did before."""
+        request = model_pb2.RollbackGenerationRequest()
+        reply = await self._call(self._model.RollbackGeneration, request, timeout_s)
+        return generation_messages.read_generation(reply)
+
+    async def list_generations(self, *, timeout_s: float | None = None) -> tuple[Generation, ...]:
+        """List the generations that are loaded, being loaded or failed last, by number."""
+        request = model_pb2.ListGenerationsRequest()
+        reply = await self._call(self._model.ListGenerations, request, timeout_s)
+        return generation_messages.read_generations(reply)
 
     async def upsert_posts(
         self, posts: Iterable[Post], *, timeout_s: float | None = None

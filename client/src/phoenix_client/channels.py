@@ -13,6 +13,8 @@ from google.protobuf import wrappers_pb2
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_S = 5.0
+DEFAULT_LOAD_TIMEOUT_S = 600.0
+"""Loading a generation reads it whole, compiles it and tests it."""
 DEFAULT_MAX_RESPONSE_BYTES = 64 * 2**20
 """gRPC's own limit of 4 MiB is too small for a large batch."""
 
@@ -22,6 +24,8 @@ _SERVING = 1
 
 # gRPC may repeat a call that found no server at work: most only read, and to write or delete the
 # same posts again changes nothing more. It repeats a stream if its buffer holds all that was sent.
+# But loading twice makes two generations, and going back twice is no going back: a server may have
+# done either before the connection broke.
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
@@ -38,7 +42,16 @@ _SERVICE_CONFIG = json.dumps(
                     "backoffMultiplier": 2,
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
-            }
+            },
+            {
+                "name": [
+                    {"service": "phoenix_retrieval.v1.ModelService", "method": "LoadGeneration"},
+                    {
+                        "service": "phoenix_retrieval.v1.ModelService",
+                        "method": "RollbackGeneration",
+                    },
+                ],
+            },
         ]
     }
 )

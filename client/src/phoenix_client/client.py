@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import PurePath
 
-from phoenix_client import corpus_messages, messages
+from phoenix_client import corpus_messages, generation_messages, messages
+from phoenix_client.channels import DEFAULT_LOAD_TIMEOUT_S
 from phoenix_client.connection import Connection
 from phoenix_client.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
 from phoenix_client.errors import PhoenixClientError
 from phoenix_client.filters import Filter
+from phoenix_client.generations import Generation
 from phoenix_client.model import Model
 from phoenix_client.posts import Post
 from phoenix_client.queries import RetrieveQuery
@@ -32,6 +35,7 @@ class PhoenixClient(Connection):
 
     A call that finds no server at work (UNAVAILABLE) is made again, twice at most. To write or
     delete the same posts again changes nothing more, but the counts are those of the last time.
+    Calls to load a generation and to roll back are made once: twice would do something else.
     """
 
     def retrieve(
@@ -157,6 +161,85 @@ class PhoenixClient(Connection):
         request = model_pb2.GetServingStatsRequest()
         reply = self._call(self._model.GetServingStats, request, timeout_s)
         return messages.read_serving_stats(reply)
+
+    def load_generation(
+        self,
+        bundle: str | PurePath | None = None,
+        corpus: str | PurePath | None = None,
+        *,
+        activate: bool = False,
+        timeout_s: float | None = DEFAULT_LOAD_TIMEOUT_S,
+    ) -> Generation:
+        """Have the server load a bundle, a corpus or both beside what answers.
+
+        It returns when they are ready. With a bundle alone, the vectors of the corpus are made
+        anew. Whatever fails, the generation that answered goes on. The directories are of the
+        server and go as they are given: a relative one is of the server's working directory.
+
+        Args:
+            bundle: Directory of a bundle. None: that of the generation that answers.
+            corpus: Directory of a corpus. None: that of the generation that answers, with all
+                changes.
+            activate: Have it answer once it is ready.
+            timeout_s: Time limit of this call; None: the client's.
+
+        Raises:
+            ValueError: Neither is given, or one is empty or no text.
+            PermissionDeniedError: The server was not started to load from there (`--allow-load`).
+            FailedPreconditionError: It cannot be used, fails its self-test, or another is being
+                loaded.
+            ResourceExhaustedError: It does not fit in memory.
+            DeadlineExceededError: No answer came in time; the server goes on loading, and
+                `list_generations` says what comes of it.
+            PhoenixClientError: The call failed in another way.
+        """
+        request = generation_messages.load_request(bundle, corpus, activate)
+        reply = self._call(self._model.LoadGeneration, request, timeout_s)
+        return generation_messages.read_generation(reply)
+
+    def activate_generation(self, number: int, *, timeout_s: float | None = None) -> Generation:
+        """Have a generation answer that is ready. What was changed before is in it.
+
+        Args:
+            number: `Generation.number`.
+            timeout_s: Time limit of this call. A generation that is far behind may take longer than
+                the client's default.
+
+        Raises:
+            ValueError: `number` is no unsigned 32-bit integer.
+            NotFoundError: No generation of this number is ready.
+            FailedPreconditionError: It cannot be brought up to date, or another is being loaded.
+            DeadlineExceededError: No answer came in time; it may be activated even so.
+            PhoenixClientError: The call failed in another way.
+        """
+        request = generation_messages.activate_request(number)
+        reply = self._call(self._model.ActivateGeneration, request, timeout_s)
+        return generation_messages.read_generation(reply)
+
+    def roll_back_generation(self, *, timeout_s: float | None = None) -> Generation:
+        """Have the generation answer that did before; done twice, the first answers again.
+
+        Args:
+            timeout_s: Time limit of this call, as by `activate_generation`.
+
+        Raises:
+            FailedPreconditionError: There is none to go back to, or as by `activate_generation`.
+            DeadlineExceededError: No answer came in time; it may be activated even so.
+            PhoenixClientError: The call failed in another way.
+        """
+        request = model_pb2.RollbackGenerationRequest()
+        reply = self._call(self._model.RollbackGeneration, request, timeout_s)
+        return generation_messages.read_generation(reply)
+
+    def list_generations(self, *, timeout_s: float | None = None) -> tuple[Generation, ...]:
+        """List the generations that are loaded, being loaded or failed last, by number.
+
+        Raises:
+            PhoenixClientError: The call failed.
+        """
+        request = model_pb2.ListGenerationsRequest()
+        reply = self._call(self._model.ListGenerations, request, timeout_s)
+        return generation_messages.read_generations(reply)
 
     def upsert_posts(self, posts: Iterable[Post], *, timeout_s: float | None = None) -> Upserted:
         """Write posts to the corpus: new ones, or others in place of those with the same ids.

@@ -2,14 +2,14 @@
 
     PhoenixClientError                  any call that failed; .code, .message, .retryable
     ├── InvalidArgumentError            the request is at fault; .field_violations
-    ├── NotFoundError                   the corpus does not hold a post; .missing_post_ids
-    ├── FailedPreconditionError         the server serves its corpus read-only
+    ├── NotFoundError                   no such post, or generation; .missing_post_ids
+    ├── FailedPreconditionError         the server cannot do this as it is now
     ├── ResourceExhaustedError          the server has no room now; .retry_after_s
     ├── UnavailableError                no server there, or it loads or drains
     ├── DeadlineExceededError           no answer within the time given
     ├── CallCancelledError              the call was cancelled on its way
     ├── UnauthenticatedError            credentials are missing or not valid
-    ├── PermissionDeniedError           credentials do not allow the call
+    ├── PermissionDeniedError           it is not allowed
     ├── UnimplementedError              the server does not know the method
     ├── InternalError                   the server is at fault
     │   └── MalformedReplyError         its reply contradicts itself
@@ -76,10 +76,11 @@ class InvalidArgumentError(PhoenixClientError):
 
 
 class NotFoundError(PhoenixClientError):
-    """The corpus does not hold a post.
+    """The corpus does not hold a post, or the server no generation that is ready.
 
     Attributes:
-        missing_post_ids: The posts it does not hold. Empty if the server does not say.
+        missing_post_ids: The posts it does not hold. Empty if the server does not say, or if it is
+            about a generation.
     """
 
     code = grpc.StatusCode.NOT_FOUND
@@ -90,13 +91,17 @@ class NotFoundError(PhoenixClientError):
 
 
 class FailedPreconditionError(PhoenixClientError):
-    """The server does not do this as it was started: it serves its corpus read-only."""
+    """The server cannot do this as it is now; the message says why.
+
+    It serves its corpus read-only, for example, or a generation cannot be loaded, or another is
+    being loaded.
+    """
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class ResourceExhaustedError(PhoenixClientError):
-    """A queue of the server, the corpus or the disk is full, or a message is larger than allowed.
+    """A queue, the corpus, the disk or the memory is full, or a message is larger than allowed.
 
     Attributes:
         retry_after_s: How many seconds the server asks to wait. None if it does not say.
@@ -124,8 +129,8 @@ class UnavailableError(PhoenixClientError):
 class DeadlineExceededError(PhoenixClientError):
     """No answer came within the time given.
 
-    Not retryable as it is: the same call is likely to take as long again. A change of the corpus
-    may take effect even so.
+    Not retryable as it is: the same call is likely to take as long again. A change may take effect
+    even so.
     """
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
@@ -147,7 +152,10 @@ class UnauthenticatedError(PhoenixClientError):
 
 
 class PermissionDeniedError(PhoenixClientError):
-    """The credentials do not allow the call."""
+    """The call is not allowed: by the credentials, or as the server was started.
+
+    It loads generations from the directories of `--allow-load` alone.
+    """
 
     code = grpc.StatusCode.PERMISSION_DENIED
 

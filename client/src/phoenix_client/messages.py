@@ -1,6 +1,6 @@
 """Builds requests and reads replies: all that the sync and the async client have in common.
 
-`corpus_messages` does it for `CorpusService`.
+`corpus_messages` does it for `CorpusService`, `generation_messages` for generations.
 """
 
 from __future__ import annotations

@@ -58,6 +58,15 @@ SnapshotTimeoutS = Annotated[
         help="Time limit of the call, in seconds; a large corpus takes long.",
     ),
 ]
+LoadTimeoutS = Annotated[
+    float,
+    typer.Option(
+        "--timeout-s",
+        envvar="PHOENIX_LOAD_TIMEOUT_S",
+        callback=_above_zero,
+        help="Time limit of the call, in seconds; the server may go on after it.",
+    ),
+]
 Tls = Annotated[
     bool, typer.Option("--tls", envvar="PHOENIX_TLS", help="Encrypt; trust the usual authorities.")
 ]

@@ -17,12 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from phoenix_client.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+from phoenix_client.generations import Generation
 from phoenix_client.model import Model
 from phoenix_client.posts import Posts
 from phoenix_client.results import Candidates, RetrieveResult
 from phoenix_client.stats import ServingStats
 
-Description: TypeAlias = Model | ServingStats | CorpusState | Upserted | Deleted | Snapshot
+Description: TypeAlias = (
+    Model | ServingStats | CorpusState | Upserted | Deleted | Snapshot | Generation
+)
 
 _FLOAT32 = struct.Struct("<f")
 
@@ -91,6 +94,11 @@ def snapshots_json(snapshots: Sequence[Snapshot]) -> str:
     return json.dumps({"snapshots": [asdict(each) for each in snapshots]}, default=_moment)
 
 
+def generations_json(generations: Sequence[Generation]) -> str:
+    """Write generations as one line of JSON."""
+    return json.dumps({"generations": [asdict(each) for each in generations]})
+
+
 def unbounded_console(file: TextIO | None = None) -> Console:
     """Return a console without an edge, on standard output by default.
 
@@ -141,6 +149,34 @@ def print_snapshots(snapshots: Sequence[Snapshot], console: Console | None = Non
             Text(_clean(_shown(snapshot.directory))),
         )
     (console or unbounded_console()).print(table)
+
+
+def print_generations(generations: Sequence[Generation], console: Console | None = None) -> None:
+    """Print a table of generations, and why some failed; what is not known of one is a dash."""
+    console = console or unbounded_console()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("number", justify="right")
+    for heading in ("state", "previous", "generation"):
+        table.add_column(heading)
+    for heading in ("rows", "sequence"):
+        table.add_column(heading, justify="right")
+    for heading in ("bundle", "corpus"):
+        table.add_column(heading)
+    for each in generations:
+        loaded = each.generation != ""
+        table.add_row(
+            str(each.number),
+            each.state,
+            _shown(each.previous),
+            Text(_clean(_shown(each.generation))),
+            f"{each.corpus_rows:,}" if loaded else "-",
+            str(each.sequence) if loaded else "-",
+            *(Text(_clean(_shown(text))) for text in (each.bundle, each.corpus)),
+        )
+    console.print(table)
+    for each in generations:
+        if each.reason:
+            console.print(Text(f"generation {each.number} {each.state}: {_clean(each.reason)}"))
 
 
 def print_fields(description: Description, console: Console | None = None) -> None:

@@ -1,0 +1,403 @@
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import asdict, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.conftest import Ask, Run
+from client.servicer import Failure, FakeServer
+from phoenix_client import (
+    AsyncPhoenixClient,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    Generation,
+    GenerationState,
+    MalformedReplyError,
+    NotFoundError,
+    PermissionDeniedError,
+    PhoenixClient,
+    PhoenixClientError,
+    ResourceExhaustedError,
+    UnavailableError,
+    generation_messages,
+)
+from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
+
+FIRST = Generation(
+    number=1,
+    state=GenerationState.ACTIVE,
+    generation="towers-1+posts-7",
+    bundle="bundles/1",
+    corpus="corpus",
+    tower_fingerprint="f001",
+    corpus_rows=2**40,
+    sequence=2**64 - 1,
+    previous=False,
+    reason="",
+)
+SECOND = Generation(
+    number=2,
+    state=GenerationState.READY,
+    generation="towers-2+posts-7",
+    bundle="allowed/2",
+    corpus="corpus",
+    tower_fingerprint="f002",
+    corpus_rows=2**40 + 2,
+    sequence=2**64 - 3,
+    previous=False,
+    reason="",
+)
+ACTIVE_SECOND = replace(SECOND, state=GenerationState.ACTIVE)
+PREVIOUS_FIRST = replace(FIRST, state=GenerationState.READY, previous=True)
+FAILED = model_pb2.Generation(
+    number=3,
+    state=model_pb2.GENERATION_STATE_FAILED,
+    bundle="allowed/\x1b[2J",
+    corpus="corpus",
+    reason="allowed/3: weights.safetensors:\nhas another sum",
+)
+LOADING = model_pb2.Generation(
+    number=4, state=model_pb2.GENERATION_STATE_LOADING, bundle="allowed/4", corpus="corpus"
+)
+
+CALLS: list[tuple[str, tuple[Any, ...]]] = [
+    ("load_generation", ("allowed/2",)),
+    ("activate_generation", (1,)),
+    ("roll_back_generation", ()),
+    ("list_generations", ()),
+]
+
+
+def test_load_generation_returns_what_is_ready(server: FakeServer, ask: Ask) -> None:
+    assert ask("load_generation", "allowed/2") == SECOND
+    assert ask("list_generations") == (FIRST, SECOND)
+    assert server.requests[0] == model_pb2.LoadGenerationRequest(bundle="allowed/2")
+
+
+def test_load_generation_activates_what_it_loads_if_asked(ask: Ask) -> None:
+    assert ask("load_generation", "allowed/2", activate=True) == ACTIVE_SECOND
+    assert ask("list_generations") == (PREVIOUS_FIRST, ACTIVE_SECOND)
+
+
+def test_load_generation_takes_a_corpus_alone(server: FakeServer, ask: Ask) -> None:
+    assert ask("load_generation", corpus="allowed/other").bundle == FIRST.bundle
+    assert server.requests == [model_pb2.LoadGenerationRequest(corpus="allowed/other")]
+
+
+@pytest.mark.parametrize("kind", [str, Path, PurePosixPath])
+def test_directories_go_as_they_are_given(
+    server: FakeServer, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    (tmp_path / "allowed").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ask("load_generation", kind("allowed/../2"), kind("allowed/~/$HOME"))
+    assert server.requests == [
+        model_pb2.LoadGenerationRequest(bundle="allowed/../2", corpus="allowed/~/$HOME")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("directories", "message"),
+    [
+        ((), "bundle: is needed, or corpus"),
+        ((None, None), "bundle: is needed, or corpus"),
+        (("", "allowed/x"), "bundle: is empty"),
+        (("allowed/x", ""), "corpus: is empty"),
+        (("allowed/\udc80",), r"bundle: 'allowed/\\udc80' is no text"),
+    ],
+)
+def test_directories_that_cannot_be_sent_are_named(
+    server: FakeServer, ask: Ask, directories: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ask("load_generation", *directories)
+    assert not server.requests
+
+
+def test_activate_generation_and_back(server: FakeServer, ask: Ask) -> None:
+    ask("load_generation", "allowed/2")
+    assert ask("activate_generation", 2) == ACTIVE_SECOND
+    assert server.requests[-1] == model_pb2.ActivateGenerationRequest(number=2)
+    assert ask("list_generations") == (PREVIOUS_FIRST, ACTIVE_SECOND)
+    assert ask("roll_back_generation") == FIRST
+    assert server.requests[-1] == model_pb2.RollbackGenerationRequest()
+    assert ask("list_generations") == (FIRST, replace(SECOND, previous=True))
+
+
+@pytest.mark.parametrize("number", [-1, 2**32, "2", 1.0, None])
+def test_a_number_that_cannot_be_sent_is_refused(
+    server: FakeServer, ask: Ask, number: object
+) -> None:
+    with pytest.raises(ValueError, match=r"number: must be integers from 0 to 2\*\*32 - 1"):
+        ask("activate_generation", number)
+    assert not server.requests
+
+
+def test_list_generations_tells_of_those_that_load_or_failed(server: FakeServer, ask: Ask) -> None:
+    server.generations |= {3: FAILED, 4: LOADING}
+    first, failed, loading = ask("list_generations")
+    assert first == FIRST
+    assert (failed.state, failed.generation, failed.reason) == (
+        GenerationState.FAILED,
+        "",
+        FAILED.reason,
+    )
+    assert (loading.number, loading.state) == (4, GenerationState.LOADING)
+
+
+def test_every_state_of_the_contract_but_none_has_its_own() -> None:
+    names = [name for name, value in model_pb2.GenerationState.items() if value != 0]
+    assert names == [f"GENERATION_STATE_{state.name}" for state in GenerationState]
+    sent = [model_pb2.Generation(state=name) for name in names]
+    read = generation_messages.read_generations(model_pb2.ListGenerationsResponse(generations=sent))
+    assert [each.state for each in read] == list(GenerationState)
+
+
+@given(
+    st.builds(
+        Generation,
+        number=st.integers(0, 2**32 - 1),
+        state=st.sampled_from(GenerationState),
+        generation=st.text(),
+        bundle=st.text(),
+        corpus=st.text(),
+        tower_fingerprint=st.text(),
+        corpus_rows=st.integers(0, 2**64 - 1),
+        sequence=st.integers(0, 2**64 - 1),
+        previous=st.booleans(),
+        reason=st.text(),
+    )
+)
+def test_every_field_is_read(generation: Generation) -> None:
+    sent: dict[str, Any] = asdict(generation) | {
+        "state": f"GENERATION_STATE_{generation.state.name}"
+    }
+    message = model_pb2.Generation(**sent)
+    assert {each.name for each in message.DESCRIPTOR.fields} == set(sent)
+    reply = model_pb2.ListGenerationsResponse(generations=[message])
+    assert generation_messages.read_generations(reply) == (generation,)
+
+
+@pytest.mark.parametrize(
+    ("method", "reply", "message"),
+    [
+        ("load_generation", model_pb2.LoadGenerationResponse(), "^generation: is missing"),
+        ("activate_generation", model_pb2.ActivateGenerationResponse(), "^generation: is missing"),
+        ("roll_back_generation", model_pb2.RollbackGenerationResponse(), "^generation: is missing"),
+        (
+            "roll_back_generation",
+            model_pb2.RollbackGenerationResponse(generation=model_pb2.Generation()),
+            r"^generation\.state: 0 is not known",
+        ),
+        (
+            "list_generations",
+            model_pb2.ListGenerationsResponse(
+                generations=[
+                    LOADING,
+                    model_pb2.Generation(state=9),  # pyright: ignore[reportArgumentType]
+                ]
+            ),
+            r"^generations\[1\]\.state: 9 is not known",
+        ),
+    ],
+)
+def test_a_reply_that_cannot_be_is_refused(
+    server: FakeServer, ask: Ask, method: str, reply: Message, message: str
+) -> None:
+    server.replies = [reply]
+    with pytest.raises(MalformedReplyError, match=message):
+        ask(method, *dict(CALLS)[method])
+
+
+def test_a_directory_that_is_not_allowed_is_permission_denied(ask: Ask) -> None:
+    with pytest.raises(PermissionDeniedError, match="corpus: /etc is not allowed") as caught:
+        ask("load_generation", "allowed/2", "/etc")
+    assert not caught.value.retryable
+
+
+def test_a_generation_that_there_is_not_is_not_found(ask: Ask) -> None:
+    with pytest.raises(NotFoundError, match="there is no generation 7") as caught:
+        ask("activate_generation", 7)
+    assert (caught.value.retryable, caught.value.missing_post_ids) == (False, ())
+
+
+def test_nothing_to_go_back_to_is_a_failed_precondition(ask: Ask) -> None:
+    with pytest.raises(FailedPreconditionError, match="none to go back to") as caught:
+        ask("roll_back_generation")
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (grpc.StatusCode.PERMISSION_DENIED, PermissionDeniedError),
+        (grpc.StatusCode.FAILED_PRECONDITION, FailedPreconditionError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, ResourceExhaustedError),
+        (grpc.StatusCode.NOT_FOUND, NotFoundError),
+    ],
+)
+@pytest.mark.parametrize(("method", "arguments"), CALLS)
+def test_a_failure_is_raised_and_not_retryable(
+    server: FakeServer,
+    ask: Ask,
+    method: str,
+    arguments: tuple[Any, ...],
+    code: grpc.StatusCode,
+    expected: type[PhoenixClientError],
+) -> None:
+    server.failures = [Failure(code, "as it is")]
+    with pytest.raises(expected, match="as it is") as caught:
+        ask(method, *arguments)
+    assert type(caught.value) is expected
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(("method", "arguments"), [CALLS[0], CALLS[2]])
+def test_what_twice_would_be_something_else_is_asked_once(
+    server: FakeServer, ask: Ask, method: str, arguments: tuple[Any, ...]
+) -> None:
+    server.failures = [Failure(grpc.StatusCode.UNAVAILABLE)]
+    with pytest.raises(UnavailableError):
+        ask(method, *arguments)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("method", "arguments"), CALLS)
+def test_every_call_ends_at_its_own_time_limit(
+    server: FakeServer, ask: Ask, method: str, arguments: tuple[Any, ...]
+) -> None:
+    server.hangs = True
+    with pytest.raises(DeadlineExceededError):
+        ask(method, *arguments, timeout_s=0.05)
+
+
+def test_loading_has_the_time_limit_of_the_client_only_if_asked(
+    server: FakeServer, ask: Ask
+) -> None:
+    server.hangs = True
+    ask.client_options = {"timeout_s": 0.05}
+    with pytest.raises(DeadlineExceededError):
+        ask("load_generation", "allowed/2", timeout_s=None)
+    for client in (PhoenixClient, AsyncPhoenixClient):
+        parameters = inspect.signature(client.load_generation).parameters
+        assert parameters["timeout_s"].default == 600
+
+
+def test_load_generation_prints_what_was_loaded(server: FakeServer, run: Run) -> None:
+    arguments = ("--bundle", "allowed//2", "--corpus", "./no", "--activate")
+    assert run("load-generation", *arguments) == (
+        1,
+        "",
+        "phoenix-client: PERMISSION_DENIED: corpus: ./no is not allowed\n",
+    )
+    assert server.requests == [
+        model_pb2.LoadGenerationRequest(bundle="allowed//2", corpus="./no", activate=True)
+    ]
+    status, out, err = run("load-generation", "--bundle", "allowed/2", "--activate")
+    assert (status, err) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [
+        ["number", "2"],
+        ["state", "active"],
+        ["generation", "towers-2+posts-7"],
+        ["bundle", "allowed/2"],
+        ["corpus", "corpus"],
+        ["tower", "fingerprint", "f002"],
+        ["corpus", "rows", str(2**40 + 2)],
+        ["sequence", str(2**64 - 3)],
+        ["previous", "no"],
+        ["reason", "-"],
+    ]
+
+
+def test_the_commands_print_json(run: Run) -> None:
+    def printed(*arguments: str) -> Any:
+        status, out, err = run(*arguments, "--json")
+        assert (status, err, out.count("\n")) == (0, "", 1)
+        return json.loads(out)
+
+    assert printed("load-generation", "--bundle", "allowed/2") == asdict(SECOND)
+    assert printed("activate-generation", "2") == asdict(ACTIVE_SECOND)
+    listed = {"generations": [asdict(PREVIOUS_FIRST), asdict(ACTIVE_SECOND)]}
+    assert printed("generations") == listed
+    assert printed("rollback-generation") == asdict(FIRST)
+
+
+def test_activate_and_rollback_print_what_answers(run: Run) -> None:
+    run("load-generation", "--bundle", "allowed/2")
+    assert ["number", "2"] in map(str.split, run("activate-generation", "2").out.splitlines())
+    assert ["number", "1"] in map(str.split, run("rollback-generation").out.splitlines())
+
+
+def test_generations_prints_a_table(server: FakeServer, run: Run) -> None:
+    run("load-generation", "--bundle", "allowed/2", "--activate")
+    server.generations |= {3: FAILED, 4: LOADING}
+    status, out, err = run("generations")
+    assert (status, err) == (0, "")
+    heading, *lines, reason = out.splitlines()
+    assert heading.split() == [
+        *("number", "state", "previous", "generation", "rows", "sequence"),
+        *("bundle", "corpus"),
+    ]
+    rows = [line.split() for line in lines if line.strip()[:1].isdigit()]
+    assert rows == [
+        [
+            *("1", "ready", "yes", "towers-1+posts-7", f"{2**40:,}", str(2**64 - 1)),
+            *("bundles/1", "corpus"),
+        ],
+        [
+            *("2", "active", "no", "towers-2+posts-7", f"{2**40 + 2:,}", str(2**64 - 3)),
+            *("allowed/2", "corpus"),
+        ],
+        ["3", "failed", "no", "-", "-", "-", "allowed/\ufffd[2J", "corpus"],
+        ["4", "loading", "no", "-", "-", "-", "allowed/4", "corpus"],
+    ]
+    assert reason == "generation 3 failed: allowed/3: weights.safetensors:\ufffdhas another sum"
+
+
+def test_the_commands_that_load_have_a_time_limit_of_their_own(
+    server: FakeServer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHOENIX_TIMEOUT_S", "0")  # refused by whoever reads it
+    assert run("generations").status == 2
+    assert run("load-generation", "--bundle", "allowed/2").status == 0
+    assert run("activate-generation", "2").status == 0
+    assert run("rollback-generation").status == 0
+    server.hangs = True
+    monkeypatch.setenv("PHOENIX_LOAD_TIMEOUT_S", "0.05")
+    status, out, err = run("load-generation", "--bundle", "allowed/2")
+    assert (status, out) == (1, "")
+    assert err.startswith("phoenix-client: DEADLINE_EXCEEDED: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["load-generation"], "bundle: is needed, or corpus"),
+        (["load-generation", "--bundle", ""], "bundle: is empty"),
+        (
+            ["load-generation", "--corpus", "x", "--bundle", "\udc80"],
+            "bundle: '\\udc80' is no text",
+        ),
+        (["load-generation", "--bundle", "x", "--timeout-s", "0"], "--timeout-s"),
+        (["activate-generation"], "NUMBER"),
+        (["activate-generation", "0"], "NUMBER"),
+        (["activate-generation", str(2**32)], "NUMBER"),
+        (["activate-generation", "x"], "NUMBER"),
+        (["rollback-generation", "1"], "1"),
+    ],
+)
+def test_wrong_usage_is_status_2(
+    server: FakeServer, run: Run, arguments: list[str], named: str
+) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert named in " ".join(err.split())
+    assert not server.requests
