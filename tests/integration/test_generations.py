@@ -321,6 +321,7 @@ def test_what_cannot_be_loaded_is_refused_and_the_first_answers_on(
     assert code == grpc.StatusCode.PERMISSION_DENIED
     assert reason.startswith("bundle: /etc is not in a directory that this server loads from")
     assert refused()[0] == grpc.StatusCode.INVALID_ARGUMENT
+    assert refused(corpus="a\0b")[0] == grpc.StatusCode.INVALID_ARGUMENT
     assert refused(corpus=str(tmp_path / "none"))[0] == grpc.StatusCode.FAILED_PRECONDITION
 
     monkeypatch.setattr(preparing, "available_bytes", lambda device: 10_000_000)

@@ -118,6 +118,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     def _read_path(self, field: str, given: str) -> Path | None:
         if not given:
             return None
+        if "\0" in given:
+            raise InvalidRequestError([Violation(field, "is not a path: it holds a zero byte")])
         path = Path(given)
         if not any(path.resolve().is_relative_to(allowed) for allowed in self._allowed):
             raise ForbiddenError(
