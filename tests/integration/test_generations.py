@@ -1,6 +1,8 @@
 """Bundles and corpora are exchanged while the server answers."""
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,11 +23,16 @@ from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
+from phoenix_server import serve
+from phoenix_server.batching.config import QueueConfig
 from phoenix_server.bundle import open_bundle
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.importing import import_corpus
+from phoenix_server.corpus.store import Store
+from phoenix_server.engine import Engine
 from phoenix_server.errors import CorpusError
-from phoenix_server.generations import preparing
+from phoenix_server.generations import manager, preparing
+from phoenix_server.generations.generation import Generation
 from running import run_server
 from server.cases import copied, flip_bit, resum
 
@@ -53,6 +60,9 @@ class Stubs:
     def generations(self) -> dict[int, pb.Generation]:
         listed = self.model.ListGenerations(pb.ListGenerationsRequest()).generations
         return {each.number: each for each in listed}
+
+    def stats(self) -> pb.GetServingStatsResponse:
+        return self.model.GetServingStats(pb.GetServingStatsRequest())
 
     def retrieve(self, top_k: int = TOP_K, **options: Any) -> retrieval_pb.RetrieveResponse:
         request = retrieval_pb.RetrieveRequest(
@@ -160,6 +170,7 @@ def test_other_weights_answer_over_all_changes_and_compile_nothing(
     served.upsert(1, 2, 3)
     before = served.retrieve()
     _assert_exact(served, before, [*posts, 1, 2, 3])
+    answered = served.stats().answered
     loaded = served.load(bundle=str(others[0]))
     assert (loaded.number, loaded.state, loaded.sequence) == (2, pb.GENERATION_STATE_READY, 1)
     assert served.retrieve() == before  # the first one answers on
@@ -171,9 +182,9 @@ def test_other_weights_answer_over_all_changes_and_compile_nothing(
     assert after.generation == active.generation != before.generation
     assert after.user_representation != before.user_representation
     _assert_exact(served, after, [*posts, 1, 2, 3, 4, 5])
-    stats = served.model.GetServingStats(pb.GetServingStatsRequest())
+    stats = served.stats()
     assert stats.compilations_after_ready == 0
-    assert stats.answered >= 3  # those of the first one too
+    assert stats.answered > answered  # those of the first one are among them
 
 
 def test_going_back_brings_the_changes_along(
@@ -200,6 +211,68 @@ def test_two_are_kept(served: Stubs, others: list[Path]) -> None:
     assert list(served.generations()) == [2, 3]
     assert _code(lambda: served.activate(1)) == grpc.StatusCode.NOT_FOUND
     assert served.roll_back().number == 2
+
+
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[Engine]:
+    """Return the engines in memory of servers that start from now on."""
+    engines = weakref.WeakSet[Engine]()
+
+    class Tracked(Generation):
+        def __init__(self, number: int, engine: Engine, store: Store, queue: QueueConfig) -> None:
+            engines.add(engine)
+            super().__init__(number, engine, store, queue)
+
+    monkeypatch.setattr(manager, "Generation", Tracked)
+    monkeypatch.setattr(serve, "Generation", Tracked)
+    return engines
+
+
+def test_what_is_not_kept_leaves_memory_and_the_rest_has_its_priority(
+    alive: weakref.WeakSet[Engine], config: ServeConfig, others: list[Path]
+) -> None:
+    with _served(config) as served:
+        before = os.getpriority(os.PRIO_PROCESS, 0)
+        for bundle in (*others, *others):
+            served.retrieve()
+            served.load(bundle=str(bundle), activate=True)
+            assert len(alive) == 2 == len(served.generations())
+        assert served.stats().answered >= 4
+        threads = [each for each in threading.enumerate() if each.name in ("device", "preparation")]
+        assert threads
+        for thread in threads:
+            assert thread.native_id is not None
+            assert os.getpriority(os.PRIO_PROCESS, thread.native_id) == before
+
+
+def test_a_generation_that_is_behind_is_brought_along_or_refused(
+    served: Stubs, others: list[Path], posts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.load(bundle=str(others[0]), activate=True)
+    served.upsert(1)
+
+    def fail(generation: Generation) -> None:
+        raise MemoryError("no room on the device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Generation, "catch_up", fail)
+        served.corpus.CreateSnapshot(corpus_pb.CreateSnapshotRequest())  # trims the journal
+    assert _code(served.roll_back) == grpc.StatusCode.FAILED_PRECONDITION
+    assert served.upsert(2) == 2
+    _assert_exact(served, served.retrieve(), [*posts, 1, 2])
+
+
+def test_a_corpus_that_does_not_answer_can_be_loaded_again(
+    served: Stubs, config: ServeConfig, golden_layout: Path, posts: list[int], tmp_path: Path
+) -> None:
+    other = tmp_path / "another"
+    import_corpus(golden_layout / "sports_corpus.npz", open_bundle(config.bundle), other)
+    served.load(corpus=str(other), activate=True)
+    served.upsert(1)
+    served.load(corpus=str(config.corpus), activate=True)
+    assert served.missing(1) == [1]
+    served.load(corpus=str(other), activate=True)
+    _assert_exact(served, served.retrieve(), [*posts, 1])
 
 
 def test_no_call_fails_while_generations_change(served: Stubs, others: list[Path]) -> None:
@@ -232,6 +305,7 @@ def test_no_call_fails_while_generations_change(served: Stubs, others: list[Path
         thread.start()
     try:
         names.add(served.load(bundle=str(others[0]), activate=True).generation)
+        served.corpus.CreateSnapshot(corpus_pb.CreateSnapshotRequest())
         served.roll_back()
         names.add(served.load(bundle=str(others[1]), activate=True).generation)
     finally:
@@ -324,7 +398,7 @@ def test_what_cannot_be_loaded_is_refused_and_the_first_answers_on(
     assert refused(corpus="a\0b")[0] == grpc.StatusCode.INVALID_ARGUMENT
     assert refused(corpus=str(tmp_path / "none"))[0] == grpc.StatusCode.FAILED_PRECONDITION
 
-    monkeypatch.setattr(preparing, "available_bytes", lambda device: 10_000_000)
+    monkeypatch.setattr(preparing, "available_host_bytes", lambda: 10_000_000)
     code, reason = refused(bundle=str(others[0]))
     assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "10 MB are free" in reason
@@ -344,7 +418,7 @@ def test_what_does_not_answer_makes_room(
 ) -> None:
     served.load(bundle=str(others[0]), activate=True)
     free = iter([10_000_000, 10**12])  # before the other is dropped, and after
-    monkeypatch.setattr(preparing, "available_bytes", lambda device: next(free))
+    monkeypatch.setattr(preparing, "available_host_bytes", lambda: next(free))
     served.load(bundle=str(others[1]), activate=True)
     assert list(served.generations()) == [2, 3]
 

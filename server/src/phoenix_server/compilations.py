@@ -28,17 +28,18 @@ class Compilations:
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
         jax.monitoring.register_event_listener(self._on_event)
 
+    @classmethod
     @contextmanager
-    def expected(self) -> Generator[None, None, None]:
+    def expected(cls) -> Generator[None, None, None]:
         """Let this thread compile."""
         thread = threading.get_ident()
-        nested = thread in self._expecting
-        self._expecting.add(thread)
+        nested = thread in cls._expecting
+        cls._expecting.add(thread)
         try:
             yield
         finally:
             if not nested:
-                self._expecting.discard(thread)
+                cls._expecting.discard(thread)
 
     def close(self) -> None:
         """Stop counting."""

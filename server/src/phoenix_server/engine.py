@@ -25,7 +25,7 @@ import numpy.typing as npt
 from phoenix_server.bundle import Bundle
 from phoenix_server.compilations import Compilations
 from phoenix_server.corpus.changes import Labels, Net
-from phoenix_server.corpus.index import CorpusIndex, default_capacity
+from phoenix_server.corpus.index import CorpusIndex, Excluded, default_capacity
 from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.devices import Device
 from phoenix_server.features import HostArrays, UserColumns
@@ -111,11 +111,13 @@ class PreparedBatch(NamedTuple):
         batch_size: B of the search.
         chunks: For each run of the user tower its inputs, and the places of its users in the
             batch; those beyond the batch are padding.
+        excluded: What each query may not find, as it was when it was looked up.
     """
 
     queries: tuple[Query, ...]
     batch_size: int
     chunks: tuple[tuple[HostArrays, npt.NDArray[np.int32]], ...]
+    excluded: Sequence[Excluded | None]
 
 
 class LaunchedBatch(NamedTuple):
@@ -237,7 +239,8 @@ class Engine:
             places = np.full(size, batch, np.int32)
             places[: len(users)] = users
             chunks.append((self.bundle.features.users(columns, size, length), places))
-        return PreparedBatch(tuple(queries), batch, tuple(chunks))
+        excluded = self._filters.look_up([query.filter for query in queries])
+        return PreparedBatch(tuple(queries), batch, tuple(chunks), excluded)
 
     def launch(self, prepared: PreparedBatch) -> LaunchedBatch:
         """Hand a batch to the device; returns while it works, as far as the device allows."""
@@ -248,7 +251,7 @@ class Engine:
         masks = None
         filters = [query.filter for query in prepared.queries]
         if any(each is not None and each.masks for each in filters):
-            masks = self._filters.masks(filters, prepared.batch_size)
+            masks = self._filters.masks(filters, prepared.excluded, prepared.batch_size)
         found = self._searches.top_k(users.representations, most, masks)
         return LaunchedBatch(prepared.queries, users, found)
 

@@ -14,6 +14,7 @@
     ├── OverloadedError          no room in the queue, or no time before the deadline
     ├── DeadlineExceededError    the deadline passed before the device was free
     ├── GenerationError          a generation cannot be loaded or served
+    │   └── BusyError            another is being loaded or activated
     ├── NoGenerationError        there is no such generation
     ├── NoMemoryError            a generation does not fit
     ├── ForbiddenError           the server was not told to allow it
@@ -143,6 +144,10 @@ class DeadlineExceededError(PhoenixServerError):
 
 class GenerationError(PhoenixServerError):
     """A generation cannot be loaded, or not be served now; what serves goes on."""
+
+
+class BusyError(GenerationError):
+    """Another generation is being loaded or activated."""
 
 
 class NoGenerationError(PhoenixServerError):

@@ -138,9 +138,10 @@ def exclude(
     def take_out(masks: jax.Array, queries: jax.Array, rows: jax.Array) -> jax.Array:
         local = layout.local(rows, layout.padded_rows)
         bits = jnp.uint32(1) << (local % WORD).astype(jnp.uint32)
-        # The bits of a word are distinct: their sum is their union.
-        out = jnp.zeros_like(masks).at[queries, local // WORD].add(bits, mode="drop")
-        return masks & ~out
+        words = local // WORD
+        # The bits of a word that are set and to be cleared are distinct: their sum is their union.
+        there = masks.at[queries, words].get(mode="fill", fill_value=0) & bits
+        return masks.at[queries, words].subtract(there, mode="drop")
 
     return jax.shard_map(
         take_out,

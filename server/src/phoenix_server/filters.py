@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from phoenix_server.corpus.index import CorpusIndex
+from phoenix_server.corpus.index import CorpusIndex, Excluded
 from phoenix_server.filtering import MOST_LABELS, Wanted, eligible, exclude
 from phoenix_server.programs import Programs
 from phoenix_server.topk import split_ids
@@ -90,11 +90,26 @@ class Filters:
             ("eligible", layout, batch_size, columns.labels.shape), compile_eligible
         )
 
-    def masks(self, filters: Sequence[Filter | None], batch_size: int) -> jax.Array:
-        """Return which rows the queries of a batch may find: [B, R/32] u32.
+    def look_up(self, filters: Sequence[Filter | None]) -> list[Excluded | None]:
+        """Find what each query may not find; in any thread, before `masks`, as it takes a while."""
+        return [
+            self._corpus.excluded(each.excluded_post_ids, each.excluded_author_ids)
+            if each is not None and (len(each.excluded_post_ids) or len(each.excluded_author_ids))
+            else None
+            for each in filters
+        ]
+
+    def masks(
+        self,
+        filters: Sequence[Filter | None],
+        excluded: Sequence[Excluded | None],
+        batch_size: int,
+    ) -> jax.Array:
+        """Return which rows the queries of a batch may find: [B, R/32] u32; between two changes.
 
         Args:
             filters: Of each query; None: it may find all. As many as B, or fewer.
+            excluded: What `look_up` found for them.
             batch_size: B.
         """
         corpus = self._corpus
@@ -102,7 +117,7 @@ class Filters:
         wanted = jax.device_put(_wanted(filters, batch_size, corpus), replicated)
         program = self._eligible[batch_size]
         masks = corpus.use_columns(lambda device, columns: program(columns, device.live, wanted))
-        queries, rows = self._exclusions(filters)
+        queries, rows = self._exclusions(excluded)
         for start in range(0, len(rows), _EXCLUSIONS):
             pairs = slice(start, start + _EXCLUSIONS)
             beyond = (0, max(0, start + _EXCLUSIONS - len(rows)))
@@ -114,14 +129,12 @@ class Filters:
         return masks
 
     def _exclusions(
-        self, filters: Sequence[Filter | None]
+        self, excluded: Sequence[Excluded | None]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Return queries and the rows that each may not find."""
         rows = [
-            np.zeros(0, np.int32)
-            if each is None
-            else self._corpus.excluded(each.excluded_post_ids, each.excluded_author_ids)
-            for each in filters
+            np.zeros(0, np.int32) if each is None else self._corpus.still_excluded(each)
+            for each in excluded
         ]
         queries = np.repeat(np.arange(len(rows), dtype=np.int32), [len(each) for each in rows])
         return queries, np.concatenate([np.zeros(0, np.int32), *rows])

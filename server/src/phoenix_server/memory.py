@@ -52,11 +52,14 @@ def release_unused_memory(*, of_what_served: bool = False) -> None:
     release_freed_memory()
 
 
+def available_host_bytes() -> int | None:
+    """Return how much memory this process may still take; None if that is unknown."""
+    known = [bytes_ for bytes_ in (_free_of_system(), _free_of_group()) if bytes_ is not None]
+    return min(known, default=None)
+
+
 def available_bytes(device: Device) -> int | None:
-    """Return how much memory is free on a device, or to the process on a CPU; None if unknown."""
-    if device.platform == "cpu":
-        known = [bytes_ for bytes_ in (_free_of_system(), _free_of_group()) if bytes_ is not None]
-        return min(known, default=None)
+    """Return how much memory is free on an accelerator; None if that is unknown."""
     stats = device.memory_stats() or {}
     if "bytes_limit" not in stats:
         return None

@@ -109,12 +109,9 @@ class Server:
             await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():
                 return loading.done()
-            engine, store = loading.result()
-            first = Generation(1, engine, store, self._config.queue)
-            live = LiveCorpus(*first.home, snapshot_after=self._config.snapshot_after)
-            generations = Generations(first, live, self._config, programs)
-            self._state.set_ready(generations, live)
-            compiling = self._compile_rest(engine)
+            generations, live = self._begin(*loading.result(), programs)
+            del loading  # what it has loaded may be dropped one day
+            compiling = self._compile_rest(generations.active.engine)
             await self._set_health(_SERVING)
             on_ready()
             if (directory := self._config.watch) is not None:
@@ -129,14 +126,24 @@ class Server:
                 _log.warning("%d calls did not finish in time", unfinished)
             # Nobody waits for what these may still do.
             ended = live.close(timeout_s=0.1 if unfinished else 1.0)
-            if unfinished:
+            if unfinished or not ended:
                 return False
-            return generations.close(timeout_s=1.0) and ended and not compiling.is_alive()
+            return generations.close(timeout_s=1.0) and not compiling.is_alive()
         finally:
             stopped.cancel()
             if watching is not None:
                 watching.cancel()
             await server.stop(None)
+
+    def _begin(
+        self, engine: Engine, store: Store, programs: Programs
+    ) -> tuple[Generations, LiveCorpus]:
+        """Let requests in."""
+        first = Generation(1, engine, store, self._config.queue)
+        live = LiveCorpus(*first.home, snapshot_after=self._config.snapshot_after)
+        generations = Generations(first, live, self._config, programs)
+        self._state.set_ready(generations, live)
+        return generations, live
 
     def _compile_rest(self, engine: Engine) -> threading.Thread:
         """Compile the other sizes while the server answers."""

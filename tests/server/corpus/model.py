@@ -280,7 +280,9 @@ class Real:
         corpus = self.target.corpus
         masks = None
         if any(each is not None for each in filters):
-            masks = self._served.filters.masks(filters, BATCH)
+            masks = self._served.filters.masks(
+                filters, self._served.filters.look_up(filters), BATCH
+            )
         first = corpus.layout.devices[0]
         found = self._served.searches.top_k(jax.device_put(queries, first), self.top_k, masks)
         scores, rows = np.asarray(found.scores), np.asarray(found.rows)

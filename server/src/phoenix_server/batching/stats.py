@@ -71,12 +71,16 @@ _COUNTS = (
     "batches",
     "batched_users",
     "device_s",
-    "compilations_after_ready",
 )
 
 
 def added(current: QueueStats, other: QueueStats) -> QueueStats:
     """Return the numbers of a queue with the counts of another; of late, the first one counts."""
     return replace(
-        current, **{name: getattr(current, name) + getattr(other, name) for name in _COUNTS}
+        current,
+        # Each counts those of the whole process.
+        compilations_after_ready=max(
+            current.compilations_after_ready, other.compilations_after_ready
+        ),
+        **{name: getattr(current, name) + getattr(other, name) for name in _COUNTS},
     )

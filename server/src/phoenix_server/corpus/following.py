@@ -26,14 +26,18 @@ def catch_up(store: Store, target: Target, between: Between | None = None) -> in
     Raises:
         CorpusError: One is missing or damaged, or there is no room for them.
     """
-    changes = read_changes(store, target.corpus.sequence)
+    began = target.corpus.sequence
+    changes = read_changes(store, began)
     if not changes:
+        if store.snapshot.manifest.sequence > began:  # the journal was trimmed
+            raise CorpusError(store.path, f"does not hold the changes from {began + 1} on any more")
         return 0
     change = net([renewed(made, target) for _, made in changes])
     last = changes[-1][0]
 
     def apply() -> None:
-        target.apply(change, last)
+        if target.corpus.sequence == began:  # or changes go there by now, and have overtaken these
+            target.apply(change, last)
 
     try:
         if between is None:

@@ -9,6 +9,7 @@ which a search has found still hold what it saw when its answer is put together.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -38,6 +39,7 @@ _KERNEL: dict[str, Any] = {"tile_rows": 1 << 13, "block_rows": 32}
 
 _UPDATE_ROWS = (64, 1024)  # sizes that updates are compiled for
 _FULL = np.uint32(0xFFFFFFFF)
+_REMEMBERED = 256  # changes
 
 Rows = npt.NDArray[np.int32]
 
@@ -73,6 +75,22 @@ class Found(NamedTuple):
     author_ids: Ids
     created_at_unix_ms: npt.NDArray[np.int64]
     labels: Labels
+    sequence: int
+
+
+class Excluded(NamedTuple):
+    """Posts that a query may not find.
+
+    Attributes:
+        post_ids: [n] u64.
+        author_ids: [m] u64; none of their posts.
+        rows: Where these posts were, ascending.
+        sequence: After which change.
+    """
+
+    post_ids: Ids
+    author_ids: Ids
+    rows: Rows
     sequence: int
 
 
@@ -122,6 +140,8 @@ class CorpusIndex:
         self._device_lock = threading.Lock()
         self._lock = threading.Lock()
         self._torn = False
+        # What was written lately: after and through which change, and which rows.
+        self._written: deque[tuple[int, int, Rows]] = deque(maxlen=_REMEMBERED)
         self._names = list(manifest.label_names)
         self._codes = {name: code for code, name in enumerate(self._names)}
         rows = self.layout.spread(manifest.rows)
@@ -152,6 +172,11 @@ class CorpusIndex:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def torn(self) -> bool:
+        """Whether a change failed half-way; then it is searched no more."""
+        return self._torn
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -236,17 +261,33 @@ class CorpusIndex:
             raise PostNotFoundError([int(post_id) for post_id in post_ids[missing]])
         return rows
 
-    def excluded(self, post_ids: Ids, author_ids: Ids) -> Rows:
-        """Return the rows of posts, [n], and of all posts of authors, [m]; each once."""
-        if not len(post_ids) and not len(author_ids):
-            return np.zeros(0, np.int32)
+    def excluded(self, post_ids: Ids, author_ids: Ids) -> Excluded:
+        """Find posts, [n], and all posts of authors, [m]."""
         with self._lock:
             rows = self._rows.find(post_ids)
             rows = np.unique(rows[rows != NOWHERE])
-            if not len(author_ids):
-                return rows
-            found = self._authors.find(np.unique(author_ids), self._columns.author_ids)
-            return np.union1d(rows, found).astype(np.int32)
+            if len(author_ids):
+                found = self._authors.find(np.unique(author_ids), self._columns.author_ids)
+                rows = np.union1d(rows, found).astype(np.int32)
+            return Excluded(post_ids, author_ids, rows, self.sequence)
+
+    def still_excluded(self, excluded: Excluded) -> Rows:
+        """Return the rows of posts that were found before, as they are now; ascending.
+
+        A row of a post that was deleted may be among them, as long as it is free.
+        """
+        if excluded.sequence == self.sequence:
+            return excluded.rows
+        with self._lock:
+            since = [rows for _, last, rows in self._written if last > excluded.sequence]
+            forgotten = not self._written or self._written[0][0] > excluded.sequence
+        if forgotten:
+            return self.excluded(excluded.post_ids, excluded.author_ids).rows
+        written = np.unique(np.concatenate([np.zeros(0, np.int32), *since]))
+        post_ids, author_ids, _ = self.posts_at(written)
+        mine = np.isin(post_ids, excluded.post_ids) | np.isin(author_ids, excluded.author_ids)
+        others = np.setdiff1d(excluded.rows, written, assume_unique=True)
+        return np.union1d(others, written[mine]).astype(np.int32)
 
     def knows_label(self, name: str) -> bool:
         """Return whether any post has had a label."""
@@ -313,6 +354,7 @@ class CorpusIndex:
                 if change.written is not None:
                     rows = self._write(change.written)
                 words = np.unique(np.concatenate([gone, rows]) // WORD).astype(np.int32)
+                self._written.append((self.sequence, sequence, rows))
                 self.sequence = sequence
             self._update(rows, change.written, words)
         except BaseException:

@@ -30,6 +30,7 @@ from phoenix_server.errors import (
     ReadOnlyError,
     StorageError,
 )
+from phoenix_server.threads import in_thread
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ class LiveCorpus:
         """
         if self.store.read_only:
             raise ReadOnlyError("this server takes no changes of its corpus nor writes snapshots")
-        return await asyncio.to_thread(self._snapshot)
+        return await in_thread(self._snapshot, "snapshot")
 
     async def switch(
         self, home: Home, catch_up: Callable[[], None], flip: Callable[[], None]
@@ -186,11 +187,11 @@ class LiveCorpus:
                 journal = Journal(store.journal_path, store.names)
                 try:
                     after = written.manifest.sequence
-                    held = journal.posts(before, after)
-                    store.snapshot = written
                     with self._work:
-                        if store is self.store:
-                            self._journal_posts -= held
+                        since = max(before, store.snapshot.manifest.sequence)  # adopted meanwhile
+                        store.snapshot = written
+                        if store is self.store and since < after:
+                            self._journal_posts -= journal.posts(since, after)
                     journal.trim(after)
                 finally:
                     journal.close()
@@ -309,6 +310,8 @@ class LiveCorpus:
         Raises:
             StorageError: The disk refuses.
         """
+        if first <= self.store.snapshot.manifest.sequence:
+            raise StorageError(self.store.path, f"change {first} has been made; restart the server")
         changes = [renewed(change, self._target) for change in changes]
         self.store.journal.append(first, changes)
         last = first + len(changes) - 1

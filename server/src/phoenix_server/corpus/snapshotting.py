@@ -52,7 +52,7 @@ def write_snapshot(store: Store, encoder: Encoder, folder: Path | None = None) -
     with new_snapshot(
         out,
         source=last.path,
-        embedding_size=last.manifest.embedding_size,
+        embedding_size=_width(last, encoder),
         tower_fingerprint=encoder.tower,
         sequence=sequence,
         built_as=store.identity,
@@ -61,6 +61,13 @@ def write_snapshot(store: Store, encoder: Encoder, folder: Path | None = None) -
         for posts in merged(last, change, encoder):
             writer.write(posts)
     return open_snapshot(out)
+
+
+def _width(last: Snapshot, encoder: Encoder) -> int:
+    if last.manifest.tower_fingerprint == encoder.tower:
+        return last.manifest.embedding_size
+    nobody = np.zeros(0, np.uint64)
+    return encoder.encode_candidates(nobody, nobody).shape[1]
 
 
 def read_changes(store: Store, after: int) -> list[tuple[int, Change]]:

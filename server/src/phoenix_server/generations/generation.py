@@ -9,6 +9,7 @@ from phoenix_server.corpus.following import catch_up
 from phoenix_server.corpus.store import Store
 from phoenix_server.corpus.waiting import Home
 from phoenix_server.engine import Engine
+from phoenix_server.errors import CorpusError
 
 
 class Generation:
@@ -39,14 +40,25 @@ class Generation:
     def catch_up(self) -> None:
         """Apply changes that it has not seen, because it was not active; from a thread.
 
+        A corpus that is served read-only stays as it was loaded: others change it, and drop what
+        it would need.
+
         Raises:
             CorpusError: One is missing or damaged, or there is no room for them.
         """
+        if self.store.read_only:
+            return
         with self._catching_up:
             catch_up(self.store, self.engine, self.batcher.run_between)
 
     def settle_in(self) -> None:
-        """Catch up, and have the corpus on the disk go on from what was loaded; as `catch_up`."""
+        """Catch up, and have the corpus on the disk go on from what was loaded.
+
+        Raises:
+            CorpusError: As `catch_up`, or a change has failed half-way.
+        """
+        if self.engine.corpus.torn:
+            raise CorpusError(self.store.path, "a change of it failed half-way in memory")
         self.catch_up()
         self.store.adopt(self.engine.snapshot)
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_server.bundle import Bundle
+from phoenix_server.compilations import Compilations
 from phoenix_server.corpus import snapshot as snapshots
 from phoenix_server.corpus.changes import Ids
 from phoenix_server.corpus.index import default_capacity
@@ -37,7 +38,7 @@ class _TowerEncoder:
 
     def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
         """Return the unit vectors of posts, [n, D]."""
-        parts: list[npt.NDArray[np.float32]] = []
+        parts = [self._towers.encode_posts(post_ids[:0], author_ids[:0])]
         for start in range(0, len(post_ids), self._size):
             chunk = slice(start, start + self._size)
             began_s = time.monotonic()
@@ -90,9 +91,10 @@ def make_engine(
     with ExitStack() as stack:
         snapshot, towers = store.snapshot, None
         if snapshot.manifest.tower_fingerprint != bundle.manifest.tower_fingerprint:
-            towers = Towers(bundle, devices[0], programs)
-            towers.compile_candidates(config.candidate_batch)
-            towers.self_test()
+            with Compilations.expected():
+                towers = Towers(bundle, devices[0], programs)
+                towers.compile_candidates(config.candidate_batch)
+                towers.self_test()
             folder = None
             if store.read_only:
                 folder = Path(stack.enter_context(TemporaryDirectory(prefix="phoenix-corpus-")))

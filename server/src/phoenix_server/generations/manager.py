@@ -11,14 +11,18 @@ from typing import NamedTuple
 from phoenix_server.artifacts import describe_error
 from phoenix_server.batching.stats import QueueStats, added
 from phoenix_server.config import ServeConfig
+from phoenix_server.corpus.following import catch_up
 from phoenix_server.corpus.live import LiveCorpus
 from phoenix_server.corpus.store import Store
+from phoenix_server.engine import Engine
 from phoenix_server.errors import (
-    ArtifactError,
+    BusyError,
+    CorpusError,
     GenerationError,
     NoGenerationError,
+    NoMemoryError,
+    NotReadyError,
     PhoenixServerError,
-    StartupError,
 )
 from phoenix_server.generations.generation import Generation
 from phoenix_server.generations.preparing import Prepared, check_memory, prepare, replay
@@ -29,6 +33,7 @@ from phoenix_server.threads import in_thread
 _log = logging.getLogger(__name__)
 
 _REMEMBERED = 8  # loads that failed
+_FEW, _ROUNDS = 64, 10  # changes that may be missing when another generation is to answer
 
 
 class State(Enum):
@@ -88,6 +93,8 @@ class Generations:
         self._numbers = count(first.number + 1)
         self._busy = asyncio.Lock()
         self._others: dict[int, Status] = {}  # that load, or failed
+        self._behind: set[int] = set()  # numbers of those that have missed changes
+        self._ending: list[Generation] = []
         self._ended = QueueStats()
         self._loop: asyncio.AbstractEventLoop | None = None
         live.before_trimming = self._bring_along
@@ -102,7 +109,7 @@ class Generations:
 
     def other_stats(self) -> Iterable[QueueStats]:
         """Return the numbers of all queues but the active one's."""
-        others = [each for each in self._kept.values() if each is not self.active]
+        others = [each for each in (*self._kept.values(), *self._ending) if each is not self.active]
         return [self._ended, *(each.batcher.stats() for each in others)]
 
     async def load(
@@ -122,7 +129,7 @@ class Generations:
             NoMemoryError: It does not fit.
         """
         if self._busy.locked():
-            raise GenerationError("another generation is being loaded, or activated")
+            raise BusyError("another generation is being loaded, or activated")
         self._loop = asyncio.get_running_loop()
         active = self.active
         task = asyncio.create_task(
@@ -137,15 +144,15 @@ class Generations:
             NoGenerationError: There is none of this number.
             GenerationError: It cannot be brought up to date, or another is being loaded.
         """
-        if number not in self._kept:
-            raise NoGenerationError(f"there is no generation {number} that is ready")
+        self._check_number(number)
         if self._busy.locked():
-            raise GenerationError("another generation is being loaded, or activated")
+            raise BusyError("another generation is being loaded, or activated")
         async with self._busy:
+            self._check_number(number)
             try:
                 await self._activate(self._kept[number])
-            except ArtifactError as exc:
-                raise GenerationError(describe_error(exc)) from exc
+            except Exception as exc:
+                raise _told(exc) from exc
         return self.active
 
     async def roll_back(self) -> Generation:
@@ -176,59 +183,55 @@ class Generations:
             number = next(self._numbers)
             self._others[number] = Status(number, State.LOADING, bundle, corpus)
             try:
-                generation = await self._make(number, bundle, corpus)
+                await self._make(number, bundle, corpus)
                 if activate:
-                    await self._activate(generation)
+                    await self._activate(self._kept[number])
             except Exception as exc:
+                foreseen = isinstance(exc, PhoenixServerError)
                 reason = describe_error(exc)
-                _log.log(
-                    logging.WARNING if isinstance(exc, PhoenixServerError) else logging.ERROR,
-                    "generation %d was not loaded: %s",
-                    number,
-                    reason,
-                    exc_info=not isinstance(exc, PhoenixServerError),
+                _log.warning(
+                    "generation %d was not loaded: %s", number, reason, exc_info=not foreseen
                 )
                 if number in self._kept:
-                    await self._drop([self._kept[number]])
+                    await self._drop([number])
                 self._remember(Status(number, State.FAILED, bundle, corpus, reason=reason))
-                if isinstance(exc, ArtifactError | StartupError):
-                    raise GenerationError(reason) from exc
-                raise
+                raise _told(exc) from exc
             del self._others[number]
-            return generation
+            return self._kept[number]
 
-    async def _make(self, number: int, bundle: Path, corpus: Path) -> Generation:
+    async def _make(self, number: int, bundle: Path, corpus: Path) -> None:
+        kept = list(self._kept.values())
         prepared = await in_thread(
-            lambda: prepare(bundle, corpus, self.active.store, self._config),
-            "load",
-            in_background=True,
+            lambda: prepare(bundle, corpus, kept, self._config), "load", in_background=True
         )
+        kept.clear()  # or what is dropped stays in memory
         try:
             await self._make_room(prepared)
-            generation = await in_thread(
-                lambda: self._bring_up(number, prepared), "load", in_background=True
-            )
+            await in_thread(lambda: self._bring_up(number, prepared), "load", in_background=True)
         except BaseException:
-            if prepared.store is not self.active.store:
+            if not self._is_used(prepared.store):
                 prepared.store.close()
             raise
         _log.info("generation %d is ready: %s, %s", number, bundle, corpus)
-        return generation
 
-    def _bring_up(self, number: int, prepared: Prepared) -> Generation:
+    def _bring_up(self, number: int, prepared: Prepared) -> None:
         """Load; while no snapshot is written, so that the journal holds all that it will miss."""
+        assert self._loop is not None
         with self._live.without_snapshots():
             engine = prepared.make_engine(self._programs)
-            generation = Generation(number, engine, prepared.store, self._config.queue)
             try:
-                generation.catch_up()
+                catch_up(prepared.store, engine)
                 replay(engine, list(self.active.batcher.recent))
+                release_unused_memory()
+                # There, as its threads would answer with the low priority of this one.
+                keeping = self._keep(number, engine, prepared.store)
+                asyncio.run_coroutine_threadsafe(keeping, self._loop).result()
             except BaseException:
-                generation.close()
+                engine.close()
                 raise
-            self._kept[number] = generation
-        release_unused_memory()
-        return generation
+
+    async def _keep(self, number: int, engine: Engine, store: Store) -> None:
+        self._kept[number] = Generation(number, engine, store, self._config.queue)
 
     async def _make_room(self, prepared: Prepared) -> None:
         """Drop what does not answer, if there is no room for another.
@@ -236,7 +239,7 @@ class Generations:
         Raises:
             NoMemoryError: There is none even so.
         """
-        idle = [each for each in self._kept.values() if each is not self.active]
+        idle = [number for number, each in self._kept.items() if each is not self.active]
         if idle and not check_memory(prepared, quietly=True):
             _log.info("dropping %d generations to make room", len(idle))
             await self._drop(idle)
@@ -246,30 +249,52 @@ class Generations:
         before = self.active
         if generation is before:
             return
+        if generation.number in self._behind:
+            raise CorpusError(generation.store.path, "its changes were missed; load it again")
 
         def flip() -> None:
             self.previous, self.active = before, generation
 
+        await self._catch_up(generation)
         await self._live.switch(generation.home, generation.settle_in, flip)
         _log.info("generation %d answers", generation.number)
-        keep = (generation, before)
-        if old := [each for each in self._kept.values() if each not in keep]:
+        keep = {generation.number}
+        if not before.engine.corpus.torn:
+            keep.add(before.number)
+        if old := [number for number in self._kept if number not in keep]:
+            del generation, before
             await self._drop(old)
 
-    async def _drop(self, generations: list[Generation]) -> None:
+    async def _catch_up(self, generation: Generation) -> None:
+        """Have a generation see most of the changes that it has not, while others are made."""
+        for _ in range(_ROUNDS):
+            missed = self.active.engine.corpus.sequence - generation.engine.corpus.sequence
+            if generation.store is not self.active.store or missed < _FEW:
+                return
+            await in_thread(generation.catch_up, "follow", in_background=True)
+
+    async def _drop(self, numbers: list[int]) -> None:
         """End generations that do not answer, once they have answered what they had."""
-        for each in generations:
-            if each is self.previous:
-                self.previous = None
-            del self._kept[each.number]
-            await in_thread(each.close, "drop")
-            self._ended = added(self._ended, each.batcher.stats())
-            if not self._shared(each.store):
-                each.store.close()
-        generations.clear()
+        for number in numbers:
+            await self._end(self._kept.pop(number))
+            self._behind.discard(number)
         await in_thread(lambda: release_unused_memory(of_what_served=True), "drop")
 
-    def _shared(self, store: Store) -> bool:
+    async def _end(self, generation: Generation) -> None:
+        if generation is self.previous:
+            self.previous = None
+        self._ending.append(generation)
+        await in_thread(generation.close, "drop")
+        self._ending.remove(generation)
+        self._ended = added(self._ended, generation.batcher.stats())
+        if not self._is_used(generation.store):
+            await in_thread(lambda: self._close_store(generation.store), "drop")
+
+    def _close_store(self, store: Store) -> None:
+        with self._live.without_snapshots():  # one may still be written of it
+            store.close()
+
+    def _is_used(self, store: Store) -> bool:
         return any(each.store is store for each in self._kept.values())
 
     def _bring_along(self, store: Store) -> None:
@@ -278,17 +303,22 @@ class Generations:
             if each.store is store and each is not self.active:
                 try:
                     each.catch_up()
-                except Exception:  # it cannot be activated any more; the snapshot goes on
+                except Exception:  # the snapshot goes on, and this one is of no use any more
                     _log.exception("generation %d does not keep up", each.number)
-                    assert self._loop is not None  # it was loaded
-                    asyncio.run_coroutine_threadsafe(self._give_up(each), self._loop)
+                    self._behind.add(each.number)
 
-    async def _give_up(self, generation: Generation) -> None:
-        async with self._busy:
-            if generation is not self.active and generation.number in self._kept:
-                await self._drop([generation])
+    def _check_number(self, number: int) -> None:
+        if number not in self._kept:
+            raise NoGenerationError(f"there is no generation {number} that is ready")
 
     def _remember(self, status: Status) -> None:
         self._others[status.number] = status
         for number in sorted(self._others)[:-_REMEMBERED]:
             del self._others[number]
+
+
+def _told(exc: Exception) -> PhoenixServerError:
+    """Return what to tell a caller of an error of loading or activating."""
+    if isinstance(exc, GenerationError | NoGenerationError | NoMemoryError | NotReadyError):
+        return exc
+    return GenerationError(describe_error(exc))

@@ -6,6 +6,7 @@ Shapes:
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +19,10 @@ from phoenix_server.corpus.store import Store
 from phoenix_server.devices import Device, choose_devices
 from phoenix_server.engine import Engine, Query
 from phoenix_server.errors import GenerationError, NoMemoryError
+from phoenix_server.generations.generation import Generation
 from phoenix_server.generations.loading import make_engine, sizes_for
 from phoenix_server.generations.naming import check_pair
-from phoenix_server.memory import available_bytes
+from phoenix_server.memory import available_bytes, available_host_bytes
 from phoenix_server.programs import Programs
 from phoenix_server.sizes import EngineConfig
 
@@ -53,13 +55,15 @@ class Prepared(NamedTuple):
         return engine
 
 
-def prepare(bundle: Path, corpus: Path, served: Store, config: ServeConfig) -> Prepared:
+def prepare(
+    bundle: Path, corpus: Path, kept: Sequence[Generation], config: ServeConfig
+) -> Prepared:
     """Open a bundle and a corpus, and verify their files.
 
     Args:
         bundle: The bundle's directory.
         corpus: The corpus's directory.
-        served: The corpus that is served now. If it is the same, it is shared.
+        kept: Generations that are loaded. If one has the same corpus, it is shared.
         config: How to load them.
 
     Raises:
@@ -69,12 +73,16 @@ def prepare(bundle: Path, corpus: Path, served: Store, config: ServeConfig) -> P
     opened.check_current(datetime.now(UTC))
     bundles.verify(opened)
     devices = choose_devices(config.shards)
-    if corpus.resolve() == served.path.resolve():
-        return Prepared(opened, served, devices, sizes_for(served, config.engine))
+    same = [each for each in kept if each.store.path.resolve() == corpus.resolve()]
+    for each in same:
+        if not each.store.read_only:  # of such, another may write newer snapshots meanwhile
+            index = each.engine.corpus  # it may have grown beyond what was asked for
+            sizes = replace(config.engine, capacity=index.capacity, max_labels=index.max_labels)
+            return Prepared(opened, each.store, devices, sizes)
     tower = opened.manifest.tower_fingerprint
     store = Store(corpus, read_only=config.read_only, tower=tower)
     try:
-        if not config.encode_anew and store.built.manifest.tower_fingerprint != tower:
+        if not same and not config.encode_anew and store.built.manifest.tower_fingerprint != tower:
             check_pair(opened, store.snapshot)
         snapshots.verify(store.snapshot)
     except BaseException:
@@ -94,16 +102,19 @@ def check_memory(prepared: Prepared, *, quietly: bool = False) -> bool:
         NoMemoryError: It does not.
     """
     host, first, others = _needed_bytes(prepared)
+    places: list[tuple[str, int, int | None]] = []
     for number, device in enumerate(prepared.devices):
-        needed = first if number == 0 else others
+        needed = others if number else first
         if device.platform == "cpu":  # all of them share the host's
-            needed = host + first + others * (len(prepared.devices) - 1)
-        free = available_bytes(device)
+            host += needed
+        else:
+            places.append((str(device), needed, available_bytes(device)))
+    for place, needed, free in (("the host", host, available_host_bytes()), *places):
         if free is not None and needed > free:
             if quietly:
                 return False
             raise NoMemoryError(
-                f"the generation needs about {needed / 1e6:,.0f} MB of memory on {device}, "
+                f"the generation needs about {needed / 1e6:,.0f} MB of memory on {place}, "
                 f"{free / 1e6:,.0f} MB are free"
             )
     return True

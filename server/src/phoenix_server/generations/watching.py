@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phoenix_server.artifacts import MANIFEST, describe_error
-from phoenix_server.errors import PhoenixServerError, StartupError
+from phoenix_server.errors import (
+    BusyError,
+    NoMemoryError,
+    NotReadyError,
+    PhoenixServerError,
+    StartupError,
+)
 
 if TYPE_CHECKING:  # it needs JAX, which takes long to import
     from phoenix_server.generations.manager import Generations
 
 _log = logging.getLogger(__name__)
-
-_Tried = tuple[Path, int]  # a bundle, and when its manifest was written
 
 
 def newest(directory: Path) -> Path | None:
@@ -50,7 +55,9 @@ def first_bundle(directory: Path) -> Path:
 async def watch(generations: Generations, directory: Path, interval_s: float) -> None:
     """Load and activate the newest bundle whenever another is, until cancelled.
 
-    One that cannot be loaded is tried again when its manifest has changed.
+    A bundle is another if its number is larger than those before, or if its manifest was written
+    anew. One that cannot be loaded is tried again when it is; one for which there was no memory, or
+    that came while another was being loaded, is tried until it can be.
 
     Args:
         generations: Where to load it.
@@ -58,19 +65,29 @@ async def watch(generations: Generations, directory: Path, interval_s: float) ->
         interval_s: How often to look, in seconds.
     """
     served = generations.active.engine.bundle.path
-    tried: _Tried | None = (served, _written(served))
+    tried = version = None
+    if served.parent.resolve() == directory.resolve() and served.name.isdecimal():
+        tried = int(served.name), 0
+        with suppress(OSError):  # it may be gone
+            tried = _version(served)
     while True:
         await asyncio.sleep(interval_s)
         try:
             found = await asyncio.to_thread(newest, directory)
-            if found is None or (found, _written(found)) == tried:
+            version = None if found is None else _version(found)
+            if version is None or (tried is not None and version <= tried):
                 continue
-            tried = found, _written(found)
             await generations.load(found, None, activate=True)
-        except (PhoenixServerError, OSError) as exc:  # what answers goes on
+            tried = version
+        except (BusyError, NoMemoryError, NotReadyError) as exc:
+            _log.info("%s: %s", directory, describe_error(exc))
+        except PhoenixServerError as exc:  # what answers goes on
+            tried = version
+            _log.warning("%s: %s", directory, describe_error(exc))
+        except OSError as exc:
             _log.warning("%s: %s", directory, describe_error(exc))
 
 
-def _written(bundle: Path) -> int:
-    """Return when a bundle's manifest was written, in nanoseconds."""
-    return (bundle / MANIFEST).stat().st_mtime_ns
+def _version(bundle: Path) -> tuple[int, int]:
+    """Return a bundle's number, and when its manifest was written, in nanoseconds."""
+    return int(bundle.name), (bundle / MANIFEST).stat().st_mtime_ns
