@@ -111,7 +111,11 @@ class Server:
                 return loading.done()
             engine, store = loading.result()
             first = Generation(1, engine, store, self._config.queue)
-            live = LiveCorpus(*first.home, snapshot_after=self._config.snapshot_after)
+            live = LiveCorpus(
+                *first.home,
+                snapshot_after=self._config.snapshot_after,
+                evict_oldest=self._config.evict_oldest,
+            )
             generations = Generations(first, live, self._config, programs)
             self._state.set_ready(generations, live)
             compiling = self._compile_rest(engine)
