@@ -57,9 +57,7 @@ class Oldest:
     not made.
     """
 
-    def __init__(
-        self, corpus: Corpus, *, most: int | None = None, at_once: int = _AT_ONCE
-    ) -> None:
+    def __init__(self, corpus: Corpus, *, most: int | None = None, at_once: int = _AT_ONCE) -> None:
         """Begin with a corpus; it is looked at when posts are to be taken.
 
         Args:
