@@ -119,10 +119,14 @@ def _later(store: Store) -> list[str]:
         changes, posts, last = changes + 1, posts + len(change), number
     if changes:
         lines.append(
-            f"  journal       {changes:,} changes since, of {posts:,} posts, through change "
-            f"{last:,}; their sums hold"
+            f"  journal       {_counted(posts, 'post')} in {_counted(changes, 'change')} since, "
+            f"through change {last:,}; the sums hold"
         )
     return lines
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _files(count: int, size_bytes: int) -> Iterator[str]:
