@@ -248,6 +248,7 @@ def _bring_up(config: ServeConfig, opened: Opened, programs: Programs) -> Engine
         engine = _make_engine(config, opened, programs)
         try:
             caught_up = catch_up(store, engine)
+            store.check_last(engine.corpus.sequence)
         except BaseException:
             engine.close()
             raise

@@ -69,15 +69,13 @@ def read_changes(store: Store, after: int) -> list[tuple[int, Change]]:
     Raises:
         CorpusError: One is missing, or damaged.
     """
-    changes: list[tuple[int, Change]] = []
-    if store.journal_path.exists():  # or it is read-only, and nobody has changed it
-        journal = Journal(store.journal_path, store.names, read_only=True)
-        try:
-            changes = list(journal.read(after))
-        finally:
-            journal.close()
-    store.check_last(changes[-1][0] if changes else after)
-    return changes
+    if not store.journal_path.exists():  # read-only, and nobody has changed it
+        return []
+    journal = Journal(store.journal_path, store.names, read_only=True)
+    try:
+        return list(journal.read(after))
+    finally:
+        journal.close()
 
 
 def remove_old(store: Store) -> None:
