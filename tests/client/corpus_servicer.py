@@ -37,6 +37,7 @@ class FakeCorpus(corpus_service_pb2_grpc.CorpusServiceServicer):
     held: dict[int, Held] = field(default_factory=dict[int, Held])
     sequence: int = 0
     read_only: bool = False
+    evicted: int = 0  # by each change
     snapshots: list[corpus_pb2.CorpusSnapshot] = field(default_factory=lambda: [_as_built()])
 
     def _enter(self, request: Message, context: Context) -> Any:
@@ -58,6 +59,7 @@ class FakeCorpus(corpus_service_pb2_grpc.CorpusServiceServicer):
             reply.sequence = done.sequence
             reply.inserted += done.inserted
             reply.replaced += done.replaced
+            reply.evicted += done.evicted
         return reply
 
     def DeletePosts(
@@ -102,6 +104,7 @@ class FakeCorpus(corpus_service_pb2_grpc.CorpusServiceServicer):
                 (post.created_at_unix_ms for post in self.held.values()), default=0
             ),
             read_only=self.read_only,
+            evict_oldest=self.evicted > 0,
         )
 
     def CreateSnapshot(
@@ -139,5 +142,8 @@ class FakeCorpus(corpus_service_pb2_grpc.CorpusServiceServicer):
         rows = zip(request.author_ids, times, labels, strict=True)
         self.held.update(zip(request.post_ids, map(Held._make, rows), strict=True))
         return corpus_pb2.UpsertPostsResponse(
-            sequence=self.sequence, inserted=count - replaced, replaced=replaced
+            sequence=self.sequence,
+            inserted=count - replaced,
+            replaced=replaced,
+            evicted=self.evicted,
         )

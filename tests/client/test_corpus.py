@@ -104,6 +104,7 @@ def test_get_corpus_describes_it(server: FakeServer, ask: Ask) -> None:
         journal_posts=0,
         newest_created_at=None,
         read_only=False,
+        evict_oldest=False,
     )
     assert ask("get_corpus") == state
     ask("upsert_posts", [Post(1, 2, MOMENT, ["b", "a"])])
@@ -111,14 +112,16 @@ def test_get_corpus_describes_it(server: FakeServer, ask: Ask) -> None:
     changed = ask("get_corpus")
     assert (changed.rows, changed.sequence, changed.journal_posts) == (1, 1, 1)
     assert (changed.label_names, changed.newest_created_at) == (("a", "b"), MOMENT)
-    assert changed.read_only is True
+    assert (changed.read_only, changed.evict_oldest) == (True, False)
+    server.evicted = 1
+    assert ask("get_corpus").evict_oldest is True
 
 
 def test_get_corpus_has_every_field_of_the_reply(server: FakeServer, ask: Ask) -> None:
     fields = corpus_pb2.GetCorpusResponse.DESCRIPTOR.fields
-    reply = corpus_pb2.GetCorpusResponse(label_names=["a"], read_only=True)
+    reply = corpus_pb2.GetCorpusResponse(label_names=["a"], read_only=True, evict_oldest=True)
     for number, field in enumerate(fields, start=1):
-        if field.name not in ("label_names", "read_only"):
+        if field.name not in ("label_names", "read_only", "evict_oldest"):
             setattr(reply, field.name, number * 1000)
     server.replies = [reply]
     state = ask("get_corpus")
@@ -166,6 +169,13 @@ def test_every_batch_of_a_stream_is_a_message(server: FakeServer, ask: Ask) -> N
     assert ask("stream_upsert_posts", iter(batches)) == Upserted(3, inserted=4, replaced=2)
     assert _sizes(server) == [2, 1, 3]
     assert sorted(server.held) == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_was_evicted_is_counted(server: FakeServer, ask: Ask) -> None:
+    server.evicted = 3
+    assert ask("upsert_posts", [_post(1)]) == Upserted(1, inserted=1, replaced=0, evicted=3)
+    batches = [[_post(2)], [_post(1), _post(3)]]
+    assert ask("stream_upsert_posts", batches) == Upserted(3, inserted=2, replaced=1, evicted=6)
 
 
 def test_a_stream_without_batches_changes_nothing(server: FakeServer, ask: Ask) -> None:

@@ -51,7 +51,13 @@ def test_upsert_prints_json(server: FakeServer, run: Run, file: Path) -> None:
     server.sequence = BIGGER - 1
     status, out, err = run("upsert", file, "--json")
     assert (status, err) == (0, "")
-    assert json.loads(out) == {"sequence": BIGGER, "inserted": 7, "replaced": 0}
+    assert json.loads(out) == {"sequence": BIGGER, "inserted": 7, "replaced": 0, "evicted": 0}
+
+
+def test_upsert_prints_how_many_were_evicted(server: FakeServer, run: Run, file: Path) -> None:
+    server.evicted = 1000
+    out = run("upsert", file, "--batch", 3).out
+    assert out == "sequence 3: 7 inserted, 0 replaced, 3,000 evicted\n"
 
 
 def test_upsert_sends_all_that_a_line_says(server: FakeServer, run: Run, file: Path) -> None:

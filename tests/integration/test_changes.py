@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,9 +20,14 @@ from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
+from phoenix_server import serve
+from phoenix_server.bundle import Bundle
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.snapshot import open_snapshot, verify
+from phoenix_server.corpus.store import Store
+from phoenix_server.engine import Engine
 from phoenix_server.errors import CorpusError, InvalidRequestError
+from phoenix_server.generations import loading
 from phoenix_server.service.requests import read_posts
 from phoenix_server.sizes import EngineConfig
 from running import run_server, spawn_server
@@ -191,6 +197,70 @@ def test_a_full_corpus_refuses_posts_but_takes_others_in_place(stubs: Stubs) -> 
     assert (state.rows, state.capacity) == (3100, 3100)
 
 
+def _posts(vector: list[float], *ids: int, time_ms: int) -> pb.UpsertPostsRequest:
+    return pb.UpsertPostsRequest(
+        post_ids=ids,
+        author_ids=ids,
+        created_at_unix_ms=[time_ms] * len(ids),
+        vectors=vector * len(ids),
+    )
+
+
+def test_the_oldest_posts_make_room_for_others(config: ServeConfig, corpus: Path) -> None:
+    columns = open_snapshot(corpus).columns()
+    order = np.lexsort((columns.post_ids, columns.created_at_unix_ms))
+    oldest = columns.post_ids[order].tolist()
+    sizes = replace(config.engine, capacity=3010)
+    config = replace(config, engine=sizes, evict_oldest=True)
+    now_ms = int(columns.created_at_unix_ms.max())
+    with run_server(config) as server, _stubs(server.address) as stubs:
+        assert _state(stubs).evict_oldest
+        mine = _vector_of(stubs)
+        written = stubs.corpus.UpsertPosts(_posts(mine, *range(1, 8), time_ms=now_ms))
+        assert (written.sequence, written.inserted, written.evicted) == (1, 7, 0)
+        written = stubs.corpus.UpsertPosts(_posts(mine, *range(6, 16), time_ms=now_ms))
+        assert (written.sequence, written.inserted, written.replaced) == (3, 8, 2)
+        assert written.evicted == 5
+        streamed = stubs.corpus.StreamUpsertPosts(
+            pb.StreamUpsertPostsRequest(change=_posts(mine, n, n + 1, time_ms=now_ms))
+            for n in range(20, 60, 2)
+        )
+        assert (streamed.inserted, streamed.evicted, streamed.sequence) == (40, 40, 43)
+        older = stubs.corpus.UpsertPosts(_posts(mine, 99, time_ms=0))  # it does not evict itself
+        assert (older.inserted, older.evicted) == (1, 1)
+        newer = stubs.corpus.UpsertPosts(_posts(mine, 100, time_ms=now_ms))
+        assert (newer.sequence, newer.inserted, newer.evicted) == (47, 1, 1)
+        gone = [*oldest[:46], 99]
+        found = stubs.corpus.GetPosts(pb.GetPostsRequest(post_ids=[*gone, *oldest[46:60], 100]))
+        assert list(found.missing_post_ids) == gone
+        before, state = stubs.retrieve(top_k=100), _state(stubs)
+        assert (state.rows, state.capacity) == (3010, 3010)
+    with run_server(config) as server, _stubs(server.address) as stubs:
+        assert stubs.retrieve(top_k=100) == before
+        assert _state(stubs) == state
+        again = stubs.corpus.UpsertPosts(_posts(mine, 101, time_ms=now_ms))
+        assert (again.sequence, again.evicted) == (49, 1)
+        lookup = pb.GetPostsRequest(post_ids=oldest[46:48])
+        assert list(stubs.corpus.GetPosts(lookup).missing_post_ids) == oldest[46:47]
+
+
+def test_a_stream_ends_when_a_change_fails_although_no_other_comes(stubs: Stubs) -> None:
+    vector, ended = _vector_of(stubs), threading.Event()
+
+    def changes() -> Iterator[pb.StreamUpsertPostsRequest]:
+        for ids in ([1], range(1, 102), [2]):
+            change = _posts(vector, *ids, time_ms=1)
+            yield pb.StreamUpsertPostsRequest(change=change)
+        ended.wait(60)
+
+    status = failure(lambda: stubs.corpus.StreamUpsertPosts(changes(), timeout=50))
+    ended.set()
+    assert status.code == code_pb2.RESOURCE_EXHAUSTED
+    assert "room for 99 more posts of 3100, 100 came" in status.message
+    found = stubs.corpus.GetPosts(pb.GetPostsRequest(post_ids=[1, 2]))
+    assert list(found.missing_post_ids) == [2]  # what comes after the one that failed
+
+
 def test_too_many_labels_are_refused(stubs: Stubs) -> None:
     before = _state(stubs)
     known = len(before.label_names)
@@ -279,6 +349,30 @@ def test_one_server_takes_changes_and_others_only_read(config: ServeConfig) -> N
             status = failure(lambda: reader.corpus.UpsertPosts(request))
             assert status.code == code_pb2.FAILED_PRECONDITION
             assert _state(reader).read_only
+
+
+def test_a_snapshot_that_is_written_while_another_server_begins_is_taken_instead(
+    config: ServeConfig, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = 0
+
+    def make_engine(bundle: Bundle, store: Store, *others: Any) -> Engine:
+        nonlocal loads
+        loads += 1
+        if loads == 1:
+            request = pb.UpsertPostsRequest(post_ids=[8], author_ids=[1], vectors=mine)
+            writer.corpus.UpsertPosts(request)
+            writer.corpus.CreateSnapshot(pb.CreateSnapshotRequest())
+        return loading.make_engine(bundle, store, *others)
+
+    with run_server(config) as server, _stubs(server.address) as writer:
+        mine = _vector_of(writer)
+        writer.corpus.UpsertPosts(pb.UpsertPostsRequest(post_ids=[7], author_ids=[1], vectors=mine))
+        monkeypatch.setattr(serve, "make_engine", make_engine)
+        with run_server(replace(config, read_only=True)) as other, _stubs(other.address) as reader:
+            assert list(reader.retrieve().post_ids[:2]) == [7, 8]
+            assert (_state(reader).sequence, _state(reader).snapshot_sequence) == (2, 2)
+    assert loads == 2
 
 
 @pytest.mark.parametrize(

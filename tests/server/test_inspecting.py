@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -6,10 +7,13 @@ import pytest
 
 from phoenix_server.bundle import Bundle
 from phoenix_server.corpus.snapshot import Snapshot
+from phoenix_server.corpus.snapshotting import write_snapshot
+from phoenix_server.corpus.store import Store
 from phoenix_server.errors import ArtifactError, BundleError, CorpusError
 from phoenix_server.generations.naming import generation_name
 from phoenix_server.inspecting import explain
 from server.cases import copied, edit_manifest, flip_bit
+from server.corpus.change_cases import OwnTowers, id_array, unit_posts, written_corpus
 
 _NOW = datetime.now(UTC)
 
@@ -51,6 +55,51 @@ def test_a_corpus_is_explained(snapshot: Snapshot) -> None:
         f"  files         1, {manifest.files[0].size_bytes / 1e6:.1f} MB",
         "  sums          all hold",
     ]
+
+
+def test_what_became_of_a_corpus_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "corpus"
+    written_corpus(path, 20)
+    about = list(explain([path], _NOW))
+    with closing(Store(path)) as server:  # which has it open all the time
+        assert list(explain([path], _NOW)) == about
+        server.journal.append(1, [id_array(1, 2, 3), unit_posts([30, 31], 1)])
+        assert list(explain([path], _NOW)) == [
+            *about,
+            "  journal       5 posts in 2 changes since, through change 2; the sums hold",
+        ]
+        server.snapshot = write_snapshot(server, OwnTowers())
+        server.journal.trim(2)
+        server.journal.append(3, [id_array(1000 + n) for n in range(3)])
+        write_snapshot(server, OwnTowers())
+        server.journal.append(6, [id_array(*range(1, 1001))])
+        later = [
+            "  snapshot      through change 2: 19 posts, in snapshots/2",
+            "  snapshot      through change 5: 19 posts, in snapshots/5",
+            "  sums          of 5 hold",
+            "  journal       1,000 posts in 1 change since, through change 6; the sums hold",
+        ]
+        assert list(explain([path], _NOW)) == [*about, *later]
+    assert list(explain([path], _NOW)) == [*about, *later]
+    before = sorted(path.rglob("*"))
+    inner = list(explain([path / "snapshots" / "5"], _NOW))
+    assert inner[1] == "  posts         19, vectors 8 wide, float32"
+    assert len(inner) == len(about)
+    assert sorted(path.rglob("*")) == before
+
+
+def test_damage_after_a_corpus_was_built_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "corpus"
+    written_corpus(path, 20)
+    with closing(Store(path)) as server:
+        server.journal.append(1, [id_array(1)])
+        write_snapshot(server, OwnTowers())
+        server.journal.append(3, [id_array(1)])
+    lines, error = _until_error([path])
+    assert lines[-1] == "  sums          all hold"
+    assert (error.path, error.reason) == (path / "journal.sqlite", "lacks the changes 2 to 2")
+    flip_bit(path / "snapshots" / "1" / "posts.arrow")
+    assert _until_error([path])[1].path == path / "snapshots" / "1" / "posts.arrow"
 
 
 @pytest.mark.parametrize("swapped", [False, True])

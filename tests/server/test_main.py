@@ -220,6 +220,10 @@ def test_a_process_prints_nothing_but_its_one_line(tmp_path: Path) -> None:
         (["serve", "--bundle", "x"], "--corpus"),
         (["serve", "--bundle", "x", "--corpus", "y", "--shards", "0"], "--shards"),
         (["serve", "--bundle", "x", "--corpus", "y", "--max-top-k", "0"], "--max-top-k"),
+        (
+            ["serve", "--bundle", "x", "--corpus", "y", "--read-only", "--evict-oldest"],
+            "--evict-oldest",
+        ),
         (["serve", "--bundle", "x", "--corpus", "y", "--log-level", "LOUD"], "--log-level"),
         (["import-corpus", "x", "--out", "y"], "--bundle"),
         (["train"], "train"),

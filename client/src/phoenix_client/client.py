@@ -269,8 +269,9 @@ class PhoenixClient(Connection):
     ) -> Upserted:
         """Write many posts in one call. Every batch is a change of its own, as by `upsert_posts`.
 
-        The first batch that fails ends the call; those before it stay written. An exception that
-        `batches` raises comes out of this call; the last batches before it may not be written.
+        The first batch that fails ends the call; those before it stay written, none after it is. An
+        exception that `batches` raises comes out of this call; the last batches before it may not
+        be written.
 
         Args:
             batches: Iterated in this thread, as fast as the server takes them. An end of the call

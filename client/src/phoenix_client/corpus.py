@@ -19,11 +19,13 @@ class Upserted:
         sequence: Number of the change; of a stream, of its last change, or 0 if it had none.
         inserted: How many of the posts were new.
         replaced: How many took the place of others with the same ids.
+        evicted: How many posts, the oldest, were deleted to make room.
     """
 
     sequence: int
     inserted: int
     replaced: int
+    evicted: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class CorpusState:
         journal_posts: Posts written and deleted by the changes after that one.
         newest_created_at: When the newest post was created, in UTC; None if no post has a time.
         read_only: Whether changes are refused.
+        evict_oldest: Whether posts for which there is no room take that of the oldest.
     """
 
     rows: int
@@ -79,6 +82,7 @@ class CorpusState:
     journal_posts: int
     newest_created_at: datetime | None
     read_only: bool
+    evict_oldest: bool
 
 
 @dataclass(frozen=True, kw_only=True)

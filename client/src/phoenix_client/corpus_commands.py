@@ -32,7 +32,10 @@ PostIds = Annotated[
 
 
 def _show_upserted(done: Upserted) -> None:
-    typer.echo(f"sequence {done.sequence}: {done.inserted:,} inserted, {done.replaced:,} replaced")
+    what = f"{done.inserted:,} inserted, {done.replaced:,} replaced"
+    if done.evicted:
+        what += f", {done.evicted:,} evicted"
+    typer.echo(f"sequence {done.sequence}: {what}")
 
 
 def _show_deleted(done: Deleted) -> None:

@@ -104,7 +104,7 @@ def read_upserted(
     reply: corpus_pb2.UpsertPostsResponse | corpus_pb2.StreamUpsertPostsResponse,
 ) -> Upserted:
     """Read what came of writing posts."""
-    return Upserted(reply.sequence, reply.inserted, reply.replaced)
+    return Upserted(reply.sequence, reply.inserted, reply.replaced, reply.evicted)
 
 
 def delete_request(post_ids: Iterable[int]) -> corpus_pb2.DeletePostsRequest:
@@ -171,6 +171,7 @@ def read_corpus(reply: corpus_pb2.GetCorpusResponse) -> CorpusState:
         journal_posts=reply.journal_posts,
         newest_created_at=times.from_unix_ms(reply.newest_created_at_unix_ms),
         read_only=reply.read_only,
+        evict_oldest=reply.evict_oldest,
     )
 
 

@@ -136,6 +136,15 @@ def serve_command(
             help="Write a snapshot of the corpus after changes of so many posts.",
         ),
     ] = ServeConfig.snapshot_after,
+    evict_oldest: Annotated[
+        bool,
+        typer.Option(
+            "--evict-oldest",
+            envvar="PHOENIX_EVICT_OLDEST",
+            help="Where there is no room for posts, delete the oldest by created_at. Default: "
+            "refuse them.",
+        ),
+    ] = False,
     max_request_bytes: Annotated[
         int, typer.Option(min=1024, max=MOST_REQUEST_BYTES, help="Largest request.")
     ] = _LIMITS.max_request_bytes,
@@ -176,6 +185,8 @@ def serve_command(
         if watch is None:
             raise typer.BadParameter("is needed, or --watch", param_hint="--bundle")
         bundle = first_bundle(watch)
+    if evict_oldest and read_only:
+        raise typer.BadParameter("--read-only takes no posts", param_hint="--evict-oldest")
     config = ServeConfig(
         bundle=bundle,
         corpus=corpus,
@@ -186,6 +197,7 @@ def serve_command(
         listen=listen,
         shards=shards,
         snapshot_after=snapshot_after,
+        evict_oldest=evict_oldest,
         grace_s=grace_s,
         limits=Limits(max_request_bytes=max_request_bytes),
         queue=QueueConfig(

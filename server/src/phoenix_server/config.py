@@ -25,6 +25,7 @@ class ServeConfig:
             device.
         snapshot_after: Write a snapshot of the corpus when the changes since the last one have
             written and deleted so many posts.
+        evict_oldest: Delete the oldest posts where there is no room for others.
         grace_s: How long calls in flight may take to finish after SIGTERM, in seconds.
         limits: The largest requests that are taken.
         queue: The queue's limits.
@@ -41,6 +42,7 @@ class ServeConfig:
     listen: str = "127.0.0.1:50051"
     shards: int | None = None
     snapshot_after: int = 200_000
+    evict_oldest: bool = False
     grace_s: float = 10.0
     limits: Limits = field(default_factory=Limits)
     queue: QueueConfig = field(default_factory=QueueConfig)
@@ -51,6 +53,8 @@ class ServeConfig:
             raise ValueError(f"shards: {self.shards} is not positive")
         if self.snapshot_after < 1:
             raise ValueError(f"snapshot_after: {self.snapshot_after} is not positive")
+        if self.evict_oldest and self.read_only:
+            raise ValueError("evict_oldest: a corpus that is served read-only takes no posts")
         if self.watch_interval_s <= 0:
             raise ValueError(f"watch_interval_s: {self.watch_interval_s} is not positive")
         if self.grace_s < 0:

@@ -9,6 +9,8 @@ from phoenix_server.artifacts import MANIFEST, verify_files
 from phoenix_server.bundle import Bundle, open_bundle
 from phoenix_server.corpus import snapshot as snapshots
 from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
+from phoenix_server.corpus.snapshotting import list_snapshots
+from phoenix_server.corpus.store import Store, read_steadily
 from phoenix_server.errors import ArtifactError, BundleError
 from phoenix_server.generations.naming import check_pair, generation_name
 
@@ -94,6 +96,37 @@ def _corpus(snapshot: Snapshot) -> Iterator[str]:
     yield from _files(len(manifest.files), sum(file.size_bytes for file in manifest.files))
     snapshots.verify(snapshot)
     yield "  sums          all hold"
+    if snapshot.manifest.sequence == 0:
+        yield from read_steadily(snapshot.path, _later)
+
+
+def _later(store: Store) -> list[str]:
+    """Say what became of a corpus since it was built, if anything did."""
+    lines: list[str] = []
+    for snapshot in list_snapshots(store)[1:]:
+        manifest = snapshot.manifest
+        inside = snapshot.path.relative_to(store.path).as_posix()
+        line = f"through change {manifest.sequence:,}: {manifest.rows:,} posts, in {inside}"
+        if manifest.tower_fingerprint != store.built.manifest.tower_fingerprint:
+            line += f", built with towers {manifest.tower_fingerprint[:12]}"
+        lines.append(f"  snapshot      {line}")
+    if store.snapshot is not store.built:
+        snapshots.verify(store.snapshot)
+        lines.append(f"  sums          of {store.snapshot.path.name} hold")
+    posts = changes = 0
+    last = store.snapshot.manifest.sequence
+    for number, change in store.changes():
+        changes, posts, last = changes + 1, posts + len(change), number
+    if changes:
+        lines.append(
+            f"  journal       {_counted(posts, 'post')} in {_counted(changes, 'change')} since, "
+            f"through change {last:,}; the sums hold"
+        )
+    return lines
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _files(count: int, size_bytes: int) -> Iterator[str]:

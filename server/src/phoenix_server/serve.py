@@ -25,10 +25,10 @@ from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.following import catch_up
 from phoenix_server.corpus.live import LiveCorpus
 from phoenix_server.corpus.snapshotting import remove_old
-from phoenix_server.corpus.store import Store
+from phoenix_server.corpus.store import MOST_OPENINGS, Store
 from phoenix_server.devices import choose_devices, split_cpu
 from phoenix_server.engine import Engine
-from phoenix_server.errors import StartupError
+from phoenix_server.errors import CorpusError, StartupError
 from phoenix_server.generations.generation import Generation
 from phoenix_server.generations.loading import make_engine
 from phoenix_server.generations.manager import Generations
@@ -140,7 +140,11 @@ class Server:
     ) -> tuple[Generations, LiveCorpus]:
         """Let requests in."""
         first = Generation(1, engine, store, self._config.queue)
-        live = LiveCorpus(*first.home, snapshot_after=self._config.snapshot_after)
+        live = LiveCorpus(
+            *first.home,
+            snapshot_after=self._config.snapshot_after,
+            evict_oldest=self._config.evict_oldest,
+        )
         generations = Generations(first, live, self._config, programs)
         self._state.set_ready(generations, live)
         return generations, live
@@ -228,14 +232,33 @@ def load(
     Returns:
         The engine, and where further changes are kept.
     """
-    opened = opened or Opened(
-        config.bundle, config.corpus, read_only=config.read_only, encode_anew=config.encode_anew
-    )
+    programs = Programs() if programs is None else programs
+    for left in reversed(range(MOST_OPENINGS)):
+        opened = opened or Opened(
+            config.bundle, config.corpus, read_only=config.read_only, encode_anew=config.encode_anew
+        )
+        store = opened.store
+        try:
+            return _bring_up(config, opened, programs), store
+        except (CorpusError, OSError) as exc:
+            if not left or not store.is_overtaken:
+                raise
+            _log.info("opening the corpus again, which another server has written anew: %s", exc)
+        opened = None
+    raise AssertionError("it is opened at least once")
+
+
+def _bring_up(config: ServeConfig, opened: Opened, programs: Programs) -> Engine:
     store = opened.store
     _log.info("loading %s and %s", config.bundle, config.corpus)
     try:
         engine = _make_engine(config, opened, programs)
-        caught_up = catch_up(store, engine)
+        try:
+            caught_up = catch_up(store, engine)
+            store.check_last(engine.corpus.sequence)
+        except BaseException:
+            engine.close()
+            raise
         store.adopt(engine.snapshot)
         _log.info("applied %d changes since the snapshot", caught_up)
     except BaseException:
@@ -244,10 +267,10 @@ def load(
     if not store.read_only:
         remove_old(store)
     release_unused_memory()
-    return engine, store
+    return engine
 
 
-def _make_engine(config: ServeConfig, opened: Opened, programs: Programs | None) -> Engine:
+def _make_engine(config: ServeConfig, opened: Opened, programs: Programs) -> Engine:
     devices = choose_devices(config.shards)
     if not opened.fit:  # all of it is read before the engine is made
         opened.verify()

@@ -1,6 +1,7 @@
 """Cases for tests of a corpus that changes: posts, what is known of them, and small corpora."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +74,13 @@ def posts_of(ids: Sequence[int], seed: int = 0, names: Sequence[str] = NAMES) ->
         vectors=rng.integers(-3, 4, (count, WIDTH)).astype(np.float32),
         tower=TOWER,
     )
+
+
+def unit_posts(ids: Sequence[int], seed: int) -> Posts:
+    """Draw posts of some ids, as a server takes them: with unit vectors."""
+    posts = posts_of(ids, seed)
+    vectors = posts.vectors + np.float32(0.5)  # none is zero throughout
+    return replace(posts, vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def described(posts: Posts) -> Model:

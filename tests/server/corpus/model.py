@@ -117,14 +117,31 @@ class Model:
     labels: set[str] = field(default_factory=set[str])
     sequence: int = 0
     tower: str = TOWERS[0]
+    evict_oldest: bool = False
 
     def fits(self, change: Change) -> bool:
-        """Return whether there is room for a change."""
+        """Return whether there is room for a change, or can be made."""
         if not isinstance(change, Posts):
             return True
-        there = set(self.posts) | set(change.post_ids.tolist())
+        there = set(change.post_ids.tolist())
+        if not self.evict_oldest:
+            there |= set(self.posts)
         names = self.labels | set(change.labels.names)
         return len(there) <= CAPACITY and len(names) <= MAX_LABELS
+
+    def evict(self, change: Change) -> int:
+        """Make room for a change that fits; return how many posts had to go."""
+        if not isinstance(change, Posts):
+            return 0
+        own = set(change.post_ids.tolist())
+        others = sorted(
+            (post.created, post_id) for post_id, post in self.posts.items() if post_id not in own
+        )
+        gone = others[: max(0, len(others) + len(own) - CAPACITY)]
+        for _, post_id in gone:
+            del self.posts[post_id]
+        self.sequence += bool(gone)
+        return len(gone)
 
     def apply(self, change: Change) -> None:
         """Make a change."""
@@ -214,13 +231,21 @@ class Real:
     """A corpus on disk and in memory, without towers; starts anew from the disk at will."""
 
     def __init__(
-        self, path: Path, posts: Posts, *, shards: int, top_k: int, programs: Programs
+        self,
+        path: Path,
+        posts: Posts,
+        *,
+        shards: int,
+        top_k: int,
+        programs: Programs,
+        evict_oldest: bool,
     ) -> None:
         with new_snapshot(
             path, source=path, embedding_size=WIDTH, tower_fingerprint=TOWERS[0]
         ) as writer:
             writer.write(as_arrow(posts))
         self.top_k = top_k
+        self._evict_oldest = evict_oldest
         self._path, self._shards, self._programs = path, shards, programs
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -315,7 +340,9 @@ class Real:
         self._kept = {tower: self._served}
         catch_up(store, self.target)
         remove_old(store)
-        self._live = LiveCorpus(store, self.target, run, snapshot_after=10**9)
+        self._live = LiveCorpus(
+            store, self.target, run, snapshot_after=10**9, evict_oldest=self._evict_oldest
+        )
         self._live.before_trimming = self._bring_along
 
     def _serve(self, snapshot: Snapshot) -> Served:
@@ -372,16 +399,25 @@ def check(model: Model, real: Real, rng: np.random.Generator) -> None:
 
 
 def begin(
-    path: Path, rng: np.random.Generator, *, shards: int, top_k: int, programs: Programs
+    path: Path,
+    rng: np.random.Generator,
+    *,
+    shards: int,
+    top_k: int,
+    programs: Programs,
+    evict_oldest: bool,
 ) -> tuple[Model, Real]:
     """Return a model and a real corpus of the same posts."""
-    model = Model()
+    model = Model(evict_oldest=evict_oldest)
     first = draw_posts(rng, list(range(1, 120)), TOWERS[0])
     model.apply(first)
     model.sequence = 0
     # Of a corpus as it was built, only labels that some post has are known.
     model.labels = {name for post in model.posts.values() for name in post.labels}
-    return model, Real(path, first, shards=shards, top_k=top_k, programs=programs)
+    real = Real(
+        path, first, shards=shards, top_k=top_k, programs=programs, evict_oldest=evict_oldest
+    )
+    return model, real
 
 
 def change(model: Model, real: Real, changes: Sequence[Change]) -> None:
@@ -389,6 +425,7 @@ def change(model: Model, real: Real, changes: Sequence[Change]) -> None:
     for each, outcome in zip(changes, real.submit(*changes), strict=True):
         assert isinstance(outcome, Done) == model.fits(each), outcome
         if isinstance(outcome, Done):
+            assert outcome.evicted == model.evict(each)
             model.apply(each)
             assert outcome.sequence == model.sequence
 
@@ -408,7 +445,7 @@ def restart(model: Model, real: Real, tower: str, *, gently: bool) -> None:
 def draw_change(rng: np.random.Generator, model: Model) -> Change:
     """Draw posts to write, or to delete; some were encoded by towers that have served before."""
     ids = rng.choice(np.arange(1, 600), int(rng.integers(1, 60)), replace=False)
-    if rng.random() < 0.4:
+    if rng.random() < (0.2 if model.evict_oldest else 0.4):  # so that both come to be full
         return ids.astype(np.uint64)
     tower = model.tower if rng.random() < 0.8 else str(rng.choice(TOWERS))
     return draw_posts(rng, ids.tolist(), tower)
@@ -418,7 +455,14 @@ def soak(path: Path, steps: int, seed: int, report: Callable[[int], None]) -> No
     """Make drawn changes, snapshots, swaps, restarts and crashes, and compare now and then."""
     rng = np.random.default_rng(seed)
     shards, top_k = int(rng.integers(1, 4)), int(rng.choice(TOP_KS))
-    model, real = begin(path, rng, shards=shards, top_k=top_k, programs=Programs())
+    model, real = begin(
+        path,
+        rng,
+        shards=shards,
+        top_k=top_k,
+        programs=Programs(),
+        evict_oldest=bool(rng.random() < 0.5),
+    )
     try:
         for step in range(steps):
             kind, tower = rng.random(), str(rng.choice(TOWERS))

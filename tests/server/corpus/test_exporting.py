@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from hypothesis import strategies as st
 
 from phoenix_server.corpus import exporting
 from phoenix_server.corpus.approximate import FaissOptions, ScannOptions, import_scann
-from phoenix_server.corpus.changes import Change, Posts
+from phoenix_server.corpus.changes import Change
 from phoenix_server.corpus.exporting import Options, export_index
 from phoenix_server.corpus.snapshot import DATA
 from phoenix_server.corpus.snapshotting import write_snapshot
@@ -33,7 +31,7 @@ from server.corpus.change_cases import (
     OwnTowers,
     change_model,
     id_array,
-    posts_of,
+    unit_posts,
     written_corpus,
 )
 
@@ -57,13 +55,6 @@ def exported(out: Path) -> dict[int, bytes]:
 
 def vectors_of(model: Model) -> dict[int, bytes]:
     return {post_id: post.vector for post_id, post in model.items()}
-
-
-def unit_posts(ids: Sequence[int], seed: int) -> Posts:
-    """Draw posts of some ids, as a server takes them: with unit vectors."""
-    posts = posts_of(ids, seed)
-    vectors = posts.vectors + np.float32(0.5)  # none is zero throughout
-    return replace(posts, vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def change(path: Path, *changes: Change) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from phoenix_server.corpus.changes import Change, Net, Posts
+from phoenix_server.corpus.following import catch_up
 from phoenix_server.corpus.index import CorpusIndex
 from phoenix_server.corpus.live import LiveCorpus
 from phoenix_server.corpus.store import Store
@@ -31,9 +32,11 @@ from phoenix_server.errors import (
 from phoenix_server.programs import Programs
 from server.corpus.change_cases import (
     NAMES,
+    Ids,
     Model,
     OwnTowers,
     change_model,
+    described,
     held,
     id_array,
     posts_of,
@@ -77,7 +80,7 @@ class _Running:
         groups: How many changes each transaction held.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, evict_oldest: bool = False) -> None:
         self.path = path
         self.store = Store(path, read_only=read_only)
         self.target = _Target(self.store)
@@ -86,8 +89,9 @@ class _Running:
         self.gate.set()
         self._held = threading.Semaphore(0)
         if not read_only:
+            catch_up(self.store, self.target)
             self._count_appends()
-        self.live = LiveCorpus(self.store, self.target, self._between)
+        self.live = LiveCorpus(self.store, self.target, self._between, evict_oldest=evict_oldest)
 
     async def submit(self, *changes: Change) -> list[asyncio.Task[Done]]:
         """Submit changes, in order; return while they wait or are made."""
@@ -131,8 +135,10 @@ class _Running:
 
 
 @asynccontextmanager
-async def _running(path: Path, *, read_only: bool = False) -> AsyncGenerator[_Running, None]:
-    running = _Running(path, read_only=read_only)
+async def _running(
+    path: Path, *, read_only: bool = False, evict_oldest: bool = False
+) -> AsyncGenerator[_Running, None]:
+    running = _Running(path, read_only=read_only, evict_oldest=evict_oldest)
     try:
         yield running
     finally:
@@ -289,6 +295,104 @@ async def test_a_change_that_does_not_fit_fails_alone(corpus: Path, model: Model
             change_model(model, change)
         _assert_holds(running.target.corpus, model)
     _assert_kept(corpus, model, 6)
+
+
+def _make_room(model: Model, posts: Posts) -> Ids | None:
+    """Evict from a model what has to go before posts are written; return who."""
+    own = set(posts.post_ids.tolist())
+    others = sorted((post.created_at_unix_ms, n) for n, post in model.items() if n not in own)
+    gone = [n for _, n in others[: max(0, len(others) + len(own) - _CAPACITY)]]
+    for n in gone:
+        del model[n]
+    return id_array(*gone) if gone else None
+
+
+async def test_random_changes_evict_what_they_do_one_by_one(corpus: Path, model: Model) -> None:
+    rng, number = np.random.default_rng(1), 0
+    for _ in range(3):  # and after a restart
+        async with _running(corpus, evict_oldest=True) as running:
+            for _ in range(6):
+                changes: list[Change] = []
+                for _ in range(int(rng.integers(1, 8))):
+                    ids = rng.choice(80, int(rng.integers(1, 30)), replace=False) + 1
+                    posts = posts_of(ids.tolist(), seed=int(rng.integers(2**32)))
+                    changes.append(posts if rng.random() < 0.8 else posts.post_ids)
+                outcomes = await _outcomes(await running.together(*changes))
+                number += 1
+                for change, outcome in zip(changes, outcomes, strict=True):
+                    ids = change.post_ids if isinstance(change, Posts) else change
+                    known = sum(post_id in model for post_id in ids.tolist())
+                    number += 1
+                    if isinstance(change, Posts):
+                        gone = _make_room(model, change)
+                        number += gone is not None
+                        evicted = 0 if gone is None else len(gone)
+                        assert outcome == Done(number, len(ids) - known, known, 0, evicted)
+                    else:
+                        assert outcome == Done(number, 0, 0, known)
+                    change_model(model, change)
+                _assert_holds(running.target.corpus, model)
+    _assert_kept(corpus, model, number)
+
+
+async def test_what_was_found_to_be_old_counts_even_if_a_change_is_not_made(
+    corpus: Path, model: Model, connections: list[sqlite3.Connection]
+) -> None:
+    async with _running(corpus, evict_oldest=True) as running:
+        first, second = posts_of(range(101, 130), names=[]), posts_of(range(131, 140), names=[])
+        assert await running.done(first) == [Done(2, 29, 0, 0, 9)]
+        for change in (id_array(*range(1, 10)), first):
+            change_model(model, change)
+        (pages,) = connections[0].execute("PRAGMA page_count").fetchone()
+        connections[0].execute(f"PRAGMA max_page_count = {pages}")
+        large = await running.together(second, id_array(*range(1000, 9000)))
+        assert all(isinstance(outcome, StorageError) for outcome in await _outcomes(large))
+        connections[0].execute("PRAGMA max_page_count = 1000000")
+        _assert_holds(running.target.corpus, model)
+        (done,) = await running.done(second)
+        assert (done.inserted, done.evicted) == (9, 9)
+        gone = _make_room(model, second)
+        assert gone is not None
+        assert gone.tolist() == list(range(10, 19))
+        change_model(model, second)
+        _assert_holds(running.target.corpus, model)
+
+
+async def test_posts_that_do_not_fit_an_empty_corpus_evict_nobody(
+    corpus: Path, model: Model
+) -> None:
+    async with _running(corpus, evict_oldest=True) as running:
+        with pytest.raises(CorpusFullError, match="room for 20 more posts of 40, 41 came"):
+            await running.done(posts_of(range(101, 142), names=[]))
+        _assert_holds(running.target.corpus, model)
+        all_new = posts_of(range(101, 141), names=[])
+        assert await running.done(all_new) == [Done(2, 40, 0, 0, 20)]
+        model = described(all_new)
+        _assert_holds(running.target.corpus, model)
+
+
+async def test_a_change_is_not_made_unless_that_before_it_is(corpus: Path, model: Model) -> None:
+    async with _running(corpus) as running:
+        first = await running.hold(id_array(_NOBODY))
+        begin = running.live.begin
+        full = begin(posts_of(range(100, 150), names=[]))
+        after = begin(id_array(1), full)
+        later = begin(id_array(2), after)
+        other = begin(id_array(3))
+        cancelled = begin(id_array(4), other)
+        cancelled.future.cancel()
+        last = begin(id_array(5), cancelled)
+        running.gate.set()
+        await _soon(first)
+        with pytest.raises(CorpusFullError):
+            await full.future
+        for each in (after, later, last):
+            with pytest.raises(PhoenixServerError, match="before it was not made"):
+                await each.future
+        assert await other.future == Done(2, 0, 0, 1)
+        assert running.groups == [1, 1]
+    change_model(model, id_array(3))
+    _assert_kept(corpus, model, 2)
 
 
 async def test_labels_that_do_not_fit_fail_alone(corpus: Path, model: Model) -> None:

@@ -39,11 +39,17 @@ class Machine(RuleBasedStateMachine):
         seed=st.integers(0, 2**32 - 1),
         shards=st.sampled_from((1, 3)),
         top_k=st.sampled_from(TOP_KS),
+        evict_oldest=st.booleans(),
     )
-    def begin(self, seed: int, shards: int, top_k: int) -> None:
+    def begin(self, seed: int, shards: int, top_k: int, evict_oldest: bool) -> None:
         self._rng = np.random.default_rng(seed)
         self._model, self._real = begin(
-            self._folder / "corpus", self._rng, shards=shards, top_k=top_k, programs=_PROGRAMS
+            self._folder / "corpus",
+            self._rng,
+            shards=shards,
+            top_k=top_k,
+            programs=_PROGRAMS,
+            evict_oldest=evict_oldest,
         )
 
     @rule(count=st.integers(1, 5))

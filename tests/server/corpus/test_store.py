@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -5,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from phoenix_server.artifacts import sha256
-from phoenix_server.corpus.store import JOURNAL, SNAPSHOTS, Store
+from phoenix_server.corpus.store import (
+    JOURNAL,
+    MOST_OPENINGS,
+    SNAPSHOTS,
+    Named,
+    Store,
+    read_steadily,
+)
 from phoenix_server.errors import CorpusError
 from server.cases import copied, edit_manifest
 from server.corpus.change_cases import assert_same_change, id_array, posts_of, written_corpus
@@ -166,3 +174,88 @@ def test_a_moved_corpus_keeps_its_changes(corpus: Path) -> None:
     with _opened(copied(corpus, corpus.with_name("copy"))) as store:
         ((_, change),) = store.changes()
         assert_same_change(change, posts_of([9]))
+
+
+def _numbers(store: Store) -> list[int]:
+    return [store.snapshot.manifest.sequence, *(number for number, _ in store.changes())]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_who_only_reads_notices_that_changes_were_dropped(corpus: Path, kept: int) -> None:
+    with _opened(corpus) as server:
+        server.journal.append(1, [id_array(3), id_array(4)])
+        with _opened(corpus, read_only=True) as reader:
+            assert not reader.is_overtaken
+            _snapshot(corpus, 2)
+            server.journal.trim(2 - kept)
+            assert reader.is_overtaken
+            missing = "lacks the changes 1 to 2" if not kept else "lacks the changes 1 to 1"
+            assert _refused(lambda: list(reader.changes())).reason == missing
+        assert not server.is_overtaken
+        with _opened(corpus, read_only=True) as reader:
+            assert _numbers(reader) == [2]
+
+
+def test_what_is_read_while_a_server_writes_a_snapshot_is_read_again(corpus: Path) -> None:
+    opened: list[Path] = []
+    with _opened(corpus) as server:
+        server.journal.append(1, [id_array(n) for n in range(1, 10)])
+
+        def read(store: Store) -> list[int]:
+            opened.append(store.snapshot.path)
+            if len(opened) < MOST_OPENINGS:
+                _snapshot(corpus, 2 * len(opened))
+                server.journal.trim(2 * len(opened))
+            return _numbers(store)
+
+        assert read_steadily(corpus, read) == [8, 9]
+    assert [path.name for path in opened] == ["corpus", "2", "4", "6", "8"]
+
+
+def test_what_is_written_anew_again_and_again_is_given_up(corpus: Path) -> None:
+    opened = 0
+    with _opened(corpus) as server:
+        server.journal.append(1, [id_array(n) for n in range(1, 40)])
+
+        def read(store: Store) -> list[int]:
+            nonlocal opened
+            opened += 1
+            _snapshot(corpus, 2 * opened)
+            server.journal.trim(2 * opened)
+            return _numbers(store)
+
+        error = _refused(lambda: read_steadily(corpus, read))
+    assert error.reason.startswith("lacks the changes")
+    assert opened == MOST_OPENINGS
+
+
+def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_waited_for(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _snapshot(corpus, 2)
+    listed, lists = Store.named_snapshots, 0
+
+    def named_snapshots(store: Store) -> list[Named]:
+        nonlocal lists
+        lists += 1
+        found = listed(store)
+        if lists == 1:  # a server removes it as soon as it is seen
+            shutil.rmtree(_snapshot(corpus, 5).parent / "2")
+        return found
+
+    monkeypatch.setattr(Store, "named_snapshots", named_snapshots)
+    with _opened(corpus, read_only=True) as store:
+        assert store.snapshot.manifest.sequence == 5
+
+
+def test_a_damaged_journal_is_read_once(corpus: Path) -> None:
+    with _opened(corpus) as server:
+        server.journal.append(3, [id_array(3)])
+    opened: list[Store] = []
+
+    def read(store: Store) -> list[int]:
+        opened.append(store)
+        return _numbers(store)
+
+    assert _refused(lambda: read_steadily(corpus, read)).reason == "lacks the changes 1 to 2"
+    assert len(opened) == 1

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)phoenix_retrieval/v1/corpus_service.proto\x12\x14phoenix_retrieval.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x01\n\x12UpsertPostsRequest\x12\x10\n\x08post_ids\x18\x01 \x03(\x06\x12\x12\n\nauthor_ids\x18\x02 \x03(\x06\x12\x1a\n\x12\x63reated_at_unix_ms\x18\x03 \x03(\x06\x12\x13\n\x0blabel_names\x18\x04 \x03(\t\x12\x14\n\x0clabel_counts\x18\x05 \x03(\r\x12\x15\n\rlabel_indices\x18\x06 \x03(\r\x12\x0f\n\x07vectors\x18\x07 \x03(\x02\"K\n\x13UpsertPostsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08inserted\x18\x02 \x01(\r\x12\x10\n\x08replaced\x18\x03 \x01(\r\"T\n\x18StreamUpsertPostsRequest\x12\x38\n\x06\x63hange\x18\x01 \x01(\x0b\x32(.phoenix_retrieval.v1.UpsertPostsRequest\"Q\n\x19StreamUpsertPostsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08inserted\x18\x02 \x01(\x04\x12\x10\n\x08replaced\x18\x03 \x01(\x04\"&\n\x12\x44\x65letePostsRequest\x12\x10\n\x08post_ids\x18\x01 \x03(\x06\"8\n\x13\x44\x65letePostsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\r\"#\n\x0fGetPostsRequest\x12\x10\n\x08post_ids\x18\x01 \x03(\x06\"\xc2\x01\n\x10GetPostsResponse\x12\x10\n\x08post_ids\x18\x01 \x03(\x06\x12\x12\n\nauthor_ids\x18\x02 \x03(\x06\x12\x1a\n\x12\x63reated_at_unix_ms\x18\x03 \x03(\x06\x12\x13\n\x0blabel_names\x18\x04 \x03(\t\x12\x14\n\x0clabel_counts\x18\x05 \x03(\r\x12\x15\n\rlabel_indices\x18\x06 \x03(\r\x12\x18\n\x10missing_post_ids\x18\x07 \x03(\x06\x12\x10\n\x08sequence\x18\x08 \x01(\x04\"\x12\n\x10GetCorpusRequest\"\xd6\x01\n\x11GetCorpusResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x04\x12\x13\n\x0blabel_names\x18\x03 \x03(\t\x12\x12\n\nmax_labels\x18\x04 \x01(\r\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x19\n\x11snapshot_sequence\x18\x06 \x01(\x04\x12\x15\n\rjournal_posts\x18\x07 \x01(\x04\x12!\n\x19newest_created_at_unix_ms\x18\x08 \x01(\x06\x12\x11\n\tread_only\x18\t \x01(\x08\"\x17\n\x15\x43reateSnapshotRequest\"P\n\x16\x43reateSnapshotResponse\x12\x36\n\x08snapshot\x18\x01 \x01(\x0b\x32$.phoenix_retrieval.v1.CorpusSnapshot\"\x16\n\x14ListSnapshotsRequest\"P\n\x15ListSnapshotsResponse\x12\x37\n\tsnapshots\x18\x01 \x03(\x0b\x32$.phoenix_retrieval.v1.CorpusSnapshot\"\x87\x01\n\x0e\x43orpusSnapshot\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tdirectory\x18\x05 \x01(\t2\xdf\x05\n\rCorpusService\x12\x62\n\x0bUpsertPosts\x12(.phoenix_retrieval.v1.UpsertPostsRequest\x1a).phoenix_retrieval.v1.UpsertPostsResponse\x12v\n\x11StreamUpsertPosts\x12..phoenix_retrieval.v1.StreamUpsertPostsRequest\x1a/.phoenix_retrieval.v1.StreamUpsertPostsResponse(\x01\x12\x62\n\x0b\x44\x65letePosts\x12(.phoenix_retrieval.v1.DeletePostsRequest\x1a).phoenix_retrieval.v1.DeletePostsResponse\x12Y\n\x08GetPosts\x12%.phoenix_retrieval.v1.GetPostsRequest\x1a&.phoenix_retrieval.v1.GetPostsResponse\x12\\\n\tGetCorpus\x12&.phoenix_retrieval.v1.GetCorpusRequest\x1a\'.phoenix_retrieval.v1.GetCorpusResponse\x12k\n\x0e\x43reateSnapshot\x12+.phoenix_retrieval.v1.CreateSnapshotRequest\x1a,.phoenix_retrieval.v1.CreateSnapshotResponse\x12h\n\rListSnapshots\x12*.phoenix_retrieval.v1.ListSnapshotsRequest\x1a+.phoenix_retrieval.v1.ListSnapshotsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)phoenix_retrieval/v1/corpus_service.proto\x12\x14phoenix_retrieval.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x01\n\x12UpsertPostsRequest\x12\x10\n\x08post_ids\x18\x01 \x03(\x06\x12\x12\n\nauthor_ids\x18\x02 \x03(\x06\x12\x1a\n\x12\x63reated_at_unix_ms\x18\x03 \x03(\x06\x12\x13\n\x0blabel_names\x18\x04 \x03(\t\x12\x14\n\x0clabel_counts\x18\x05 \x03(\r\x12\x15\n\rlabel_indices\x18\x06 \x03(\r\x12\x0f\n\x07vectors\x18\x07 \x03(\x02\"\\\n\x13UpsertPostsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08inserted\x18\x02 \x01(\r\x12\x10\n\x08replaced\x18\x03 \x01(\r\x12\x0f\n\x07\x65victed\x18\x04 \x01(\r\"T\n\x18StreamUpsertPostsRequest\x12\x38\n\x06\x63hange\x18\x01 \x01(\x0b\x32(.phoenix_retrieval.v1.UpsertPostsRequest\"b\n\x19StreamUpsertPostsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08inserted\x18\x02 \x01(\x04\x12\x10\n\x08replaced\x18\x03 \x01(\x04\x12\x0f\n\x07\x65victed\x18\x04 \x01(\x04\"&\n\x12\x44\x65letePostsRequest\x12\x10\n\x08post_ids\x18\x01 \x03(\x06\"8\n\x13\x44\x65letePostsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\r\"#\n\x0fGetPostsRequest\x12\x10\n\x08post_ids\x18\x01 \x03(\x06\"\xc2\x01\n\x10GetPostsResponse\x12\x10\n\x08post_ids\x18\x01 \x03(\x06\x12\x12\n\nauthor_ids\x18\x02 \x03(\x06\x12\x1a\n\x12\x63reated_at_unix_ms\x18\x03 \x03(\x06\x12\x13\n\x0blabel_names\x18\x04 \x03(\t\x12\x14\n\x0clabel_counts\x18\x05 \x03(\r\x12\x15\n\rlabel_indices\x18\x06 \x03(\r\x12\x18\n\x10missing_post_ids\x18\x07 \x03(\x06\x12\x10\n\x08sequence\x18\x08 \x01(\x04\"\x12\n\x10GetCorpusRequest\"\xec\x01\n\x11GetCorpusResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x04\x12\x13\n\x0blabel_names\x18\x03 \x03(\t\x12\x12\n\nmax_labels\x18\x04 \x01(\r\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x19\n\x11snapshot_sequence\x18\x06 \x01(\x04\x12\x15\n\rjournal_posts\x18\x07 \x01(\x04\x12!\n\x19newest_created_at_unix_ms\x18\x08 \x01(\x06\x12\x11\n\tread_only\x18\t \x01(\x08\x12\x14\n\x0c\x65vict_oldest\x18\n \x01(\x08\"\x17\n\x15\x43reateSnapshotRequest\"P\n\x16\x43reateSnapshotResponse\x12\x36\n\x08snapshot\x18\x01 \x01(\x0b\x32$.phoenix_retrieval.v1.CorpusSnapshot\"\x16\n\x14ListSnapshotsRequest\"P\n\x15ListSnapshotsResponse\x12\x37\n\tsnapshots\x18\x01 \x03(\x0b\x32$.phoenix_retrieval.v1.CorpusSnapshot\"\x87\x01\n\x0e\x43orpusSnapshot\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tdirectory\x18\x05 \x01(\t2\xdf\x05\n\rCorpusService\x12\x62\n\x0bUpsertPosts\x12(.phoenix_retrieval.v1.UpsertPostsRequest\x1a).phoenix_retrieval.v1.UpsertPostsResponse\x12v\n\x11StreamUpsertPosts\x12..phoenix_retrieval.v1.StreamUpsertPostsRequest\x1a/.phoenix_retrieval.v1.StreamUpsertPostsResponse(\x01\x12\x62\n\x0b\x44\x65letePosts\x12(.phoenix_retrieval.v1.DeletePostsRequest\x1a).phoenix_retrieval.v1.DeletePostsResponse\x12Y\n\x08GetPosts\x12%.phoenix_retrieval.v1.GetPostsRequest\x1a&.phoenix_retrieval.v1.GetPostsResponse\x12\\\n\tGetCorpus\x12&.phoenix_retrieval.v1.GetCorpusRequest\x1a\'.phoenix_retrieval.v1.GetCorpusResponse\x12k\n\x0e\x43reateSnapshot\x12+.phoenix_retrieval.v1.CreateSnapshotRequest\x1a,.phoenix_retrieval.v1.CreateSnapshotResponse\x12h\n\rListSnapshots\x12*.phoenix_retrieval.v1.ListSnapshotsRequest\x1a+.phoenix_retrieval.v1.ListSnapshotsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,33 +35,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPSERTPOSTSREQUEST']._serialized_start=101
   _globals['_UPSERTPOSTSREQUEST']._serialized_end=270
   _globals['_UPSERTPOSTSRESPONSE']._serialized_start=272
-  _globals['_UPSERTPOSTSRESPONSE']._serialized_end=347
-  _globals['_STREAMUPSERTPOSTSREQUEST']._serialized_start=349
-  _globals['_STREAMUPSERTPOSTSREQUEST']._serialized_end=433
-  _globals['_STREAMUPSERTPOSTSRESPONSE']._serialized_start=435
-  _globals['_STREAMUPSERTPOSTSRESPONSE']._serialized_end=516
-  _globals['_DELETEPOSTSREQUEST']._serialized_start=518
-  _globals['_DELETEPOSTSREQUEST']._serialized_end=556
-  _globals['_DELETEPOSTSRESPONSE']._serialized_start=558
-  _globals['_DELETEPOSTSRESPONSE']._serialized_end=614
-  _globals['_GETPOSTSREQUEST']._serialized_start=616
-  _globals['_GETPOSTSREQUEST']._serialized_end=651
-  _globals['_GETPOSTSRESPONSE']._serialized_start=654
-  _globals['_GETPOSTSRESPONSE']._serialized_end=848
-  _globals['_GETCORPUSREQUEST']._serialized_start=850
-  _globals['_GETCORPUSREQUEST']._serialized_end=868
-  _globals['_GETCORPUSRESPONSE']._serialized_start=871
-  _globals['_GETCORPUSRESPONSE']._serialized_end=1085
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1087
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1110
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=1112
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=1192
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1194
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1216
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1218
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1298
-  _globals['_CORPUSSNAPSHOT']._serialized_start=1301
-  _globals['_CORPUSSNAPSHOT']._serialized_end=1436
-  _globals['_CORPUSSERVICE']._serialized_start=1439
-  _globals['_CORPUSSERVICE']._serialized_end=2174
+  _globals['_UPSERTPOSTSRESPONSE']._serialized_end=364
+  _globals['_STREAMUPSERTPOSTSREQUEST']._serialized_start=366
+  _globals['_STREAMUPSERTPOSTSREQUEST']._serialized_end=450
+  _globals['_STREAMUPSERTPOSTSRESPONSE']._serialized_start=452
+  _globals['_STREAMUPSERTPOSTSRESPONSE']._serialized_end=550
+  _globals['_DELETEPOSTSREQUEST']._serialized_start=552
+  _globals['_DELETEPOSTSREQUEST']._serialized_end=590
+  _globals['_DELETEPOSTSRESPONSE']._serialized_start=592
+  _globals['_DELETEPOSTSRESPONSE']._serialized_end=648
+  _globals['_GETPOSTSREQUEST']._serialized_start=650
+  _globals['_GETPOSTSREQUEST']._serialized_end=685
+  _globals['_GETPOSTSRESPONSE']._serialized_start=688
+  _globals['_GETPOSTSRESPONSE']._serialized_end=882
+  _globals['_GETCORPUSREQUEST']._serialized_start=884
+  _globals['_GETCORPUSREQUEST']._serialized_end=902
+  _globals['_GETCORPUSRESPONSE']._serialized_start=905
+  _globals['_GETCORPUSRESPONSE']._serialized_end=1141
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1143
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1166
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=1168
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=1248
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1250
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1272
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1274
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1354
+  _globals['_CORPUSSNAPSHOT']._serialized_start=1357
+  _globals['_CORPUSSNAPSHOT']._serialized_end=1492
+  _globals['_CORPUSSERVICE']._serialized_start=1495
+  _globals['_CORPUSSERVICE']._serialized_end=2230
 # @@protoc_insertion_point(module_scope)

@@ -28,14 +28,16 @@ class UpsertPostsRequest(_message.Message):
     def __init__(self, post_ids: _Optional[_Iterable[int]] = ..., author_ids: _Optional[_Iterable[int]] = ..., created_at_unix_ms: _Optional[_Iterable[int]] = ..., label_names: _Optional[_Iterable[str]] = ..., label_counts: _Optional[_Iterable[int]] = ..., label_indices: _Optional[_Iterable[int]] = ..., vectors: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class UpsertPostsResponse(_message.Message):
-    __slots__ = ("sequence", "inserted", "replaced")
+    __slots__ = ("sequence", "inserted", "replaced", "evicted")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     INSERTED_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     inserted: int
     replaced: int
-    def __init__(self, sequence: _Optional[int] = ..., inserted: _Optional[int] = ..., replaced: _Optional[int] = ...) -> None: ...
+    evicted: int
+    def __init__(self, sequence: _Optional[int] = ..., inserted: _Optional[int] = ..., replaced: _Optional[int] = ..., evicted: _Optional[int] = ...) -> None: ...
 
 class StreamUpsertPostsRequest(_message.Message):
     __slots__ = ("change",)
@@ -44,14 +46,16 @@ class StreamUpsertPostsRequest(_message.Message):
     def __init__(self, change: _Optional[_Union[UpsertPostsRequest, _Mapping]] = ...) -> None: ...
 
 class StreamUpsertPostsResponse(_message.Message):
-    __slots__ = ("sequence", "inserted", "replaced")
+    __slots__ = ("sequence", "inserted", "replaced", "evicted")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     INSERTED_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     inserted: int
     replaced: int
-    def __init__(self, sequence: _Optional[int] = ..., inserted: _Optional[int] = ..., replaced: _Optional[int] = ...) -> None: ...
+    evicted: int
+    def __init__(self, sequence: _Optional[int] = ..., inserted: _Optional[int] = ..., replaced: _Optional[int] = ..., evicted: _Optional[int] = ...) -> None: ...
 
 class DeletePostsRequest(_message.Message):
     __slots__ = ("post_ids",)
@@ -98,7 +102,7 @@ class GetCorpusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCorpusResponse(_message.Message):
-    __slots__ = ("rows", "capacity", "label_names", "max_labels", "sequence", "snapshot_sequence", "journal_posts", "newest_created_at_unix_ms", "read_only")
+    __slots__ = ("rows", "capacity", "label_names", "max_labels", "sequence", "snapshot_sequence", "journal_posts", "newest_created_at_unix_ms", "read_only", "evict_oldest")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     LABEL_NAMES_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +112,7 @@ class GetCorpusResponse(_message.Message):
     JOURNAL_POSTS_FIELD_NUMBER: _ClassVar[int]
     NEWEST_CREATED_AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
+    EVICT_OLDEST_FIELD_NUMBER: _ClassVar[int]
     rows: int
     capacity: int
     label_names: _containers.RepeatedScalarFieldContainer[str]
@@ -117,7 +122,8 @@ class GetCorpusResponse(_message.Message):
     journal_posts: int
     newest_created_at_unix_ms: int
     read_only: bool
-    def __init__(self, rows: _Optional[int] = ..., capacity: _Optional[int] = ..., label_names: _Optional[_Iterable[str]] = ..., max_labels: _Optional[int] = ..., sequence: _Optional[int] = ..., snapshot_sequence: _Optional[int] = ..., journal_posts: _Optional[int] = ..., newest_created_at_unix_ms: _Optional[int] = ..., read_only: _Optional[bool] = ...) -> None: ...
+    evict_oldest: bool
+    def __init__(self, rows: _Optional[int] = ..., capacity: _Optional[int] = ..., label_names: _Optional[_Iterable[str]] = ..., max_labels: _Optional[int] = ..., sequence: _Optional[int] = ..., snapshot_sequence: _Optional[int] = ..., journal_posts: _Optional[int] = ..., newest_created_at_unix_ms: _Optional[int] = ..., read_only: _Optional[bool] = ..., evict_oldest: _Optional[bool] = ...) -> None: ...
 
 class CreateSnapshotRequest(_message.Message):
     __slots__ = ()

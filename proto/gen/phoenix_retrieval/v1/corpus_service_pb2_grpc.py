@@ -30,6 +30,8 @@ class CorpusServiceStub:
 
     Changes are numbered, from 1, in the order in which they take effect. A change that was answered
     is on the disk, and every request that begins afterwards sees it; no request sees half of one.
+    Where the server evicts (`GetCorpusResponse.evict_oldest`), posts for which there is no room take
+    that of the oldest; the eviction has the number before theirs.
 
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; RESOURCE_EXHAUSTED when
     the corpus is full, when it would have too many labels, when the disk refuses, or, with
@@ -86,6 +88,8 @@ class CorpusServiceServicer:
 
     Changes are numbered, from 1, in the order in which they take effect. A change that was answered
     is on the disk, and every request that begins afterwards sees it; no request sees half of one.
+    Where the server evicts (`GetCorpusResponse.evict_oldest`), posts for which there is no room take
+    that of the oldest; the eviction has the number before theirs.
 
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; RESOURCE_EXHAUSTED when
     the corpus is full, when it would have too many labels, when the disk refuses, or, with
@@ -103,7 +107,8 @@ class CorpusServiceServicer:
 
     def StreamUpsertPosts(self, request_iterator, context):
         """Writes many posts. Every message is a change of its own, as by `UpsertPosts`; the first that
-        fails ends the call with its error, whose fields begin with `change.`; what came before stays.
+        fails ends the call with its error, whose fields begin with `change.`; what came before stays,
+        and nothing that came after is written.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,6 +201,8 @@ class CorpusService:
 
     Changes are numbered, from 1, in the order in which they take effect. A change that was answered
     is on the disk, and every request that begins afterwards sees it; no request sees half of one.
+    Where the server evicts (`GetCorpusResponse.evict_oldest`), posts for which there is no room take
+    that of the oldest; the eviction has the number before theirs.
 
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; RESOURCE_EXHAUSTED when
     the corpus is full, when it would have too many labels, when the disk refuses, or, with

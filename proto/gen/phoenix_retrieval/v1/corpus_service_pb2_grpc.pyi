@@ -31,6 +31,8 @@ class CorpusServiceStub:
 
     Changes are numbered, from 1, in the order in which they take effect. A change that was answered
     is on the disk, and every request that begins afterwards sees it; no request sees half of one.
+    Where the server evicts (`GetCorpusResponse.evict_oldest`), posts for which there is no room take
+    that of the oldest; the eviction has the number before theirs.
 
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; RESOURCE_EXHAUSTED when
     the corpus is full, when it would have too many labels, when the disk refuses, or, with
@@ -47,7 +49,8 @@ class CorpusServiceStub:
     """Writes posts: new ones, or others in place of those with the same ids. All of them or none."""
     StreamUpsertPosts: _grpc.StreamUnaryMultiCallable[_corpus_service_pb2.StreamUpsertPostsRequest, _corpus_service_pb2.StreamUpsertPostsResponse]
     """Writes many posts. Every message is a change of its own, as by `UpsertPosts`; the first that
-    fails ends the call with its error, whose fields begin with `change.`; what came before stays.
+    fails ends the call with its error, whose fields begin with `change.`; what came before stays,
+    and nothing that came after is written.
     """
     DeletePosts: _grpc.UnaryUnaryMultiCallable[_corpus_service_pb2.DeletePostsRequest, _corpus_service_pb2.DeletePostsResponse]
     """Deletes posts. All of them or none; ids that the corpus does not hold are passed over."""
@@ -68,6 +71,8 @@ class CorpusServiceAsyncStub(CorpusServiceStub):
 
     Changes are numbered, from 1, in the order in which they take effect. A change that was answered
     is on the disk, and every request that begins afterwards sees it; no request sees half of one.
+    Where the server evicts (`GetCorpusResponse.evict_oldest`), posts for which there is no room take
+    that of the oldest; the eviction has the number before theirs.
 
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; RESOURCE_EXHAUSTED when
     the corpus is full, when it would have too many labels, when the disk refuses, or, with
@@ -81,7 +86,8 @@ class CorpusServiceAsyncStub(CorpusServiceStub):
     """Writes posts: new ones, or others in place of those with the same ids. All of them or none."""
     StreamUpsertPosts: _aio.StreamUnaryMultiCallable[_corpus_service_pb2.StreamUpsertPostsRequest, _corpus_service_pb2.StreamUpsertPostsResponse]  # type: ignore[assignment]
     """Writes many posts. Every message is a change of its own, as by `UpsertPosts`; the first that
-    fails ends the call with its error, whose fields begin with `change.`; what came before stays.
+    fails ends the call with its error, whose fields begin with `change.`; what came before stays,
+    and nothing that came after is written.
     """
     DeletePosts: _aio.UnaryUnaryMultiCallable[_corpus_service_pb2.DeletePostsRequest, _corpus_service_pb2.DeletePostsResponse]  # type: ignore[assignment]
     """Deletes posts. All of them or none; ids that the corpus does not hold are passed over."""
@@ -101,6 +107,8 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Changes are numbered, from 1, in the order in which they take effect. A change that was answered
     is on the disk, and every request that begins afterwards sees it; no request sees half of one.
+    Where the server evicts (`GetCorpusResponse.evict_oldest`), posts for which there is no room take
+    that of the oldest; the eviction has the number before theirs.
 
     Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; RESOURCE_EXHAUSTED when
     the corpus is full, when it would have too many labels, when the disk refuses, or, with
@@ -124,7 +132,8 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_corpus_service_pb2.StreamUpsertPostsResponse, _abc.Awaitable[_corpus_service_pb2.StreamUpsertPostsResponse]]:
         """Writes many posts. Every message is a change of its own, as by `UpsertPosts`; the first that
-        fails ends the call with its error, whose fields begin with `change.`; what came before stays.
+        fails ends the call with its error, whose fields begin with `change.`; what came before stays,
+        and nothing that came after is written.
         """
 
     @_abc_1.abstractmethod

@@ -14,7 +14,6 @@ Shapes:
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from phoenix_server.corpus.approximate import (
 from phoenix_server.corpus.changes import Net, Posts, net
 from phoenix_server.corpus.snapshot import ArrowPosts, Snapshot, verify
 from phoenix_server.corpus.snapshotting import merged
-from phoenix_server.corpus.store import Store
+from phoenix_server.corpus.store import Store, read_steadily
 from phoenix_server.errors import CorpusError
 
 MANIFEST = "index.json"
@@ -129,30 +128,20 @@ def _read(path: Path) -> _Corpus:
     Raises:
         CorpusError: It is damaged.
     """
-    while True:
-        with closing(Store(path, read_only=True)) as store:
-            try:
-                changes = list(store.changes())
-            except CorpusError:
-                # A server that wrote a snapshot meanwhile has dropped the changes before it.
-                if _newest(path) > store.snapshot.manifest.sequence:
-                    continue
-                raise
-        towers = {made.tower for _, made in changes if isinstance(made, Posts)}
-        if not towers <= {store.snapshot.manifest.tower_fingerprint}:
-            raise CorpusError(
-                path,
-                "has vectors of several towers since the last snapshot; have its server write one",
-            )
-        last = changes[-1][0] if changes else store.snapshot.manifest.sequence
-        return _Corpus(
-            snapshot=store.snapshot, change=net([each for _, each in changes]), sequence=last
+    return read_steadily(path, _read_once)
+
+
+def _read_once(store: Store) -> _Corpus:
+    changes = list(store.changes())
+    snapshot = store.snapshot
+    towers = {made.tower for _, made in changes if isinstance(made, Posts)}
+    if not towers <= {snapshot.manifest.tower_fingerprint}:
+        raise CorpusError(
+            store.path,
+            "has vectors of several towers since the last snapshot; have its server write one",
         )
-
-
-def _newest(path: Path) -> int:
-    with closing(Store(path, read_only=True)) as store:
-        return store.snapshot.manifest.sequence
+    last = changes[-1][0] if changes else snapshot.manifest.sequence
+    return _Corpus(snapshot=snapshot, change=net([each for _, each in changes]), sequence=last)
 
 
 def _write_arrays(directory: Path, corpus: _Corpus, rows: int, report: Report) -> None:

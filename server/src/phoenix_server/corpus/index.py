@@ -312,8 +312,19 @@ class CorpusIndex:
     def newest(self) -> int:
         """Return when the newest post was created, in milliseconds since 1970 UTC, or 0."""
         with self._lock:
-            live = np.unpackbits(self._live.astype("<u4").view(np.uint8), bitorder="little")
-            return int((self._columns.created_at_unix_ms * live).max())
+            return int((self._columns.created_at_unix_ms * self._live_rows()).max())
+
+    def times(self, *, without: Ids) -> tuple[Ids, npt.NDArray[np.int64]]:
+        """Return the ids and times of all posts but some: [n] each."""
+        with self._lock:
+            live = self._live_rows().astype(np.bool_)
+            rows = self._rows.find(without)
+            live[rows[rows != NOWHERE]] = False
+            return self._columns.post_ids[live], self._columns.created_at_unix_ms[live]
+
+    def _live_rows(self) -> npt.NDArray[np.uint8]:
+        """Return which rows hold a post: [R]."""
+        return np.unpackbits(self._live.astype("<u4").view(np.uint8), bitorder="little")
 
     def posts_at(self, rows: Rows) -> tuple[Ids, Ids, npt.NDArray[np.int64]]:
         """Return ids, authors and times of posts, [...] each, for [...] rows."""

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from phoenix_server.corpus.changes import Change, net
 from phoenix_server.corpus.journal import Journal
 from phoenix_server.corpus.judging import Judge
+from phoenix_server.corpus.oldest import Oldest
 from phoenix_server.corpus.renewing import renewed
 from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.corpus.snapshotting import remove_old, write_snapshot
@@ -51,6 +52,9 @@ class LiveCorpus:
     * `StorageError` if the disk refuses;
     * `OverloadedError` if too many changes wait;
     * `NotReadyError` once it is closed.
+
+    Attributes:
+        evict_oldest: Whether the oldest posts make room for others.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class LiveCorpus:
         between: Callable[[Callable[[], None]], None],
         *,
         snapshot_after: int = 200_000,
+        evict_oldest: bool = False,
     ) -> None:
         """Start the thread.
 
@@ -69,7 +74,10 @@ class LiveCorpus:
             between: Runs a function between two batches, and returns when it has.
             snapshot_after: Write a snapshot when the changes since the last have written and
                 deleted so many posts.
+            evict_oldest: Delete the oldest posts where there is no room for others.
         """
+        self.evict_oldest = evict_oldest
+        self._oldest: Oldest | None = None
         self._home = Home(store, target, between)
         self._waiting: deque[Waiting] = deque()
         self._switching: deque[Switching] = deque()
@@ -97,7 +105,16 @@ class LiveCorpus:
 
     async def submit(self, change: Change) -> Done:
         """Make a change; return when it is on the disk and visible."""
-        waiting = Waiting(change)
+        return await self.begin(change).future
+
+    def begin(self, change: Change, after: Waiting | None = None) -> Waiting:
+        """Have a change made; its `future` is done when it is on the disk and visible.
+
+        Args:
+            change: The change.
+            after: One that was begun before: if that is not made, this is not made either.
+        """
+        waiting = Waiting(change, after)
         with self._work:
             self.check_open()
             if self._posts + len(change) > _MOST_WAITING and self._waiting:
@@ -107,7 +124,7 @@ class LiveCorpus:
             self._waiting.append(waiting)
             self._posts += len(change)
             self._work.notify()
-        return await waiting.future
+        return waiting
 
     async def wait_for(self, sequence: int, timeout_s: float | None) -> None:
         """Wait until a change is visible.
@@ -259,8 +276,12 @@ class LiveCorpus:
             except BaseException as exc:  # whoever waits must hear of it
                 if not isinstance(exc, PhoenixServerError):
                     _log.exception("changes failed")
-                for each in [group] if isinstance(group, Switching) else group:
-                    each.settle(exc)
+                if isinstance(group, Switching):
+                    group.settle(exc)
+                else:
+                    self._oldest = None  # what was taken from it may still be there
+                    for each in group:
+                        each.refuse(exc)
 
     def _take(self) -> Switching | list[Waiting]:
         """Wait for something to do, and take it; nothing once closed."""
@@ -284,23 +305,26 @@ class LiveCorpus:
         switching.flip(lambda: self._closed)
         with self._work:
             self._home, self._journal_posts, self._broken = switching.home, held, None
+        self._oldest = None
         switching.settle(None)
 
     def _write(self, group: list[Waiting]) -> None:
         if self._broken is not None:
             raise self._broken
         first = self._target.corpus.sequence + 1
-        judge = Judge(self._target.corpus, first)
+        if self.evict_oldest and self._oldest is None:
+            self._oldest = Oldest(self._target.corpus)
+        judge = Judge(self._target.corpus, first, self._oldest)
         taken: list[tuple[Waiting, Done]] = []
         for each in group:
-            if each.future.cancelled():
+            if not each.may_be_made():
                 continue
             try:
                 taken.append((each, judge.take(each.change)))
             except PhoenixServerError as exc:
-                each.settle(exc)
+                each.refuse(exc)
         if taken:
-            self._make([each.change for each, _ in taken], first)
+            self._make(judge.changes, first)
         for each, done in taken:
             each.settle(done)
 

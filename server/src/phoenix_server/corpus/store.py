@@ -12,10 +12,10 @@ One server takes changes; others may serve the same directory without.
 import fcntl
 import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from phoenix_server.artifacts import MANIFEST, sha256
 from phoenix_server.corpus.changes import Change
@@ -23,8 +23,11 @@ from phoenix_server.corpus.journal import Journal
 from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
 from phoenix_server.errors import CorpusError
 
+T = TypeVar("T")
+
 JOURNAL = "journal.sqlite"
 SNAPSHOTS = "snapshots"
+MOST_OPENINGS = 5  # of a corpus that is only read, while a server writes snapshots of it
 _LOCK = "lock"
 _SNAPSHOT = re.compile(r"(\d+)(-\w+)?")
 
@@ -73,14 +76,38 @@ class Store:
             self.close()
             raise
 
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether a server has written a newer snapshot since this was opened.
+
+        It may have dropped changes and snapshots that are needed to begin with this one. Whoever
+        only reads and finds something missing opens the corpus again, `MOST_OPENINGS` times at
+        most.
+        """
+        return self.read_only and self._newest(self.named_snapshots()) > self._newest(self._named)
+
     def changes(self) -> Iterator[tuple[int, Change]]:
         """Yield the changes since the snapshot, with their numbers.
 
         Raises:
             CorpusError: One is missing, or damaged.
         """
+        last = self.snapshot.manifest.sequence
         if self._journal is not None:
-            yield from self._journal.read(self.snapshot.manifest.sequence)
+            for number, change in self._journal.read(last):
+                last = number
+                yield number, change
+        self.check_last(last)
+
+    def check_last(self, last: int) -> None:
+        """Check that a change is the last, for one who only reads.
+
+        Raises:
+            CorpusError: A server has written a snapshot of later ones, and may have dropped them.
+        """
+        newest = self._newest(self.named_snapshots())
+        if self.read_only and newest > last:
+            raise CorpusError(self.journal_path, f"lacks the changes {last + 1} to {newest}")
 
     def journal_posts(self) -> int:
         """Return how many posts the changes since the snapshot write and delete."""
@@ -132,8 +159,20 @@ class Store:
 
     def _choose_snapshot(self, tower: str) -> Snapshot:
         """Return the newest snapshot of some towers that can be brought up to date, or of any."""
-        folder, named = self.path / SNAPSHOTS, self.named_snapshots()
-        newest = named[-1].sequence if named else self.built.manifest.sequence
+        for _ in range(MOST_OPENINGS):
+            self._named = self.named_snapshots()
+            try:
+                return self._choose_among(self._named, tower)
+            except CorpusError:
+                if not self.is_overtaken:
+                    raise
+        return self._choose_among(self._named, tower)
+
+    def _newest(self, named: Sequence[Named]) -> int:
+        return named[-1].sequence if named else self.built.manifest.sequence
+
+    def _choose_among(self, named: Sequence[Named], tower: str) -> Snapshot:
+        folder, newest = self.path / SNAPSHOTS, self._newest(named)
         first = None if self._journal is None else self._journal.first()
         enough = newest if first is None else min(newest, first - 1)
         found = [open_snapshot(folder / name) for sequence, name in named if sequence >= enough]
@@ -149,6 +188,27 @@ class Store:
         if self.read_only and not self.journal_path.exists():
             return None
         return Journal(self.journal_path, self.names, read_only=self.read_only)
+
+
+def read_steadily(path: Path, read: Callable[[Store], T]) -> T:
+    """Read from a corpus, read-only, while a server may change it.
+
+    Args:
+        path: The directory.
+        read: What to read. It is called again, with the corpus opened anew, if a server has dropped
+            meanwhile what it needed.
+
+    Raises:
+        CorpusError: It is not a corpus, or is damaged.
+    """
+    for left in reversed(range(MOST_OPENINGS)):
+        with closing(Store(path, read_only=True)) as store:
+            try:
+                return read(store)
+            except (CorpusError, OSError):
+                if not left or not store.is_overtaken:
+                    raise
+    raise AssertionError("it is opened at least once")
 
 
 def _lock(path: Path) -> int:

@@ -10,7 +10,7 @@ from phoenix_server.corpus.changes import Change, Net
 from phoenix_server.corpus.index import CorpusIndex
 from phoenix_server.corpus.renewing import Encoder
 from phoenix_server.corpus.store import Store
-from phoenix_server.errors import NotReadyError
+from phoenix_server.errors import NotReadyError, PhoenixServerError
 
 T = TypeVar("T")
 
@@ -25,12 +25,14 @@ class Done(NamedTuple):
         inserted: Posts that are new.
         replaced: Posts that took the place of others.
         deleted: Posts that were deleted.
+        evicted: Posts that were deleted to make room, by the change before.
     """
 
     sequence: int
     inserted: int
     replaced: int
     deleted: int
+    evicted: int = 0
 
 
 class Target(Encoder, Protocol):
@@ -83,11 +85,33 @@ class Waiter(Generic[T]):
 
 
 class Waiting(Waiter[Done]):
-    """Somebody who waits for a change to be made."""
+    """Somebody who waits for a change to be made.
 
-    def __init__(self, change: Change) -> None:
+    Attributes:
+        change: The change.
+        after: One that came before; this is not made unless that is.
+        refused: Whether it is not made; set by the thread that makes changes.
+    """
+
+    def __init__(self, change: Change, after: "Waiting | None" = None) -> None:
         super().__init__()
         self.change = change
+        self.after = after
+        self.refused = False
+
+    def refuse(self, reason: BaseException) -> None:
+        """Tell whoever waits that the change is not made."""
+        self.refused = True
+        self.settle(reason)
+
+    def may_be_made(self) -> bool:
+        """Return whether somebody waits, and what came before is made; else it is refused."""
+        after, self.after = self.after, None  # or a stream would keep all its changes
+        if after is not None and after.refused:
+            self.refuse(PhoenixServerError("a change before it was not made"))
+        elif self.future.cancelled():
+            self.refused = True
+        return not self.refused
 
 
 class Watching(Waiter[None]):

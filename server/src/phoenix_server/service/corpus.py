@@ -4,9 +4,8 @@ from __future__ import annotations  # gRPC's types are generic to type checkers 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ from phoenix_server.corpus.changes import Posts
 from phoenix_server.corpus.ids import NOWHERE
 from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.corpus.snapshotting import list_snapshots
-from phoenix_server.corpus.waiting import Done
 from phoenix_server.errors import InvalidRequestError
-from phoenix_server.generations.generation import Generation
 from phoenix_server.service import requests
+from phoenix_server.service.encoding import encode_posts
 from phoenix_server.service.state import ServingState
+from phoenix_server.service.streaming import make_in_order
 
 Context = grpc.aio.ServicerContext
 
@@ -37,9 +36,13 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         self, request: pb.UpsertPostsRequest, context: Context[Any, Any]
     ) -> pb.UpsertPostsResponse:
         """Write posts."""
-        done = await self._upsert(request, context.time_remaining())
+        posts = await self._read(request, context.time_remaining())
+        done = await self._state.live.submit(posts)
         return pb.UpsertPostsResponse(
-            sequence=done.sequence, inserted=done.inserted, replaced=done.replaced
+            sequence=done.sequence,
+            inserted=done.inserted,
+            replaced=done.replaced,
+            evicted=done.evicted,
         )
 
     async def StreamUpsertPosts(
@@ -47,17 +50,22 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         request_iterator: AsyncIterator[pb.StreamUpsertPostsRequest],
         context: Context[Any, Any],
     ) -> pb.StreamUpsertPostsResponse:
-        """Write posts, message by message."""
-        response = pb.StreamUpsertPostsResponse()
-        async for request in request_iterator:
-            try:
-                done = await self._upsert(request.change, context.time_remaining())
-            except InvalidRequestError as exc:
-                raise exc.within("change") from exc
-            response.sequence = done.sequence
-            response.inserted += done.inserted
-            response.replaced += done.replaced
-        return response
+        """Write posts, message by message: the next is read while earlier ones are written."""
+
+        async def changes() -> AsyncGenerator[Posts, None]:
+            async for request in request_iterator:
+                try:
+                    yield await self._read(request.change, context.time_remaining())
+                except InvalidRequestError as exc:
+                    raise exc.within("change") from exc
+
+        done = await make_in_order(self._state.live, changes())
+        return pb.StreamUpsertPostsResponse(
+            sequence=done.sequence,
+            inserted=done.inserted,
+            replaced=done.replaced,
+            evicted=done.evicted,
+        )
 
     async def DeletePosts(
         self, request: pb.DeletePostsRequest, context: Context[Any, Any]
@@ -102,6 +110,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
             journal_posts=live.journal_posts,
             newest_created_at_unix_ms=corpus.newest(),
             read_only=live.store.read_only,
+            evict_oldest=live.evict_oldest,
         )
 
     async def CreateSnapshot(
@@ -122,9 +131,10 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
             snapshots=[_described(each, store.path) for each in snapshots]
         )
 
-    async def _upsert(self, request: pb.UpsertPostsRequest, timeout_s: float | None) -> Done:
-        generation, live = self._state.generation, self._state.live
-        live.check_open()  # before anything is encoded
+    async def _read(self, request: pb.UpsertPostsRequest, timeout_s: float | None) -> Posts:
+        """Read posts, and encode them if they come without vectors."""
+        generation = self._state.generation
+        self._state.live.check_open()  # before anything is encoded
         posts = requests.read_posts(
             request,
             limit=self._state.limits.max_candidates,
@@ -132,15 +142,10 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
             now_ms=time.time_ns() // 1_000_000,
         )
         posts = replace(posts, tower=generation.engine.tower)
-        if not request.vectors:
-            posts = await _encoded(generation, posts, timeout_s)
-        return await live.submit(posts)
-
-
-async def _encoded(generation: Generation, posts: Posts, timeout_s: float | None) -> Posts:
-    encode = partial(generation.engine.encode_candidates, posts.post_ids, posts.author_ids)
-    vectors = await generation.batcher.call(encode, kind="encode_candidates", timeout_s=timeout_s)
-    return replace(posts, vectors=vectors)
+        if request.vectors:
+            return posts
+        vectors = await encode_posts(generation, posts.post_ids, posts.author_ids, timeout_s)
+        return replace(posts, vectors=vectors)
 
 
 def _described(snapshot: Snapshot, corpus: Path) -> pb.CorpusSnapshot:

@@ -19,6 +19,7 @@ from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixS
 from phoenix_server.generations.generation import Generation
 from phoenix_server.interceptors import retry_delay, to_status
 from phoenix_server.service import requests
+from phoenix_server.service.encoding import encode_posts
 from phoenix_server.service.state import ServingState
 
 _log = logging.getLogger(__name__)
@@ -71,10 +72,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         posts, authors = requests.read_candidates(
             request.post_ids, request.author_ids, self._state.limits.max_candidates
         )
-        encode = partial(generation.engine.encode_candidates, posts, authors)
-        vectors = await generation.batcher.call(
-            encode, kind="encode_candidates", timeout_s=context.time_remaining()
-        )
+        vectors = await encode_posts(generation, posts, authors, context.time_remaining())
         return pb.EncodeCandidatesResponse(
             generation=generation.engine.generation,
             embedding_size=vectors.shape[1],

@@ -1,0 +1,45 @@
+"""The candidate tower's vectors of many posts, without keeping the device from others.
+
+Shapes:
+    n  posts        D  width of a vector
+"""
+
+import time
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_server.corpus.changes import Ids
+from phoenix_server.generations.generation import Generation
+
+
+async def encode_posts(
+    generation: Generation, post_ids: Ids, author_ids: Ids, timeout_s: float | None
+) -> npt.NDArray[np.float32]:
+    """Return the unit vectors of posts, [n, D]; at least one.
+
+    A batch of the tower is one call in the queue, so that retrievals come in between.
+
+    Args:
+        generation: Whose tower.
+        post_ids: [n].
+        author_ids: [n].
+        timeout_s: The time until the deadline of all of it, in seconds. None: there is none.
+
+    Raises:
+        OverloadedError: The queue is full, or it would be too late.
+        DeadlineExceededError: The deadline passes before all are encoded.
+    """
+    began_s, left_s = time.monotonic(), timeout_s
+    size = generation.engine.config.candidate_batch
+    parts: list[npt.NDArray[np.float32]] = []
+    for start in range(0, len(post_ids), size):
+        if timeout_s is not None and start:
+            left_s = timeout_s - (time.monotonic() - began_s)
+        chunk = slice(start, start + size)
+        encode = partial(generation.engine.encode_candidates, post_ids[chunk], author_ids[chunk])
+        parts.append(
+            await generation.batcher.call(encode, kind="encode_candidates", timeout_s=left_s)
+        )
+    return np.concatenate(parts)
