@@ -78,11 +78,11 @@ class Plan:
 
     rounds: int = 3
     callers: tuple[int, ...] = (1, 4)
-    write_s: float = 4.0
+    write_s: float = 3.0
     batch_posts: int = 500
     new_posts: int = 100_000
     closed_s: float = 6.0
-    open_s: float = 12.0
+    open_s: float = 10.0
     share: float = 0.5
     timeout_s: float = 5.0
     stream_rate: float = 2_000
