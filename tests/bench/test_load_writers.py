@@ -42,6 +42,14 @@ class _Corpus(services.CorpusServiceServicer):
         return pb.StreamUpsertPostsResponse(sequence=len(self.calls))
 
 
+def _make() -> _Corpus:
+    return _Corpus()  # pyright: ignore[reportAbstractUsage] - it refuses the other methods
+
+
+def _nothing() -> services.CorpusServiceServicer:
+    return services.CorpusServiceServicer()  # pyright: ignore[reportAbstractUsage] - it refuses all
+
+
 @contextmanager
 def _serve(corpus: services.CorpusServiceServicer) -> Generator[str, None, None]:
     server = grpc.server(ThreadPoolExecutor(8))
@@ -69,7 +77,7 @@ def test_batches_write_different_posts_of_unit_length() -> None:
 @pytest.mark.parametrize("callers", [1, 3])
 def test_every_batch_is_written_once(callers: int) -> None:
     batches = draw_batches(count=7, posts=2, width=4, vectors=False)
-    with _serve(corpus := _Corpus()) as address:
+    with _serve(corpus := _make()) as address:
         write_once(address, batches, callers=callers)
     assert sorted(call.SerializeToString() for call in corpus.calls) == sorted(batches.changes)
 
@@ -77,7 +85,7 @@ def test_every_batch_is_written_once(callers: int) -> None:
 def test_a_rate_counts_what_was_written() -> None:
     batches = draw_batches(count=2, posts=3, width=4, vectors=False)
     for write in (write_calls, write_streams):
-        with _serve(corpus := _Corpus()) as address:
+        with _serve(corpus := _make()) as address:
             rate = write(address, batches, callers=2, duration_s=0.2)
         written = len(corpus.calls) * 3
         assert 0 < rate <= written / 0.2
@@ -86,7 +94,7 @@ def test_a_rate_counts_what_was_written() -> None:
 
 def test_a_stream_goes_on_until_it_is_ended() -> None:
     batches = draw_batches(count=2, posts=3, width=4, vectors=False)
-    with _serve(corpus := _Corpus()) as address:
+    with _serve(corpus := _make()) as address:
         stream = PacedStream(address, batches, rate=3000)
         assert corpus.some.wait(60)
         stream.end()
@@ -97,7 +105,7 @@ def test_a_stream_goes_on_until_it_is_ended() -> None:
 
 def test_a_change_that_is_refused_ends_the_writing() -> None:
     batches = draw_batches(count=2, posts=3, width=4, vectors=False)
-    with _serve(services.CorpusServiceServicer()) as address:  # which implements nothing
+    with _serve(_nothing()) as address:
         with pytest.raises(grpc.RpcError):
             write_once(address, batches, callers=2)
         with pytest.raises(grpc.RpcError):
