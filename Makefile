@@ -14,6 +14,7 @@ CAPACITY   ?=
 ARGS       ?=
 OPS        ?= 1000
 SEED       ?= 0
+TIMES      ?= 20
 
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
@@ -24,7 +25,7 @@ GHZ       := $(firstword $(shell command -v ghz) build/bin/ghz)
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve demo export corpus test check lint typecheck imports proto \
-        proto-check constraints format soak bench load ghz clean
+        proto-check constraints format soak crash bench load ghz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -77,6 +78,9 @@ test: $(TESTABLE) ## Run the tests (ARGS go to pytest)
 
 soak: $(TESTABLE) ## Compare a corpus under change with a model of it: OPS=50000 SEED=1
 	PYTHONPATH=tests $(BIN)/python tests/soak.py --ops $(OPS) --seed $(SEED)
+
+crash: $(INSTALLED) ## Kill a server while its corpus changes, and see what it kept: TIMES=200 SEED=1
+	PYTHONPATH=tests $(BIN)/python tests/crash.py --times $(TIMES) --seed $(SEED)
 
 bench: $(PEERS) $(GHZ) ## Measure beside peers: all suites, or SUITE="topk startup"
 	$(BIN)/python -m phoenix_bench run $(SUITE) $(ARGS)

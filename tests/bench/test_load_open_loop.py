@@ -1,4 +1,5 @@
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from bench.load_cases import a_model, serve_bytes
 from phoenix_bench.load.calls import EXPIRED, OK, REFUSED
 from phoenix_bench.load.open_loop import offer, send_all
 from phoenix_bench.load.requests import RequestMix, draw_requests, write_requests
+from phoenix_retrieval.v1.retrieval_service_pb2 import RetrieveResponse
 
 PATIENT_S = 60.0
 
@@ -54,6 +56,18 @@ async def test_latency_counts_from_when_a_call_was_due() -> None:
     assert (run.calls.waits_s(OK) <= run.calls.latencies_s() - 5).all()
 
 
+async def test_each_answer_names_its_generation() -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        if request == b"refuse":
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED)
+        return RetrieveResponse(generation=request.decode(), post_ids=[1]).SerializeToString()
+
+    async with serve_bytes(answer) as address:
+        requests = [b"one", b"refuse", b"another"]
+        run = await send_all(address, requests, np.zeros(6), PATIENT_S)
+    assert run.generations.tolist() == ["one", "", "another"] * 2
+
+
 async def test_each_error_is_counted_as_what_it_is() -> None:
     async def refuse_one(request: bytes, context: Any) -> bytes:
         if request == b"refuse":
@@ -75,6 +89,7 @@ async def test_offering_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     async def answer(request: bytes, context: Any) -> bytes:
         return b""
 
+    before_s = time.monotonic()
     async with serve_bytes(answer) as address:
         run = await asyncio.to_thread(
             offer,
@@ -89,6 +104,7 @@ async def test_offering_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert (np.diff(run.calls.due_s) >= 0).all()
     assert run.calls.due_s[-1] <= 0.5
     assert run.cpu_share > 0
+    assert before_s < run.began_s < time.monotonic()
 
 
 async def test_without_a_server_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

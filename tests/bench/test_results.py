@@ -3,7 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from phoenix_bench.results import OURS, Limit, Report, read_report, summarise, write_report
+from phoenix_bench.results import (
+    OURS,
+    Limit,
+    Points,
+    Report,
+    Span,
+    Timeline,
+    read_report,
+    summarise,
+    write_report,
+)
 
 
 def report() -> Report:
@@ -39,6 +49,16 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "new" / "s.json"
     write_report(report(), path)
     assert read_report(path) == report()
+
+
+def test_a_file_gives_back_a_timeline(tmp_path: Path) -> None:
+    timeline = Timeline(
+        points=(Points(name="calls", x_s=[0.5, 1.5], y_ms=[3.0, 4.0]),),
+        spans=(Span(name="load", begin_s=0.25, end_s=1.0),),
+    )
+    whole = replace(report(), timeline=timeline)
+    write_report(whole, tmp_path / "s.json")
+    assert read_report(tmp_path / "s.json") == whole
 
 
 def test_a_file_names_its_limits(tmp_path: Path) -> None:

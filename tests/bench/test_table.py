@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from phoenix_bench.plots import draw_bars, draw_lines
-from phoenix_bench.results import Report, Row, summarise
+from phoenix_bench.plots import draw_bars, draw_lines, draw_timeline
+from phoenix_bench.results import Points, Report, Row, Span, Timeline, summarise
 from phoenix_bench.table import format_number, make_table
 
 
@@ -60,10 +60,15 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
 
 
 def test_plots_are_pictures(tmp_path: Path) -> None:
-    report = Report(machine={}, versions={}, rows=rows())
+    timeline = Timeline(
+        points=[Points(name="calls", x_s=[0.5, 1.5], y_ms=[3, 40])],
+        spans=[Span(name="load", begin_s=0.2, end_s=1)],
+    )
+    report = Report(machine={}, versions={}, rows=rows(), timeline=timeline)
+    draw_timeline(report, tmp_path / "new" / "timeline.png", title="t")
     draw_lines(report, tmp_path / "new" / "lines.png", metric="time", x="k", title="t")
     draw_bars(report, tmp_path / "new" / "bars.png", metrics=["time"], title="t")
-    for name in ("lines.png", "bars.png"):
+    for name in ("lines.png", "bars.png", "timeline.png"):
         assert (tmp_path / "new" / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -71,3 +76,5 @@ def test_a_plot_of_what_was_not_measured_is_refused(tmp_path: Path) -> None:
     report = Report(machine={}, versions={}, rows=rows())
     with pytest.raises(ValueError, match="memory"):
         draw_bars(report, tmp_path / "bars.png", metrics=["memory"], title="t")
+    with pytest.raises(ValueError, match="no timeline"):
+        draw_timeline(report, tmp_path / "timeline.png", title="t")

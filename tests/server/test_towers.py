@@ -8,8 +8,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from phoenix_server.bundle import open_bundle, verify
+from phoenix_server.compilations import Compilations
 from phoenix_server.config import ServeConfig
 from phoenix_server.errors import BundleError
+from phoenix_server.programs import Programs
 from phoenix_server.serve import load
 from phoenix_server.towers import Towers
 from server.cases import copied, edit_manifest, resum
@@ -167,6 +169,24 @@ def test_numbers_that_are_not_finite_are_refused(
         Towers(open_bundle(path), jax.devices()[0])
     assert caught.value.path == path / name
     assert caught.value.reason == f"{tensor} holds values that are not finite"
+
+
+def test_a_second_bundle_of_the_same_shapes_compiles_nothing(
+    bundle_f32: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phoenix_server.towers._LARGE_ROWS", 1)  # these tables are small
+    programs, compilations = Programs(), Compilations()
+    try:
+        counts: list[int] = []
+        for _ in range(2):
+            jax.clear_caches()  # as a server does once all is compiled
+            towers = Towers(open_bundle(bundle_f32), jax.devices()[0], programs)
+            towers.compile_candidates(3)
+            towers.self_test()
+            counts.append(compilations.total)
+        assert counts[0] == counts[1] > 0
+    finally:
+        compilations.close()
 
 
 def test_a_missing_weight_is_refused(bundle_f32: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +31,17 @@ class Sizes:
         posts: Rows of its corpus.
         vocab: Rows of each embedding table.
         layers: Of the transformer.
+        seed: Of all that is drawn: other weights and posts.
     """
 
     posts: int
     vocab: int
     layers: int
+    seed: int = 0
 
     def __str__(self) -> str:
-        return f"{self.posts}x{self.vocab}x{self.layers}"
+        seed = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.posts}x{self.vocab}x{self.layers}{seed}"
 
 
 PUBLISHED = Sizes(posts=500_000, vocab=1_000_000, layers=4)
@@ -85,7 +88,7 @@ def prepare(options: Options, sizes: Sizes = PUBLISHED) -> Artifacts:
     Raises:
         subprocess.CalledProcessError: A step failed; it has said why on the terminal.
     """
-    sizes = QUICK if options.quick else sizes
+    sizes = replace(QUICK, seed=sizes.seed) if options.quick else sizes
     root = options.build / str(sizes)
     key, kept = _makers_digest(), root / _KEY
     made = Artifacts(
@@ -107,7 +110,7 @@ def prepare(options: Options, sizes: Sizes = PUBLISHED) -> Artifacts:
 def _make(made: Artifacts) -> None:
     sizes = made.sizes
     demo = ("--posts", sizes.posts, "--vocab", sizes.vocab, "--layers", sizes.layers)
-    run_module("phoenix_export", "demo", made.checkpoint, *demo)
+    run_module("phoenix_export", "demo", made.checkpoint, *demo, "--seed", sizes.seed)
     run_module(
         "phoenix_export", "bundle", made.checkpoint, "--out", made.bundle, "--no-saved-model"
     )
@@ -122,6 +125,19 @@ def _make(made: Artifacts) -> None:
             "author_id": columns["author_ids"].astype(np.uint64),
         })  # fmt: skip
     pq.write_table(table, made.posts)
+
+
+def copy_corpus(made: Artifacts, to: Path) -> Path:
+    """Copy a corpus as it was built, to be changed: without what other servers did to it."""
+    to.mkdir(parents=True)
+    for name in ("manifest.json", "posts.arrow"):
+        shutil.copy(made.corpus / name, to)
+    return to
+
+
+def forget_compiled(made: Artifacts) -> None:
+    """Remove what was compiled ahead: the other suites expect a bundle as it was exported."""
+    shutil.rmtree(made.bundle / "compiled", ignore_errors=True)
 
 
 def run_module(module: str, *arguments: object) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import psutil
 
-from phoenix_bench.results import Limit, Report, Row
+from phoenix_bench.results import Limit, Report, Row, Timeline
 
 _LIBRARIES = (
     *("jax", "jaxlib", "dm-haiku", "numpy", "pyarrow", "grpcio"),
@@ -19,7 +19,11 @@ _LIBRARIES = (
 
 
 def report(
-    rows: Sequence[Row], *, limits: Sequence[Limit] = (), notes: Sequence[str] = ()
+    rows: Sequence[Row],
+    *,
+    limits: Sequence[Limit] = (),
+    notes: Sequence[str] = (),
+    timeline: Timeline | None = None,
 ) -> Report:
     """Return a report of rows that were measured here and now."""
     return Report(
@@ -28,6 +32,7 @@ def report(
         limits=limits,
         rows=rows,
         notes=notes,
+        timeline=timeline,
     )
 
 

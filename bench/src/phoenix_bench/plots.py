@@ -84,6 +84,34 @@ def draw_bars(report: Report, path: Path, *, metrics: Sequence[str], title: str)
     _save(figure, path, title)
 
 
+def draw_timeline(report: Report, path: Path, *, title: str) -> None:
+    """Draw calls by when they were due and what they took, with what went on meanwhile.
+
+    Raises:
+        ValueError: The report has no timeline.
+    """
+    if report.timeline is None:
+        raise ValueError("the report has no timeline")
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    ax = figure.subplots()
+    for points in report.timeline.points:
+        ax.scatter(points.x_s, points.y_ms, s=3, label=points.name, linewidths=0)
+    for i, span in enumerate(report.timeline.spans):
+        ax.axvspan(span.begin_s, span.end_s, color="grey", alpha=0.2, linewidth=0)
+        ax.axvline(span.begin_s, color="black", linewidth=0.8, linestyle=":")
+        height = 0.98 - 0.06 * (i % 3)
+        ax.text(
+            span.begin_s, height, f" {span.name}", transform=ax.get_xaxis_transform(), va="top",
+            fontsize=8,
+        )  # fmt: skip
+    ax.set_yscale("log")
+    ax.set_xlabel("when a call was due [s]")
+    ax.set_ylabel("latency [ms]")
+    ax.grid(visible=True, alpha=0.3)
+    ax.legend(fontsize=7, markerscale=3, loc="lower right")
+    _save(figure, path, title)
+
+
 def _rows_of(report: Report, metric: str) -> list[Row]:
     rows = [row for row in report.rows if row.metric == metric]
     if not rows:

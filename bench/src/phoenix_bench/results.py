@@ -58,6 +58,44 @@ class Limit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Points:
+    """Calls of one kind, in time.
+
+    Attributes:
+        name: What they have in common.
+        x_s: When each was due, in seconds from the start.
+        y_ms: What it took, in milliseconds.
+    """
+
+    name: str
+    x_s: Sequence[float]
+    y_ms: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Something that went on meanwhile.
+
+    Attributes:
+        name: What.
+        begin_s: From when on, in seconds from the start.
+        end_s: Until when.
+    """
+
+    name: str
+    begin_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """What happened in one run, call by call."""
+
+    points: Sequence[Points]
+    spans: Sequence[Span]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """What one suite found out.
 
@@ -67,6 +105,7 @@ class Report:
         limits: The machine's.
         rows: What was measured.
         notes: What a reader must know, such as a peer that is missing.
+        timeline: Of the last run, where that is drawn.
     """
 
     machine: Mapping[str, str]
@@ -74,6 +113,7 @@ class Report:
     limits: Sequence[Limit] = ()
     rows: Sequence[Row]
     notes: Sequence[str] = field(default=())
+    timeline: Timeline | None = None
 
 
 def summarise(
@@ -128,6 +168,11 @@ def read_report(path: Path) -> Report:
         )
         contents["rows"] = tuple(Row(**row) for row in contents["rows"])
         contents["notes"] = tuple(contents["notes"])
+        if (timeline := contents.get("timeline")) is not None:
+            contents["timeline"] = Timeline(
+                points=tuple(Points(**points) for points in timeline["points"]),
+                spans=tuple(Span(**span) for span in timeline["spans"]),
+            )
         return Report(**contents)
     except (KeyError, TypeError, AttributeError, ValueError) as exc:
         raise ValueError(f"{path}: not a report of measurements: {exc!r}") from exc

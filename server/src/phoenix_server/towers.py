@@ -70,7 +70,8 @@ class Towers:
         self._bundle = bundle
         self._device = device
         manifest = bundle.manifest
-        programs = programs or Programs()
+        programs = Programs() if programs is None else programs
+        self._programs = programs
         weights = {
             name: self._put(bundle.path / WEIGHTS, name, array)
             for name, array in bundle.load_weights()
@@ -199,9 +200,17 @@ class Towers:
         # may_alias: a CPU device takes a mapped file as it is.
         placed = jax.device_put(array, self._device, may_alias=True)
         large = array.ndim == 2 and len(array) > _LARGE_ROWS
-        if not (_all_finite(placed) if large else np.isfinite(array).all()):
+        if not (self._all_finite(placed) if large else np.isfinite(array).all()):
             raise BundleError(path, f"{name} holds values that are not finite")
         return placed
+
+    def _all_finite(self, array: jax.Array) -> jax.Array:
+        """Check a table on the device, with one program for all tables of a shape."""
+        program = self._programs.get(
+            ("all finite", self._device, array.shape, array.dtype),
+            lambda: jax.jit(_all_finite).lower(array).compile(),
+        )
+        return program(array)
 
 
 class _TowerArrays(NamedTuple):
@@ -259,7 +268,6 @@ class _Tower:
         return lowered.compile(compiler_options=_COMPILER_OPTIONS)
 
 
-@jax.jit
 def _all_finite(array: jax.Array) -> jax.Array:
     return jnp.isfinite(array).all()
 

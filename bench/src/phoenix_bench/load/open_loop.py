@@ -18,11 +18,13 @@ from typing import Annotated, NamedTuple
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 import typer
 
 from phoenix_bench.load.arrivals import poisson_arrivals
 from phoenix_bench.load.calls import Calls, Seconds, code
 from phoenix_bench.load.requests import METHOD, read_requests
+from phoenix_retrieval.v1.retrieval_service_pb2 import RetrieveResponse
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -36,10 +38,14 @@ class OpenRun(NamedTuple):
     Attributes:
         calls: What became of its calls.
         cpu_share: Processor time that the generator took, of one core.
+        began_s: When it began, by `time.monotonic`, which all processes of a machine share.
+        generations: [n] of str, the generation that each answer names; empty where none came.
     """
 
     calls: Calls
     cpu_share: float
+    began_s: float
+    generations: npt.NDArray[np.str_]
 
 
 def offer(
@@ -65,8 +71,9 @@ def offer(
         command = [sys.executable, "-m", __name__, target, str(requests), str(out), *arguments]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         with np.load(out, allow_pickle=False) as columns:
-            calls = Calls(**columns)
-    return OpenRun(calls, json.loads(done.stdout)["cpu_share"])
+            generations = columns["generations"]
+            calls = Calls(**{name: columns[name] for name in Calls._fields})
+    return OpenRun(calls, **json.loads(done.stdout), generations=generations)
 
 
 async def send_all(
@@ -85,6 +92,7 @@ async def send_all(
     """
     sent, ended = np.zeros_like(due_s), np.zeros_like(due_s)
     codes = np.zeros(len(due_s), np.int64)
+    replies = [b""] * len(due_s)
     async with grpc.aio.insecure_channel(target) as channel:
         await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
         retrieve = channel.unary_unary(METHOD)  # bytes in, bytes out: the cheapest client
@@ -93,7 +101,7 @@ async def send_all(
             sent[i] = time.monotonic() - start
             left_s = max(_LEAST_S, due_s[i] + timeout_s - sent[i])
             try:
-                await retrieve(requests[i % len(requests)], timeout=left_s)
+                replies[i] = await retrieve(requests[i % len(requests)], timeout=left_s)
             except grpc.aio.AioRpcError as error:
                 codes[i] = code(error.code())
             ended[i] = time.monotonic() - start
@@ -105,7 +113,9 @@ async def send_all(
                     await asyncio.sleep(early_s)
                 group.create_task(call(i))
         cpu_s, wall_s = time.process_time() - cpu_before, time.monotonic() - start
-    return OpenRun(Calls(due_s, sent, ended, codes), cpu_s / wall_s)
+    names = [RetrieveResponse.FromString(reply).generation for reply in replies]
+    calls = Calls(due_s, sent, ended, codes)
+    return OpenRun(calls, cpu_s / wall_s, start, np.array(names, np.str_))
 
 
 @app.command()
@@ -124,8 +134,8 @@ def main(
     gc.freeze()
     gc.disable()  # a pause here would look like one of the server's
     run = asyncio.run(send_all(target, serialised, due_s, timeout_s))
-    np.savez(out, allow_pickle=False, **run.calls._asdict())
-    typer.echo(json.dumps({"cpu_share": run.cpu_share}))
+    np.savez(out, allow_pickle=False, generations=run.generations, **run.calls._asdict())
+    typer.echo(json.dumps({"cpu_share": run.cpu_share, "began_s": run.began_s}))
 
 
 if __name__ == "__main__":

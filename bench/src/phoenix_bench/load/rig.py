@@ -5,16 +5,13 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import grpc
 import numpy as np
 
-from phoenix_bench.load.calls import OK, Calls, Seconds, rate_of_answers
-from phoenix_bench.load.ghz import GhzError, GhzRun, run_ghz
+from phoenix_bench.load.calls import Seconds
 from phoenix_bench.load.open_loop import OpenRun, offer
 from phoenix_bench.load.processes import Child, spawn_child, spawn_server
-from phoenix_bench.load.profiles import CAPACITY, Config, fit_profile, read_profile
 from phoenix_bench.load.requests import (
     METHOD,
     RequestMix,
@@ -23,6 +20,7 @@ from phoenix_bench.load.requests import (
     read_requests,
     write_requests,
 )
+from phoenix_bench.load.target import ClosedRun, run_closed
 from phoenix_bench.results import OURS
 from phoenix_client import PhoenixClient
 
@@ -30,22 +28,9 @@ DIRECT = "engine in process"
 THREADS = "threaded gRPC server"
 ECHO = "grpc.aio echo"
 
-_PROFILES = Path("bench/ghz")
 _WARM_UP_S = 2.0
 _WARM_UP_CALLERS = 64
 _SETTLE_S = 2.0
-
-
-class ClosedRun(NamedTuple):
-    """A run with a fixed number of callers.
-
-    Attributes:
-        rate: Answers a second.
-        cpu_share: Processor time that the generator took, of one core.
-    """
-
-    rate: float
-    cpu_share: float
 
 
 class Rig:
@@ -74,10 +59,13 @@ class Rig:
 
     def run_closed(self, system: str, *, callers: int, duration_s: float) -> ClosedRun:
         """Keep a number of calls in flight with ghz."""
-        run = self._run_ghz(
-            system, {"concurrency": callers, "duration": f"{round(duration_s * 1e3)}ms"}
+        return run_closed(
+            self._ghz,
+            self._addresses[system],
+            self._requests,
+            callers=callers,
+            duration_s=duration_s,
         )
-        return ClosedRun(rate_of_answers(run.calls, callers), run.cpu_share)
 
     def run_alone(self, calls: int) -> Mapping[str, Seconds]:
         """Send the first requests one by one to each system, and return what each call took.
@@ -118,13 +106,6 @@ class Rig:
     def settle(self) -> None:
         """Wait until what is left of an overload is worked off."""
         time.sleep(_SETTLE_S)
-
-    def _run_ghz(self, system: str, changes: Config) -> GhzRun:
-        config = {**fit_profile(read_profile(_PROFILES, CAPACITY), 0, self._requests), **changes}
-        out = self._requests.with_name("ghz.json")
-        run = run_ghz(self._ghz, config, self._addresses[system], out)
-        _check_answered(system, run.calls)
-        return run
 
 
 @contextmanager
@@ -167,13 +148,3 @@ def _fetch_reply(target: str, request: bytes) -> bytes:
     with grpc.insecure_channel(target) as channel:
         reply: bytes = channel.unary_unary(METHOD)(request)
     return reply
-
-
-def _check_answered(system: str, calls: Calls) -> None:
-    """Check that callers who wait for their answers got them: a rate of errors means nothing.
-
-    Raises:
-        GhzError: A call failed.
-    """
-    if calls.count(OK) < len(calls.codes):
-        raise GhzError(f"{system}: {calls.statuses()}, where every call should be answered")

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 from phoenix_bench.results import Report
 
-SUITES = ("topk", "tower", "startup", "memory", "ingest", "serve")
+SUITES = ("topk", "tower", "startup", "memory", "ingest", "serve", "changes", "swap")
 
 
 @dataclass(frozen=True, kw_only=True)

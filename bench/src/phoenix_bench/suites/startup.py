@@ -1,6 +1,5 @@
 """Seconds from starting a server's process until it is SERVING, and where they go."""
 
-import shutil
 import subprocess
 import sys
 import time
@@ -8,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from phoenix_bench.artifacts import LARGE, Artifacts, prepare, run_module
+from phoenix_bench.artifacts import LARGE, forget_compiled, prepare, run_module
 from phoenix_bench.machine import report
 from phoenix_bench.plots import draw_bars
 from phoenix_bench.results import Report, Row, summarise
@@ -32,7 +31,7 @@ def run(options: Options) -> Report:
     runs = 1 if options.quick else _RUNS
     paths = ("--bundle", made.bundle, "--corpus", made.corpus)
     rows = _measure_imports(1 if options.quick else 5)
-    _forget_compiled(made)
+    forget_compiled(made)
     try:
         rows += _measure_start("nothing compiled ahead", paths, runs)
         began = time.monotonic()
@@ -41,7 +40,7 @@ def run(options: Options) -> Report:
         rows.append(summarise([spent_s], suite=SUITE, metric="compile", unit="s"))
         rows += _measure_start("compiled ahead", paths, runs)
     finally:
-        _forget_compiled(made)
+        forget_compiled(made)
     note = f"{made.sizes.posts:,} posts, tables of {made.sizes.vocab:,} rows; files are cached"
     return report(rows, notes=[note])
 
@@ -50,11 +49,6 @@ def plot(report: Report, path: Path) -> None:
     """Draw the stages."""
     metrics = ("until_serving", "until_all_compiled", "stage", "imports")
     draw_bars(report, path, metrics=metrics, title="Start")
-
-
-def _forget_compiled(made: Artifacts) -> None:
-    """Leave the bundle as the other suites expect it."""
-    shutil.rmtree(made.bundle / "compiled", ignore_errors=True)
 
 
 def _measure_start(start: str, paths: Sequence[str | Path], runs: int) -> list[Row]:

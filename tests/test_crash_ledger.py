@@ -1,0 +1,94 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crash_ledger import Answer, Change, Delete, Ledger, LostError, Mark, Upsert, check_answer
+
+_IDS = st.lists(st.integers(1, 6), min_size=1, max_size=4, unique=True)
+_KINDS = st.lists(st.tuples(st.booleans(), _IDS), max_size=6)
+
+
+def _changes(kinds: Sequence[tuple[bool, list[int]]]) -> list[Change]:
+    return [
+        Upsert(ids, Mark(author, 0, ()), None) if upsert else Delete(ids)
+        for author, (upsert, ids) in enumerate(kinds, 1)
+    ]
+
+
+def _apply(changes: Sequence[Change]) -> dict[int, Mark]:
+    held: dict[int, Mark] = {}
+    for change in changes:
+        for post_id in change.post_ids:
+            if isinstance(change, Upsert):
+                held[post_id] = change.mark
+            else:
+                held.pop(post_id, None)
+    return held
+
+
+def _ledger(changes: Sequence[Change], unanswered: set[int]) -> Ledger:
+    ledger = Ledger({}, 0)
+    for number, change in enumerate(changes, 1):
+        ledger.sent(change)
+        if number not in unanswered:
+            ledger.acknowledged(change, number)
+    return ledger
+
+
+@given(_KINDS, st.sets(st.integers(1, 6), max_size=3))
+def test_unanswered_changes_may_lie_in_any_gap_or_be_lost(
+    kinds: list[tuple[bool, list[int]]], unanswered: set[int]
+) -> None:
+    changes = _changes(kinds)
+    ledger = _ledger(changes, unanswered)
+    ledger.sent(Upsert([1, 2], Mark(99, 0, ()), None))  # never came
+    held = _apply(changes)
+    ledger.settle(len(changes), held)
+    assert {post_id: post.mark for post_id, post in ledger.posts.items()} == held
+    assert ledger.found == sum(number in unanswered for number in range(1, len(changes) + 1))
+
+
+@given(_KINDS.filter(bool), st.data())
+def test_a_post_that_is_lost_or_odd_is_told(
+    kinds: list[tuple[bool, list[int]]], data: st.DataObject
+) -> None:
+    changes = _changes(kinds)
+    held = _apply(changes)
+    post_id = data.draw(st.integers(1, 6))
+    if post_id in held:
+        del held[post_id]
+    else:
+        held[post_id] = Mark(98, 0, ())
+    with pytest.raises(LostError, match=f"posts differ .*{post_id}"):
+        _ledger(changes, set()).settle(len(changes), held)
+
+
+def test_a_change_that_was_answered_and_is_not_there_is_told() -> None:
+    changes = _changes([(True, [1]), (True, [1]), (True, [1])])
+    with pytest.raises(LostError, match="at change 2; 3 was answered"):
+        _ledger(changes, set()).settle(2, _apply(changes[:2]))
+    with pytest.raises(LostError, match="must have taken 1"):
+        _ledger(changes, set()).settle(4, _apply(changes))
+    with pytest.raises(LostError, match="number 1 was given twice"):
+        _ledger(changes, set()).acknowledged(changes[0], 1)
+
+
+def test_an_answer_that_is_not_the_best_is_told() -> None:
+    vectors = {post_id: np.eye(4, dtype=np.float32)[i] for i, post_id in enumerate((9, 3, 5, 7))}
+    user = np.array([0.5, 0.5, 0.1, 0.7], np.float32)
+    good = Answer(user, [7, 3, 9], [0.7, 0.5, 0.5], 4)
+    check_answer(good, 3, vectors, 1e-6)
+    for bad in (
+        good._replace(post_ids=[7, 9, 3]),  # equal scores come by id
+        good._replace(post_ids=[7, 3, 5], scores=[0.7, 0.5, 0.1]),
+        good._replace(scores=[0.7, 0.5, 0.4]),
+        good._replace(post_ids=[7, 3, 3]),
+        good._replace(post_ids=[7, 3], scores=[0.7, 0.5]),
+        good._replace(scanned=5),
+        good._replace(post_ids=[7, 3, 1]),
+    ):
+        with pytest.raises(LostError):
+            check_answer(bad, 3, vectors, 1e-6)
