@@ -71,7 +71,9 @@ def time_filters(
     ]
 
     def search(wanted: list[Filter] | None) -> None:
-        masks = None if wanted is None else filters.masks(wanted, batch)
+        masks = None
+        if wanted is not None:
+            masks = filters.masks(wanted, filters.look_up(wanted), batch)
         jax.block_until_ready(searches.top_k(queries, top_k, masks))
 
     def look_up() -> None:

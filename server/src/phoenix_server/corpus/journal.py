@@ -26,7 +26,8 @@ from phoenix_server.errors import CorpusError, StorageError
 _FORMAT = 2
 _APPLICATION = 0x70686F78  # "phox", which `file` shows
 _PAGE_BYTES = 16_384
-_TRIMMED = 64  # changes
+_TRIMMED = 1 << 14  # posts, more or less
+_TRIMMED_CHANGES = 1 << 12
 _WAL_PAGES = 4_096  # 64 MiB before they are copied into the database
 
 _IDENTITY = "CREATE TABLE identity (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
@@ -139,14 +140,18 @@ class Journal:
         Raises:
             StorageError: The disk refuses.
         """
-        query = "SELECT min(sequence) FROM changes"
+        some = (
+            "SELECT sequence, sum(posts) OVER (ORDER BY sequence) - posts AS before "
+            "FROM changes WHERE sequence <= ? ORDER BY sequence LIMIT ?"
+        )
+        last = f"SELECT max(sequence) FROM ({some}) WHERE before < ?"
         try:
-            (first,) = self._database.execute(query).fetchone()
-            while first is not None and first <= through:
-                first += _TRIMMED
-                self._database.execute(
-                    "DELETE FROM changes WHERE sequence < ?", (min(first, through + 1),)
-                )
+            while True:
+                limits = through, _TRIMMED_CHANGES, _TRIMMED
+                (dropped,) = self._database.execute(last, limits).fetchone()
+                if dropped is None:
+                    return
+                self._database.execute("DELETE FROM changes WHERE sequence <= ?", (dropped,))
         except sqlite3.Error as exc:
             raise StorageError(self._path, f"cannot be written: {exc}") from exc
 
