@@ -1,4 +1,4 @@
-"""Compiled programs that are shared by whatever has the same shapes."""
+"""Compiled programs that are shared by whatever has the same shapes, and how long they take."""
 
 import threading
 from collections import defaultdict
@@ -12,6 +12,7 @@ class Programs:
     def __init__(self) -> None:
         self._programs: dict[Hashable, Any] = {}
         self._compiling: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
+        self._seconds: dict[Hashable, float] = {}
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, compile_one: Callable[[], Any]) -> Any:
@@ -22,3 +23,12 @@ class Programs:
             if key not in self._programs:
                 self._programs[key] = compile_one()
             return self._programs[key]
+
+    def seconds(self, key: Hashable, measure: Callable[[], float]) -> float:
+        """Return how long the program of a key takes; measure it if nobody has.
+
+        So what is loaded while others are served does not take the device to measure it again.
+        """
+        if key not in self._seconds:
+            self._seconds[key] = measure()
+        return self._seconds[key]

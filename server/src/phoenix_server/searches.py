@@ -62,15 +62,19 @@ class Searches:
             search = jax.jit(partial(layout.top_k, k=top_k))
             return search.lower(layout.specs.shards, masks, self._spec((batch_size,))).compile()
 
-        program = self._programs.get(("search", layout, size), compile_one)
-        queries = jax.device_put(self._probes(batch_size), layout.replicated)
-        everything = self._everything(batch_size)
+        key = "search", layout, size
+        program = self._programs.get(key, compile_one)
+        everything = self._everything(batch_size)  # which compiles it
 
-        def run() -> object:
-            return self._corpus.use(lambda device: program(device.shards, everything, queries))
+        def measure() -> float:
+            queries = jax.device_put(self._probes(batch_size), layout.replicated)
+            return device_seconds(
+                lambda: self._corpus.use(lambda device: program(device.shards, everything, queries))
+            )
 
         # New dictionaries: another thread may be looking through the old ones.
-        self._seconds = {**self._seconds, size: device_seconds(run)}
+        seconds = self._programs.seconds(key, measure)
+        self._seconds = {**self._seconds, size: seconds}
         self._searches = {**self._searches, size: program}
 
     def compile_assembly(self, chunk_size: int, batch_size: int) -> None:

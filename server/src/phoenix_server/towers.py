@@ -10,7 +10,7 @@ a pause on the request path.
 
 import logging
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +103,10 @@ class Towers:
         inputs = self._bundle.features.users([], batch_size, length)
         # New dictionaries: another thread may be looking through the old ones.
         size = (batch_size, length)
-        seconds = device_seconds(lambda: program(jax.device_put(inputs, self._device)))
+        seconds = self._users.seconds(
+            {"b": batch_size, "s": length},
+            lambda: device_seconds(lambda: program(jax.device_put(inputs, self._device))),
+        )
         self._user_seconds = {**self._user_seconds, size: seconds}
         self._user_programs = {**self._user_programs, size: program}
 
@@ -243,13 +246,19 @@ class _Tower:
             for named in (self._weights, self._tables)
             for name, array in named.items()
         ]
-        self._key = ("tower", sums[program.path], arrays.device, tuple(shapes))
+        self._takes = ("tower", sums[program.path], arrays.device, tuple(shapes))
 
     def compile(self, sizes: Mapping[str, int]) -> Callable[[DeviceArrays], DeviceArrays]:
         """Compile for given values of the symbolic dimensions."""
-        key = (*self._key, *sorted(sizes.items()))
-        compiled = self._programs.get(key, lambda: self._compile(sizes))
+        compiled = self._programs.get(self._key(sizes), lambda: self._compile(sizes))
         return lambda arrays: compiled(self._weights, self._tables, arrays)
+
+    def seconds(self, sizes: Mapping[str, int], measure: Callable[[], float]) -> float:
+        """Return how long what is compiled for some dimensions takes; see `Programs.seconds`."""
+        return self._programs.seconds(self._key(sizes), measure)
+
+    def _key(self, sizes: Mapping[str, int]) -> Hashable:
+        return (*self._takes, *sorted(sizes.items()))
 
     def _compile(self, sizes: Mapping[str, int]) -> Any:
         try:

@@ -1,0 +1,49 @@
+"""Programs are compiled and timed once, whoever asks."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from phoenix_server.programs import Programs
+
+
+def test_a_program_is_compiled_once_however_many_ask_at_once() -> None:
+    programs = Programs()
+    compiled: list[str] = []
+    started, release = threading.Event(), threading.Event()
+
+    def compile_slowly() -> str:
+        started.set()
+        assert release.wait(10)
+        compiled.append("slow")
+        return "program"
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(programs.get, "key", compile_slowly) for _ in range(3)]
+        assert started.wait(10)
+        # Who wants another does not wait for it.
+        assert pool.submit(programs.get, "other", lambda: "another").result(10) == "another"
+        release.set()
+        assert [each.result(10) for each in asked] == ["program"] * 3
+    assert compiled == ["slow"]
+
+
+def test_one_that_does_not_compile_is_tried_again() -> None:
+    programs = Programs()
+
+    def fail() -> str:
+        raise MemoryError
+
+    for _ in range(2):
+        try:
+            programs.get("key", fail)
+        except MemoryError:
+            continue
+        raise AssertionError("it was not tried")
+    assert programs.get("key", lambda: "program") == "program"
+
+
+def test_a_program_is_timed_once() -> None:
+    programs = Programs()
+    assert programs.seconds("key", lambda: 2.0) == 2.0
+    assert programs.seconds("key", lambda: 3.0) == 2.0
+    assert programs.seconds("other", lambda: 3.0) == 3.0
