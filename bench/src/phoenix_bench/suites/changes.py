@@ -76,7 +76,7 @@ class Plan:
         restarts: With each kind of journal.
     """
 
-    rounds: int = 3
+    rounds: int = 6
     callers: tuple[int, ...] = (1, 4)
     write_s: float = 3.0
     batch_posts: int = 500
@@ -135,7 +135,7 @@ def run(options: Options) -> Report:
             for i in range(plan.rounds):
                 _measure_writing(target, plan, samples, turn=i)
             for i in range(plan.rounds):
-                _measure_searching(target, plan, samples, seed=i)
+                _measure_searching(target, plan, samples, turn=i)
     note = (
         f"{made.sizes.posts:,} posts; {plan.batch_posts} posts a change, of {plan.new_posts:,} "
         "different ones; no snapshots meanwhile"
@@ -190,12 +190,14 @@ def _measure_writing(target: Target, plan: Plan, samples: Samples, turn: int) ->
         )
 
 
-def _measure_searching(target: Target, plan: Plan, samples: Samples, seed: int) -> None:
-    """Measure latencies alone and while posts are written, at one rate."""
+def _measure_searching(target: Target, plan: Plan, samples: Samples, turn: int) -> None:
+    """Measure latencies alone and while posts are written, at one rate, another first each turn."""
     capacity = target.capacity(plan.closed_s)
     samples.add("capacity", "calls/s", capacity, {})
     quantiles: dict[str, list[float]] = {}
-    for writing in ("nothing", *_KINDS):
+    ways = ["nothing", *_KINDS]
+    first = turn % len(ways)
+    for writing in ways[first:] + ways[:first]:
         params: Params = {"offered": plan.share, "writing": writing}
         stream = None
         if writing in _KINDS:
@@ -210,13 +212,15 @@ def _measure_searching(target: Target, plan: Plan, samples: Samples, seed: int) 
             rate=plan.share * capacity,
             duration_s=plan.open_s,
             timeout_s=plan.timeout_s,
-            seed=seed,
+            seed=turn,
         ).calls
         if stream is not None:
             stream.end()
             samples.add("written_meanwhile", "posts/s", stream.rate, params)
         samples.add("failed", "calls", len(calls.codes) - calls.count(OK), params)
         quantiles[writing] = np.quantile(calls.latencies_s() * _MS, (0.5, 0.99)).tolist()
+    for writing in ways:
+        params = {"offered": plan.share, "writing": writing}
         for name, value, alone in zip(
             ("p50", "p99"), quantiles[writing], quantiles["nothing"], strict=True
         ):
