@@ -28,6 +28,14 @@ def export_index(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The directory to write; must not exist.")],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="The bundle whose towers' vectors to write. Needed where the corpus holds those "
+            "of several.",
+            show_default=False,
+        ),
+    ] = None,
     format: Annotated[
         Format, typer.Option(help="The index to make; npy: the vectors and ids alone.")
     ] = "faiss",
@@ -68,12 +76,14 @@ def export_index(
     options = _options(
         format, factory=factory, leaves=leaves, reorder=reorder, train_posts=train_posts
     )
+    from phoenix_server.bundle import open_bundle
     from phoenix_server.corpus.exporting import export_index
 
+    tower = open_bundle(bundle).manifest.tower_fingerprint if bundle else ""
     console = Console(stderr=True, highlight=False, emoji=False)
     began = time.monotonic()
     with _progress(console) as report:
-        rows = export_index(corpus, out, options, report=report)
+        rows = export_index(corpus, out, options, tower=tower, report=report)
     what = f"Wrote {out}: {rows:,} posts in {time.monotonic() - began:.1f} s."
     console.print(what, markup=False, soft_wrap=True)
 

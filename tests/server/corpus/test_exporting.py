@@ -132,7 +132,7 @@ def test_a_snapshot_written_meanwhile_is_taken_instead(
     change(path, id_array(2))
     for number in (1, 2):
         change_model(model, id_array(number))
-    read, reads = Store.changes, 0
+    read, reads = Store.history, 0
 
     def late(store: Store) -> Any:
         nonlocal reads
@@ -143,11 +143,52 @@ def test_a_snapshot_written_meanwhile_is_taken_instead(
                 server.journal.trim(written.manifest.sequence - 1)
         return read(store)
 
-    monkeypatch.setattr(Store, "changes", late)
+    monkeypatch.setattr(Store, "history", late)
     export_index(path, tmp_path / "out", None)
     assert reads == 2
     assert exported(tmp_path / "out") == vectors_of(model)
     assert manifest_of(tmp_path / "out")["sequence"] == 2
+
+
+def test_of_several_towers_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "corpus"
+    written_corpus(path, ROWS)
+    with closing(Store(path)) as store:  # loads another bundle: for its towers there is a snapshot
+        write_snapshot(store, OtherTowers())
+    several = "holds vectors of several towers; --bundle tells of which"
+    with pytest.raises(CorpusError) as caught:
+        export_index(path, tmp_path / "out", None)
+    assert (caught.value.path, caught.value.reason) == (path, several)
+    for number, towers in enumerate((OwnTowers(), OtherTowers())):
+        out = tmp_path / str(number)
+        export_index(path, out, None, tower=towers.tower)
+        assert manifest_of(out)["tower_fingerprint"] == towers.tower
+        ones = np.array_equal(np.load(out / "vectors.npy"), OtherTowers.vectors(ROWS))
+        assert ones == (number == 1)
+    change(path, unit_posts([3], seed=1))  # of the first towers
+    for tower in ("", OtherTowers.tower, "somebody's"):
+        with pytest.raises(CorpusError, match=r"several towers|does not hold vectors of the"):
+            export_index(path, tmp_path / "out", None, tower=tower)
+    export_index(path, tmp_path / "out", None, tower=OwnTowers.tower)
+    with closing(Store(path, tower=OwnTowers.tower)) as store:
+        snapshot_of(store)
+    export_index(path, tmp_path / "now", None)
+    assert exported(tmp_path / "now") == exported(tmp_path / "out")
+
+
+class OtherTowers:
+    """Towers whose vectors are all the same."""
+
+    tower = "another"
+
+    @staticmethod
+    def vectors(count: int) -> npt.NDArray[np.float32]:
+        return np.tile(np.eye(1, WIDTH, dtype=np.float32), (count, 1))
+
+    def encode_candidates(
+        self, post_ids: npt.NDArray[np.uint64], author_ids: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.float32]:
+        return self.vectors(len(post_ids))
 
 
 def test_a_gap_in_the_journal_is_an_error(tmp_path: Path) -> None:

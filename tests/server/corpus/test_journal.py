@@ -2,6 +2,8 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phoenix_server.corpus.changes import Change, Posts
+from phoenix_server.corpus.changes import Change, History, Posts
 from phoenix_server.corpus.journal import Journal
 from phoenix_server.errors import CorpusError, StorageError
-from server.corpus.change_cases import NAMES, assert_same_change, id_array, posts_of
+from server.corpus.change_cases import NAMES, assert_same_change, described, id_array, posts_of
 
 _IDENTITY = {"corpus": "a"}
 _SMALL: list[Change] = [posts_of([3, 2**64 - 1]), id_array(3), posts_of([4, 3], seed=1)]
@@ -89,6 +91,39 @@ def test_what_is_appended_is_read_back_after_reopening(
     with _opened(path) as journal:
         assert journal.posts(after) == sum(map(len, made))
         assert journal.posts(after + 1) == sum(map(len, made[1:]))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(_changes, st.sampled_from("ab")), max_size=10), st.integers(0, 3))
+def test_changes_that_are_read_together_are_those_that_are_read_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, made: list[tuple[Change, str]], after: int
+) -> None:
+    changes = [
+        replace(change, tower=tower) if isinstance(change, Posts) else change
+        for change, tower in made
+    ]
+    with _opened(tmp_path_factory.mktemp("journal") / "journal.sqlite") as journal:
+        journal.append(1, changes)
+        history = journal.read_history(after)
+    expected = History.of(changes[after:])
+    assert history.changes == expected.changes
+    assert history.post_ids.dtype == np.uint64
+    np.testing.assert_array_equal(history.post_ids, expected.post_ids)
+    np.testing.assert_array_equal(history.is_write, expected.is_write)
+    assert _one_by_one(history) == _one_by_one(expected)
+    towers = [posts.tower for posts in history.writes]
+    assert all(tower != following for tower, following in pairwise(towers))
+    for posts in history.writes:
+        assert len(set(posts.labels.names)) == len(posts.labels.names)
+
+
+def _one_by_one(history: History) -> list[tuple[str, object]]:
+    """Return all that is written, post by post, with the towers of its vector."""
+    return [
+        (posts.tower, described(posts.of(np.array([place]))))
+        for posts in history.writes
+        for place in range(len(posts))
+    ]
 
 
 def test_vectors_are_kept_bit_for_bit(path: Path) -> None:

@@ -46,7 +46,7 @@ class Posts:
     """Posts with all that is known of them.
 
     Attributes:
-        post_ids: [n] u64, distinct, never 0.
+        post_ids: [n] u64, distinct in a change, never 0.
         author_ids: [n] u64, never 0.
         created_at_unix_ms: [n] i64, milliseconds since 1970 UTC, 0 where unknown.
         labels: Their labels.
@@ -94,26 +94,57 @@ class Net(NamedTuple):
     label_names: tuple[str, ...] = ()
 
 
+class History(NamedTuple):
+    """Changes, one after the other, in columns.
+
+    Attributes:
+        changes: How many there are.
+        post_ids: [n] u64, of the posts that they write and delete, in order.
+        is_write: [n] bool, which they write.
+        writes: Those, in order, in one part or more; a part may hold a post several times.
+    """
+
+    changes: int
+    post_ids: Ids
+    is_write: npt.NDArray[np.bool_]
+    writes: Sequence[Posts]
+
+    @staticmethod
+    def of(changes: Sequence[Change]) -> "History":
+        """Return changes so."""
+        ids = [change.post_ids if isinstance(change, Posts) else change for change in changes]
+        kinds = np.array([isinstance(change, Posts) for change in changes], np.bool_)
+        return History(
+            changes=len(changes),
+            post_ids=np.concatenate([np.zeros(0, np.uint64), *ids]),
+            is_write=np.repeat(kinds, list(map(len, ids))),
+            writes=[change for change in changes if isinstance(change, Posts)],
+        )
+
+    def net(self) -> Net:
+        """Return what is left of them: the last of each post counts.
+
+        Raises:
+            ValueError: The vectors are of several towers.
+        """
+        # The first among those from behind is the last.
+        _, first = np.unique(self.post_ids[::-1], return_index=True)
+        last = np.zeros(len(self.post_ids), np.bool_)
+        last[len(last) - 1 - first] = True
+        deleted = self.post_ids[last & ~self.is_write]
+        if not self.writes:
+            return Net(None, deleted)
+        kept = last[self.is_write]
+        written = self.writes[0] if len(self.writes) == 1 else concatenate(self.writes)
+        names = written.labels.names
+        if not kept.all():
+            written = written.of(np.flatnonzero(kept))
+        return Net(written if len(written) else None, deleted, names)
+
+
 def net(changes: Sequence[Change]) -> Net:
-    """Return what is left of changes, in order: the last of each post counts."""
-    writes = [change for change in changes if isinstance(change, Posts)]
-    ids = [change.post_ids if isinstance(change, Posts) else change for change in changes]
-    all_ids = np.concatenate([np.zeros(0, np.uint64), *ids])
-    kinds = np.array([isinstance(change, Posts) for change in changes], np.bool_)
-    is_write = np.repeat(kinds, list(map(len, ids)))
-    # The first among those from behind is the last.
-    _, first = np.unique(all_ids[::-1], return_index=True)
-    last = np.zeros(len(all_ids), np.bool_)
-    last[len(all_ids) - 1 - first] = True
-    deleted = all_ids[last & ~is_write]
-    if not writes:
-        return Net(None, deleted)
-    kept = last[is_write]
-    written = writes[0] if len(writes) == 1 else concatenate(writes)
-    names = written.labels.names
-    if not kept.all():
-        written = written.of(np.flatnonzero(kept))
-    return Net(written if len(written) else None, deleted, names)
+    """Return what is left of changes; see `History.net`."""
+    return History.of(changes).net()
 
 
 def concatenate(parts: Sequence[Posts]) -> Posts:

@@ -15,6 +15,7 @@ Shapes:
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from phoenix_server.corpus.approximate import (
     ScannBuilder,
     ScannOptions,
 )
-from phoenix_server.corpus.changes import Net, Posts, net
+from phoenix_server.corpus.changes import Net
 from phoenix_server.corpus.snapshot import ArrowPosts, Snapshot, verify
 from phoenix_server.corpus.snapshotting import merged
 from phoenix_server.corpus.store import Store, read_steadily
@@ -64,6 +65,7 @@ def export_index(
     out: Path,
     options: Options,
     *,
+    tower: str = "",
     report: Report = lambda step, done, total: None,
 ) -> int:
     """Write the posts that a corpus holds now, and an index of them.
@@ -76,17 +78,19 @@ def export_index(
         path: The corpus's directory.
         out: The directory to write; must not exist.
         options: The index to make.
+        tower: The fingerprint of the towers whose vectors to write. Default: there is one.
         report: Called with a step, and with how many of how many posts are through it.
 
     Returns:
         How many posts were written.
 
     Raises:
-        CorpusError: The corpus is damaged or empty, or `out` cannot be written.
+        CorpusError: The corpus is damaged or empty, has no vectors of these towers or of several,
+            or `out` cannot be written.
         IndexOptionError: The index cannot be made as the options say.
         StartupError: The library of the index is not installed.
     """
-    corpus = _read(path)
+    corpus = read_steadily(path, partial(_read, tower=tower), tower=tower)
     verify(corpus.snapshot)
     rows = sum(len(posts.post_ids) for posts in corpus.batches())
     if not rows:
@@ -122,26 +126,25 @@ def _builder(options: Options, rows: int, width: int) -> FaissBuilder | ScannBui
             return None
 
 
-def _read(path: Path) -> _Corpus:
-    """Read what a corpus holds now, without its vectors.
+def _read(store: Store, tower: str) -> _Corpus:
+    """Read what a corpus holds now, without the vectors of its snapshot.
 
     Raises:
-        CorpusError: It is damaged.
+        CorpusError: It is damaged, has no vectors of some towers, or of several.
     """
-    return read_steadily(path, _read_once)
-
-
-def _read_once(store: Store) -> _Corpus:
-    changes = list(store.changes())
+    history = store.history()
     snapshot = store.snapshot
-    towers = {made.tower for _, made in changes if isinstance(made, Posts)}
-    if not towers <= {snapshot.manifest.tower_fingerprint}:
+    written = {posts.tower for posts in history.writes}
+    if tower and {snapshot.manifest.tower_fingerprint, *written} != {tower}:
         raise CorpusError(
             store.path,
-            "has vectors of several towers since the last snapshot; have its server write one",
+            f"does not hold vectors of the towers {tower[:12]} for all posts; have a server that "
+            "serves them write a snapshot",
         )
-    last = changes[-1][0] if changes else snapshot.manifest.sequence
-    return _Corpus(snapshot=snapshot, change=net([each for _, each in changes]), sequence=last)
+    if not tower and len(written | store.towers) > 1:
+        raise CorpusError(store.path, "holds vectors of several towers; --bundle tells of which")
+    last = snapshot.manifest.sequence + history.changes
+    return _Corpus(snapshot=snapshot, change=history.net(), sequence=last)
 
 
 def _write_arrays(directory: Path, corpus: _Corpus, rows: int, report: Report) -> None:

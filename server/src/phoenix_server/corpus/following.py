@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
-from phoenix_server.corpus.changes import net
-from phoenix_server.corpus.renewing import renewed
-from phoenix_server.corpus.snapshotting import read_changes
+from phoenix_server.corpus.renewing import renewed_history
+from phoenix_server.corpus.snapshotting import read_history
 from phoenix_server.corpus.store import Store
 from phoenix_server.corpus.waiting import Target
 from phoenix_server.errors import CorpusError
@@ -27,13 +26,13 @@ def catch_up(store: Store, target: Target, between: Between | None = None) -> in
         CorpusError: One is missing or damaged, or there is no room for them.
     """
     began = target.corpus.sequence
-    changes = read_changes(store, began)
-    if not changes:
+    history = read_history(store, began)
+    if not history.changes:
         if store.snapshot.manifest.sequence > began:  # the journal was trimmed
             raise CorpusError(store.path, f"does not hold the changes from {began + 1} on any more")
         return 0
-    change = net([renewed(made, target) for _, made in changes])
-    last = changes[-1][0]
+    change = renewed_history(history, target).net()
+    last = began + history.changes
 
     def apply() -> None:
         if target.corpus.sequence == began:  # or changes go there by now, and have overtaken these
@@ -46,4 +45,4 @@ def catch_up(store: Store, target: Target, between: Between | None = None) -> in
             between(apply)
     except ValueError as exc:
         raise CorpusError(store.path, f"cannot hold its changes: {exc}") from exc
-    return len(changes)
+    return history.changes

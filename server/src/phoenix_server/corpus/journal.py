@@ -14,14 +14,22 @@ made the vectors. A deletion has post ids alone. `checksum` is the CRC-32 of all
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
+from itertools import compress, groupby
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from phoenix_server.corpus.changes import Change, Labels, Posts
+from phoenix_server.corpus.changes import Change, History, Ids, Labels, Posts
 from phoenix_server.errors import CorpusError, StorageError
+
+T = TypeVar("T", bound=np.generic)
+
+_Columns = Sequence[Any]  # a change as the database has it, without number and sum
 
 _FORMAT = 2
 _APPLICATION = 0x70686F78  # "phox", which `file` shows
@@ -121,18 +129,24 @@ class Journal:
         Raises:
             CorpusError: One is missing, or damaged.
         """
-        query = "SELECT * FROM changes WHERE sequence > ? ORDER BY sequence"
-        expected = after
-        try:
-            for sequence, *columns, checksum in self._database.execute(query, (after,)):
-                expected += 1
-                if sequence != expected:
-                    raise CorpusError(self._path, f"lacks the changes {expected} to {sequence - 1}")
-                if _checksum(columns) != checksum:
-                    raise CorpusError(self._path, f"change {sequence} is damaged")
-                yield sequence, _change(columns)
-        except sqlite3.Error as exc:
-            raise CorpusError(self._path, f"cannot be read: {exc}") from exc
+        for sequence, columns in enumerate(self._read(after), start=after + 1):
+            yield sequence, _posts([columns]) if _is_write(columns) else _ids([columns])
+
+    def read_history(self, after: int) -> History:
+        """Return the changes after one, together: what many small ones hold is joined.
+
+        Raises:
+            CorpusError: One is missing, or damaged.
+        """
+        changes = list(self._read(after))
+        writes = np.array([_is_write(columns) for columns in changes], np.bool_)
+        runs = groupby(compress(changes, writes), key=_tower)
+        return History(
+            changes=len(changes),
+            post_ids=_ids(changes),
+            is_write=np.repeat(writes, [columns[0] for columns in changes]),
+            writes=[_posts(list(run)) for _, run in runs],
+        )
 
     def trim(self, through: int) -> None:
         """Drop the changes up to one, a few at a time, so that others can write in between.
@@ -154,6 +168,21 @@ class Journal:
                 self._database.execute("DELETE FROM changes WHERE sequence <= ?", (dropped,))
         except sqlite3.Error as exc:
             raise StorageError(self._path, f"cannot be written: {exc}") from exc
+
+    def _read(self, after: int) -> Iterator[_Columns]:
+        """Yield the changes after one, as the database has them."""
+        query = "SELECT * FROM changes WHERE sequence > ? ORDER BY sequence"
+        expected = after
+        try:
+            for sequence, *columns, checksum in self._database.execute(query, (after,)):
+                expected += 1
+                if sequence != expected:
+                    raise CorpusError(self._path, f"lacks the changes {expected} to {sequence - 1}")
+                if _checksum(columns) != checksum:
+                    raise CorpusError(self._path, f"change {sequence} is damaged")
+                yield columns
+        except sqlite3.Error as exc:
+            raise CorpusError(self._path, f"cannot be read: {exc}") from exc
 
     def _open(self, identity: Mapping[str, str], read_only: bool) -> None:
         run = self._database.execute
@@ -192,8 +221,8 @@ def _mode(path: Path, read_only: bool) -> str:
     return "mode=ro&immutable=1" if closed else "mode=ro"
 
 
-def _columns(change: Change) -> tuple[object, ...]:
-    """Return a change as the database has it, without number and sum."""
+def _columns(change: Change) -> _Columns:
+    """Return a change as the database has it."""
     if not isinstance(change, Posts):
         return len(change), change.astype("<u8").tobytes(), None, None, None, None, None
     labels = change.labels
@@ -210,25 +239,64 @@ def _columns(change: Change) -> tuple[object, ...]:
     )
 
 
-def _change(columns: Sequence[object]) -> Change:
-    posts, post_ids, author_ids, created_at, labels, vectors, tower = columns
-    assert isinstance(posts, int) and isinstance(post_ids, bytes)
-    ids = np.frombuffer(post_ids, "<u8").astype(np.uint64, copy=False)
-    if author_ids is None:
-        return ids
-    assert isinstance(author_ids, bytes) and isinstance(created_at, bytes)
-    assert isinstance(vectors, bytes) and isinstance(tower, str)
-    named = Labels.none(posts)
-    if isinstance(labels, str):
-        names, counts, indices = json.loads(labels)
-        named = Labels(tuple(names), np.array(counts, np.int32), np.array(indices, np.int32))
+def _is_write(columns: _Columns) -> bool:
+    return columns[2] is not None
+
+
+def _tower(columns: _Columns) -> str:
+    return columns[6]
+
+
+def _ids(changes: Sequence[_Columns]) -> Ids:
+    """Return the post ids of changes, one after the other."""
+    return _joined((columns[1] for columns in changes), np.dtype(np.uint64))
+
+
+def _posts(changes: Sequence[_Columns]) -> Posts:
+    """Return what changes of one tower write, one after the other."""
+    posts, post_ids, author_ids, created_at, labels, vectors, towers = zip(*changes, strict=True)
     return Posts(
-        post_ids=ids,
-        author_ids=np.frombuffer(author_ids, "<u8").astype(np.uint64, copy=False),
-        created_at_unix_ms=np.frombuffer(created_at, "<i8").astype(np.int64, copy=False),
-        labels=named,
-        vectors=np.frombuffer(vectors, "<f4").astype(np.float32, copy=False).reshape(posts, -1),
-        tower=tower,
+        post_ids=_joined(post_ids, np.dtype(np.uint64)),
+        author_ids=_joined(author_ids, np.dtype(np.uint64)),
+        created_at_unix_ms=_joined(created_at, np.dtype(np.int64)),
+        labels=_labels(labels, posts),
+        vectors=_joined(vectors, np.dtype(np.float32)).reshape(sum(posts), -1),
+        tower=towers[0],
+    )
+
+
+def _joined(blobs: Iterable[bytes], dtype: np.dtype[T]) -> npt.NDArray[T]:
+    """Return the numbers of blobs, one after the other."""
+    return np.frombuffer(b"".join(blobs), dtype.newbyteorder("<")).astype(dtype, copy=False)
+
+
+def _labels(texts: Sequence[str | None], posts: Sequence[int]) -> Labels:
+    """Return the labels of changes, one after the other.
+
+    Args:
+        texts: Their labels, as JSON; null if there are none.
+        posts: How many posts each has.
+    """
+    codes: dict[str, int] = {}
+    counts: list[npt.NDArray[np.int32]] = []
+    indices: list[npt.NDArray[np.int32]] = []
+
+    @cache
+    def read(text: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        names, own_counts, own = json.loads(text)
+        mine = np.array([codes.setdefault(name, len(codes)) for name in names], np.int32)
+        return np.array(own_counts, np.int32), mine[own]
+
+    for text, own_posts in zip(texts, posts, strict=True):
+        if text is None:
+            counts.append(np.zeros(own_posts, np.int32))
+        else:
+            own_counts, own = read(text)
+            counts.append(own_counts)
+            indices.append(own)
+    nothing = np.zeros(0, np.int32)
+    return Labels(
+        tuple(codes), np.concatenate([nothing, *counts]), np.concatenate([nothing, *indices])
     )
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from phoenix_server.corpus.changes import Change, Ids, Posts
+from phoenix_server.corpus.changes import Change, History, Ids, Posts
 from phoenix_server.corpus.snapshot import ArrowPosts
 
 
@@ -35,6 +35,12 @@ def renewed(change: Change, encoder: Encoder) -> Change:
         return replace(change, tower=encoder.tower)
     vectors = encoder.encode_candidates(change.post_ids, change.author_ids)
     return replace(change, vectors=vectors, tower=encoder.tower)
+
+
+def renewed_history(history: History, encoder: Encoder) -> History:
+    """Return changes with an encoder's vectors."""
+    writes = [renewed(posts, encoder) for posts in history.writes]
+    return history._replace(writes=writes)
 
 
 def renewed_batch(posts: ArrowPosts, encoder: Encoder) -> ArrowPosts:

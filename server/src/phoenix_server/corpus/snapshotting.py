@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from phoenix_server.corpus.changes import Change, Labels, Net, Posts, net
+from phoenix_server.corpus.changes import History, Labels, Net, Posts
 from phoenix_server.corpus.journal import Journal
-from phoenix_server.corpus.renewing import Encoder, renewed, renewed_batch
+from phoenix_server.corpus.renewing import Encoder, renewed_batch, renewed_history
 from phoenix_server.corpus.snapshot import ArrowPosts, Snapshot, open_snapshot
 from phoenix_server.corpus.store import SNAPSHOTS, Store
 from phoenix_server.corpus.times import UNKNOWN
@@ -39,11 +39,11 @@ def write_snapshot(store: Store, encoder: Encoder, folder: Path | None = None) -
         CorpusError: The journal is damaged, or the disk refuses.
     """
     last = store.snapshot
-    changes = read_changes(store, last.manifest.sequence)
-    if not changes and last.manifest.tower_fingerprint == encoder.tower:
+    history = read_history(store, last.manifest.sequence)
+    if not history.changes and last.manifest.tower_fingerprint == encoder.tower:
         return last
-    sequence = changes[-1][0] if changes else last.manifest.sequence
-    change = net([renewed(made, encoder) for _, made in changes])
+    sequence = last.manifest.sequence + history.changes
+    change = renewed_history(history, encoder).net()
     out = store.snapshot_path(sequence, encoder.tower)
     if folder is not None:
         out = folder / out.name
@@ -70,17 +70,17 @@ def _width(last: Snapshot, encoder: Encoder) -> int:
     return encoder.encode_candidates(nobody, nobody).shape[1]
 
 
-def read_changes(store: Store, after: int) -> list[tuple[int, Change]]:
-    """Return the changes after one, with their numbers; from any thread, while others are written.
+def read_history(store: Store, after: int) -> History:
+    """Return the changes after one; from any thread, while others are written.
 
     Raises:
         CorpusError: One is missing, or damaged.
     """
     if not store.journal_path.exists():  # read-only, and nobody has changed it
-        return []
+        return History.of([])
     journal = Journal(store.journal_path, store.names, read_only=True)
     try:
-        return list(journal.read(after))
+        return journal.read_history(after)
     finally:
         journal.close()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from phoenix_server.artifacts import MANIFEST, sha256
-from phoenix_server.corpus.changes import Change
+from phoenix_server.corpus.changes import Change, History
 from phoenix_server.corpus.journal import Journal
 from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
 from phoenix_server.errors import CorpusError
@@ -47,6 +47,7 @@ class Store:
         built: The corpus as it was built.
         identity: Names the corpus as it was built: the SHA-256 of its manifest.
         snapshot: The one to begin with; `changes` come after it.
+        towers: Those of all snapshots that could be begun with.
         read_only: Whether it takes no changes.
     """
 
@@ -98,6 +99,18 @@ class Store:
                 last = number
                 yield number, change
         self.check_last(last)
+
+    def history(self) -> History:
+        """Return the changes since the snapshot, together.
+
+        Raises:
+            CorpusError: One is missing, or damaged.
+        """
+        began = self.snapshot.manifest.sequence
+        nothing = History.of([])
+        history = nothing if self._journal is None else self._journal.read_history(began)
+        self.check_last(began + history.changes)
+        return history
 
     def check_last(self, last: int) -> None:
         """Check that a change is the last, for one who only reads.
@@ -181,6 +194,7 @@ class Store:
         for snapshot in found:
             if snapshot is not self.built and snapshot.manifest.built_as != self.identity:
                 raise CorpusError(snapshot.path, f"is not a later state of {self.path}")
+        self.towers = {each.manifest.tower_fingerprint for each in found}
         fitting = [each for each in found if each.manifest.tower_fingerprint == tower]
         return (fitting or found)[-1]
 
@@ -190,19 +204,20 @@ class Store:
         return Journal(self.journal_path, self.names, read_only=self.read_only)
 
 
-def read_steadily(path: Path, read: Callable[[Store], T]) -> T:
+def read_steadily(path: Path, read: Callable[[Store], T], *, tower: str = "") -> T:
     """Read from a corpus, read-only, while a server may change it.
 
     Args:
         path: The directory.
         read: What to read. It is called again, with the corpus opened anew, if a server has dropped
             meanwhile what it needed.
+        tower: See `Store`.
 
     Raises:
         CorpusError: It is not a corpus, or is damaged.
     """
     for left in reversed(range(MOST_OPENINGS)):
-        with closing(Store(path, read_only=True)) as store:
+        with closing(Store(path, read_only=True, tower=tower)) as store:
             try:
                 return read(store)
             except (CorpusError, OSError):
