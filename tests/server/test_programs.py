@@ -42,6 +42,30 @@ def test_one_that_does_not_compile_is_tried_again() -> None:
     assert programs.get("key", lambda: "program") == "program"
 
 
+def test_a_program_goes_with_the_last_who_asked_for_it() -> None:
+    programs = Programs()
+    compiled: list[str] = []
+
+    def compile_one() -> str:
+        compiled.append("again")
+        return "program"
+
+    first, second = Programs(beside=programs), Programs(beside=programs)
+    for each in (first, second, first):
+        assert each.get("key", compile_one) == "program"
+    assert len(compiled) == 1
+    del first, each
+    third = Programs(beside=second)
+    assert third.get("key", compile_one) == "program"
+    del second
+    assert len(compiled) == 1
+    del third
+    assert Programs(beside=programs).get("key", compile_one) == "program"
+    assert len(compiled) == 2
+    assert programs.seconds("key", lambda: 2.0) == 2.0
+    assert Programs(beside=programs).seconds("key", lambda: 3.0) == 2.0
+
+
 def test_a_program_is_timed_once() -> None:
     programs = Programs()
     assert programs.seconds("key", lambda: 2.0) == 2.0

@@ -153,7 +153,7 @@ class Engine:
             snapshot: The corpus, likewise.
             devices: One a shard. The towers run on the first.
             config: The sizes to compile for.
-            programs: Those that are compiled already. Default: none.
+            programs: Share programs with these. Default: with none.
             towers: The bundle's, if they have been loaded. They encode posts.
 
         Raises:
@@ -168,7 +168,7 @@ class Engine:
         self.generation = generation_name(bundle, snapshot)
         self._longest = bundle.manifest.model.history_length
         self._compilations = Compilations()
-        self._programs = Programs() if programs is None else programs
+        self._programs = Programs(beside=programs)
         with ThreadPoolExecutor(max_workers=1) as pool:
             made = pool.submit(self._make_towers, devices[0], towers)
             with self._compilations.expected():

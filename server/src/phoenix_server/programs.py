@@ -1,34 +1,68 @@
 """Compiled programs that are shared by whatever has the same shapes, and how long they take."""
 
+from __future__ import annotations
+
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from typing import Any
+from weakref import WeakValueDictionary
 
 
 class Programs:
-    """Programs by what they do and for which shapes. For any thread."""
+    """Programs by what they do and for which shapes. For any thread.
 
-    def __init__(self) -> None:
-        self._programs: dict[Hashable, Any] = {}
-        self._compiling: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
-        self._seconds: dict[Hashable, float] = {}
-        self._lock = threading.Lock()
+    They are there as long as somebody who asked for them is: whoever shares programs with others
+    has `Programs` of its own, beside theirs.
+    """
+
+    def __init__(self, beside: Programs | None = None) -> None:
+        """Begin.
+
+        Args:
+            beside: Share programs with these. Default: with none.
+        """
+        self._shared = _Shared() if beside is None else beside._shared
+        self._mine: dict[Hashable, _Program] = {}
 
     def get(self, key: Hashable, compile_one: Callable[[], Any]) -> Any:
         """Return the program of a key; compile it if there is none, and nobody else does so."""
-        with self._lock:
-            compiling = self._compiling[key]
-        with compiling:
-            if key not in self._programs:
-                self._programs[key] = compile_one()
-            return self._programs[key]
+        program = self._mine[key] = self._shared.get(key, compile_one)
+        return program.run
 
     def seconds(self, key: Hashable, measure: Callable[[], float]) -> float:
         """Return how long the program of a key takes; measure it if nobody has.
 
         So what is loaded while others are served does not take the device to measure it again.
         """
-        if key not in self._seconds:
-            self._seconds[key] = measure()
-        return self._seconds[key]
+        seconds = self._shared.seconds
+        if key not in seconds:
+            seconds[key] = measure()
+        return seconds[key]
+
+
+class _Program:
+    """A program, which can be referred to weakly."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+
+class _Shared:
+    """The programs of all that share them."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[Hashable, float] = {}
+        self._programs: WeakValueDictionary[Hashable, _Program] = WeakValueDictionary()
+        self._compiling: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, compile_one: Callable[[], Any]) -> _Program:
+        """Return the program of a key; compile it if there is none, and nobody else does so."""
+        with self._lock:
+            compiling = self._compiling[key]
+        with compiling:
+            program = self._programs.get(key)
+            if program is None:
+                program = self._programs[key] = _Program(compile_one())
+            return program

@@ -223,7 +223,7 @@ def load(
     Args:
         config: What to serve.
         opened: The bundle and the corpus, if they were opened before.
-        programs: Where to find programs, and to leave them. Default: nowhere.
+        programs: Share programs with these. Default: with none.
 
     Raises:
         ArtifactError: The bundle or the corpus cannot be used.
@@ -232,7 +232,7 @@ def load(
     Returns:
         The engine, and where further changes are kept.
     """
-    programs = Programs() if programs is None else programs
+    programs = Programs(beside=programs)
     for left in reversed(range(MOST_OPENINGS)):
         opened = opened or Opened(
             config.bundle, config.corpus, read_only=config.read_only, encode_anew=config.encode_anew

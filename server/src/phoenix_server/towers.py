@@ -62,7 +62,7 @@ class Towers:
         Args:
             bundle: The bundle; its files have been verified.
             device: Where the towers run.
-            programs: Those that are compiled already. Default: none.
+            programs: Share programs with these. Default: with none.
 
         Raises:
             BundleError: JAX cannot read a program, or a number is not finite.
@@ -70,8 +70,7 @@ class Towers:
         self._bundle = bundle
         self._device = device
         manifest = bundle.manifest
-        programs = Programs() if programs is None else programs
-        self._programs = programs
+        programs = self._programs = Programs(beside=programs)
         weights = {
             name: self._put(bundle.path / WEIGHTS, name, array)
             for name, array in bundle.load_weights()

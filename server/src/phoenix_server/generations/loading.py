@@ -79,14 +79,14 @@ def make_engine(
         store: The corpus; the files of its snapshot have been verified.
         devices: One a shard.
         config: The sizes to compile for.
-        programs: Those that are compiled already. Default: none.
+        programs: Share programs with these. Default: with none.
         in_background: Leave the device to others half of the time, while vectors are made anew.
 
     Raises:
         ArtifactError: One cannot be used, or the disk refuses.
         StartupError: The search does not work on these devices.
     """
-    programs = Programs() if programs is None else programs
+    programs = Programs(beside=programs)
     config = sizes_for(store, config)
     with ExitStack() as stack:
         snapshot, towers = store.snapshot, None
