@@ -1,11 +1,14 @@
 """Which bundle of a watched directory is the newest."""
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from phoenix_server.errors import StartupError
-from phoenix_server.generations.watching import first_bundle, newest
+from phoenix_server.errors import BusyError, NoMemoryError, StartupError
+from phoenix_server.generations.watching import first_bundle, newest, watch
 
 
 def bundle(path: Path) -> Path:
@@ -42,3 +45,30 @@ def test_a_server_needs_one_to_begin_with(tmp_path: Path) -> None:
         first_bundle(tmp_path)
     with pytest.raises(StartupError, match=r"--watch .*none: No such file or directory"):
         first_bundle(tmp_path / "none")
+
+
+def test_where_there_is_no_memory_it_waits_longer_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle(tmp_path / "2")
+    full = NoMemoryError("it does not fit")
+    outcomes: list[Exception | None] = [*[full] * 7, BusyError("another"), full, None]
+    pauses: list[float] = []
+
+    async def load(*_: object, activate: bool) -> None:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+
+    async def sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+        if len(pauses) == 12:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    served = SimpleNamespace(engine=SimpleNamespace(bundle=SimpleNamespace(path=tmp_path / "1")))
+    generations: Any = SimpleNamespace(active=served, load=load)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(watch(generations, tmp_path, 2.0))
+    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60, 2, 4, 2, 2]
+    assert not outcomes

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # it needs JAX, which takes long to import
 
 _log = logging.getLogger(__name__)
 
+_LONGEST_S = 60.0
+
 
 def newest(directory: Path) -> Path | None:
     """Return the bundle of the largest number, if there is one: DIRECTORY/NUMBER/manifest.json.
@@ -56,8 +58,9 @@ async def watch(generations: Generations, directory: Path, interval_s: float) ->
     """Load and activate the newest bundle whenever another is, until cancelled.
 
     A bundle is another if its number is larger than those before, or if its manifest was written
-    anew. One that cannot be loaded is tried again when it is; one for which there was no memory, or
-    that came while another was being loaded, is tried until it can be.
+    anew. One that cannot be loaded is tried again when it is; one that came while another was being
+    loaded is tried until it can be, and so is one for which there was no memory, but less and less
+    often.
 
     Args:
         generations: Where to load it.
@@ -70,8 +73,10 @@ async def watch(generations: Generations, directory: Path, interval_s: float) ->
         tried = int(served.name), 0
         with suppress(OSError):  # it may be gone
             tried = _version(served)
+    pause_s = interval_s
     while True:
-        await asyncio.sleep(interval_s)
+        await asyncio.sleep(pause_s)
+        last_s, pause_s = pause_s, interval_s
         try:
             found = await asyncio.to_thread(newest, directory)
             version = None if found is None else _version(found)
@@ -79,8 +84,11 @@ async def watch(generations: Generations, directory: Path, interval_s: float) ->
                 continue
             await generations.load(found, None, activate=True)
             tried = version
-        except (BusyError, NoMemoryError, NotReadyError) as exc:
+        except (BusyError, NotReadyError) as exc:
             _log.info("%s: %s", directory, describe_error(exc))
+        except NoMemoryError as exc:  # to try is to verify its files, which takes a while
+            pause_s = max(interval_s, min(2 * last_s, _LONGEST_S))
+            _log.warning("%s: %s; next try in %.0f s", directory, describe_error(exc), pause_s)
         except PhoenixServerError as exc:  # what answers goes on
             tried = version
             _log.warning("%s: %s", directory, describe_error(exc))
