@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from phoenix_server.corpus.index import choose_layout
+from phoenix_server.corpus.resident import choose_layout
 from phoenix_server.corpus.snapshot import Snapshot
 from phoenix_server.engine import Engine
 from phoenix_server.errors import PostNotFoundError, StartupError

@@ -18,9 +18,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from phoenix_server.corpus.bits import Rows
 from phoenix_server.corpus.changes import Ids, Posts
 from phoenix_server.corpus.ids import NOWHERE
-from phoenix_server.corpus.index import Rows
 
 Times = npt.NDArray[np.int64]
 Pending = MutableMapping[int, int | None]

@@ -1,0 +1,31 @@
+"""Bits of rows in words: bit i of word j is row 32 j + i.
+
+Shapes:
+    R  rows, a multiple of 32        n  some of them
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_server.selection import WORD
+
+Rows = npt.NDArray[np.int32]
+Words = npt.NDArray[np.uint32]
+
+
+def bits_of(rows: Rows) -> Words:
+    """Return the bit of each of [n] rows in its word: [n]."""
+    return np.uint32(1) << (rows % WORD).astype(np.uint32)
+
+
+def clear(words: Words, rows: Rows) -> None:
+    """Clear the bits of [n] rows in [..., R/32] words."""
+    distinct, inverse = np.unique(rows // WORD, return_inverse=True)
+    bits = np.zeros(len(distinct), np.uint32)
+    np.bitwise_or.at(bits, inverse, bits_of(rows))
+    words[..., distinct] &= ~bits
+
+
+def unpack(words: Words) -> npt.NDArray[np.uint8]:
+    """Return the bits of [R/32] words: [R], 0 or 1."""
+    return np.unpackbits(words.astype("<u4").view(np.uint8), bitorder="little")
