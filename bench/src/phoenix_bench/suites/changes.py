@@ -82,7 +82,7 @@ class Plan:
     batch_posts: int = 500
     new_posts: int = 100_000
     closed_s: float = 6.0
-    open_s: float = 10.0
+    open_s: float = 20.0
     share: float = 0.5
     timeout_s: float = 5.0
     stream_rate: float = 2_000
