@@ -7,8 +7,9 @@ Shapes:
 import numpy as np
 import numpy.typing as npt
 
+from phoenix_server.corpus.bits import Rows, distinct
+
 Ids = npt.NDArray[np.uint64]
-Rows = npt.NDArray[np.int32]
 
 _MOST_UNSORTED = 1 << 12
 
@@ -36,7 +37,7 @@ class RowsOfAuthors:
         self._new = np.concatenate([self._new, rows])
         if len(self._new) <= _MOST_UNSORTED:
             return
-        new = np.unique(self._new)
+        new = distinct(self._new)
         is_new = np.zeros(len(held), np.bool_)
         is_new[new] = True
         stay = (held[self._rows] == self._authors) & ~is_new[self._rows]
@@ -61,4 +62,4 @@ class RowsOfAuthors:
         rows = self._rows[places]
         rows = rows[held[rows] == np.repeat(author_ids, counts)]
         new = self._new[np.isin(held[self._new], author_ids)]
-        return np.unique(np.concatenate([rows, new]))
+        return distinct(np.concatenate([rows, new]))

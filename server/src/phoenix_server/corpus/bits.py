@@ -1,4 +1,4 @@
-"""Bits of rows in words: bit i of word j is row 32 j + i.
+"""Rows of a corpus, and their bits in words: bit i of word j is row 32 j + i.
 
 Shapes:
     R  rows, a multiple of 32        n  some of them
@@ -11,6 +11,17 @@ from phoenix_server.selection import WORD
 
 Rows = npt.NDArray[np.int32]
 Words = npt.NDArray[np.uint32]
+
+
+def distinct(rows: Rows) -> Rows:
+    """Return the distinct ones of [n] rows, ascending.
+
+    As `np.unique` does, which makes a hash table first and takes ten times as long (numpy 2.4).
+    """
+    ascending = np.sort(rows)
+    first = np.ones(len(rows), np.bool_)
+    np.not_equal(ascending[1:], ascending[:-1], out=first[1:])
+    return ascending[first]
 
 
 def bits_of(rows: Rows) -> Words:

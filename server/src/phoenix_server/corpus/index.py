@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_server.corpus.authors import RowsOfAuthors
-from phoenix_server.corpus.bits import Rows
+from phoenix_server.corpus.bits import Rows, distinct
 from phoenix_server.corpus.changes import Ids, Labels, Net, Posts
 from phoenix_server.corpus.ids import NOWHERE, RowsOfIds
 from phoenix_server.corpus.label_bits import LabelBits
@@ -204,10 +204,10 @@ class CorpusIndex:
         """Find posts, [n], and all posts of authors, [m]."""
         with self._lock:
             rows = self._rows.find(post_ids)
-            rows = np.unique(rows[rows != NOWHERE])
+            rows = distinct(rows[rows != NOWHERE])
             if len(author_ids):
                 found = self._authors.find(np.unique(author_ids), self._columns.author_ids)
-                rows = np.union1d(rows, found).astype(np.int32)
+                rows = distinct(np.concatenate([rows, found]))
             return Excluded(post_ids, author_ids, rows, self.sequence)
 
     def still_excluded(self, excluded: Excluded) -> Rows:
@@ -222,11 +222,11 @@ class CorpusIndex:
             forgotten = not self._written or self._written[0][0] > excluded.sequence
         if forgotten:
             return self.excluded(excluded.post_ids, excluded.author_ids).rows
-        written = np.unique(np.concatenate([np.zeros(0, np.int32), *since]))
+        written = distinct(np.concatenate([np.zeros(0, np.int32), *since]))
         post_ids, author_ids, _ = self.posts_at(written)
         mine = np.isin(post_ids, excluded.post_ids) | np.isin(author_ids, excluded.author_ids)
         others = np.setdiff1d(excluded.rows, written, assume_unique=True)
-        return np.union1d(others, written[mine]).astype(np.int32)
+        return distinct(np.concatenate([others, written[mine]]))
 
     def knows_label(self, name: str) -> bool:
         """Return whether any post has had a label."""
@@ -291,7 +291,7 @@ class CorpusIndex:
                 self._labels.learn(change.label_names)
                 if change.written is not None:
                     rows = self._write(change.written)
-                words = np.unique(np.concatenate([gone, rows]) // WORD).astype(np.int32)
+                words = distinct(np.concatenate([gone, rows]) // WORD)
                 self._written.append((self.sequence, sequence, rows))
                 self.sequence = sequence
             self._resident.update(
