@@ -3,13 +3,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from client.servicer import FakeServer, run_fake_server
+from commands import Outcome, Run, outcome_of
 from phoenix_client import AsyncPhoenixClient, PhoenixClient
 from phoenix_client.__main__ import main
 
@@ -44,17 +45,6 @@ def ask(request: pytest.FixtureRequest, server: FakeServer) -> Ask:
     return Ask(server.target, sync=request.param)
 
 
-class Outcome(NamedTuple):
-    """What a command came to: exit status, and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
 @pytest.fixture
 def run(
     server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -63,11 +53,7 @@ def run(
     monkeypatch.setenv("PHOENIX_TARGET", server.target)
 
     def run_main(*arguments: str | Path) -> Outcome:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return Outcome(caught.value.code, printed.out, printed.err)
+        return outcome_of(lambda: main([str(argument) for argument in arguments]), capsys)
 
     return run_main
 

@@ -10,8 +10,9 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.conftest import Ask, Run
+from client.conftest import Ask
 from client.servicer import FakeServer
+from commands import Run
 from phoenix_client import Filter, RetrieveQuery, User, messages
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 

@@ -12,8 +12,9 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.conftest import Ask, Run
+from client.conftest import Ask
 from client.servicer import Failure, FakeServer
+from commands import Run
 from phoenix_client import (
     AsyncPhoenixClient,
     DeadlineExceededError,

@@ -13,8 +13,8 @@ import faiss
 import numpy as np
 import pytest
 
-from client.conftest import Outcome, Run
 from client.servicer import GENERATION, POSTS, REPRESENTATION, FakeServer
+from commands import Outcome, Run
 from phoenix_client.judge.measures import rank_biased_overlap
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2

@@ -13,7 +13,6 @@ from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as details_pb2
 
-from client.conftest import Run
 from client.servicer import (
     GENERATION,
     POSTS,
@@ -22,6 +21,7 @@ from client.servicer import (
     FakeServer,
     run_fake_server,
 )
+from commands import Run
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 

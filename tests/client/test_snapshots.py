@@ -8,9 +8,10 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from client.conftest import Ask, Run
+from client.conftest import Ask
 from client.corpus_servicer import BUILT_AT
 from client.servicer import Failure, FakeServer
+from commands import Run
 from phoenix_client import (
     FailedPreconditionError,
     MalformedReplyError,

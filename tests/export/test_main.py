@@ -3,24 +3,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from commands import Outcome, Run, outcome_of
 from export.cases import Files, read_manifest
 from phoenix_export.__main__ import main
 from phoenix_export.checkpoint import open_checkpoint
-
-
-class Outcome(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -28,11 +18,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command line in this process."""
 
     def run_main(*arguments: str | Path | int) -> Outcome:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return Outcome(caught.value.code, printed.out, printed.err)
+        return outcome_of(lambda: main([str(argument) for argument in arguments]), capsys)
 
     return run_main
 

@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 import pytest
 
+from commands import outcome_of
 from integration.conftest import SMALL
 from phoenix_client import PhoenixClient, Post, User, load_sequences
 from phoenix_client.__main__ import main
@@ -44,10 +45,8 @@ def judge(users: Path, capsys: pytest.CaptureFixture[str]) -> Judge:
 
     def run(index: Path, target: str, *options: object) -> Any:
         arguments = ("judge", index, users, "--target", target, "--top-k", K, "--json", *options)
-        with pytest.raises(SystemExit) as caught:
-            main(list(map(str, arguments)))
-        printed = capsys.readouterr()
-        return json.loads(printed.out) if caught.value.code == 0 else printed.err
+        status, out, err = outcome_of(lambda: main(list(map(str, arguments))), capsys)
+        return err if status else json.loads(out)
 
     return run
 

@@ -5,24 +5,15 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from rich.console import Console
 
+from commands import Outcome, Run, outcome_of
 from phoenix_server import __main__ as cli
+from phoenix_server.bundle import Bundle
 from server.corpus.change_cases import written_corpus
-
-
-class Outcome(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -34,11 +25,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         command = ["phoenix-server", "export-index", tmp_path / "corpus", "--out", tmp_path / "out"]
         monkeypatch.setattr(sys, "argv", list(map(str, [*command, *arguments])))
         monkeypatch.setattr(cli, "_console", Console(stderr=True, highlight=False))
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        printed = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return Outcome(caught.value.code, printed.out, printed.err)
+        return outcome_of(cli.main, capsys)
 
     return run_main
 
@@ -105,3 +92,16 @@ def test_what_exists_and_what_is_no_corpus_are_errors(run: Run, tmp_path: Path) 
     status, _, err = run()
     assert status == 1
     assert err == f"error: {tmp_path}/corpus/manifest.json: missing; this directory is not whole\n"
+
+
+def test_a_bundle_tells_whose_vectors_are_wanted(run: Run, tmp_path: Path, bundle: Bundle) -> None:
+    tower = bundle.manifest.tower_fingerprint
+    status, _, err = run("--format", "npy", "--bundle", bundle.path)
+    assert status == 1
+    assert err == (
+        f"error: {tmp_path}/corpus: does not hold vectors of the towers {tower[:12]} for all "
+        "posts; have a server that serves them write a snapshot\n"
+    )
+    status, _, err = run("--format", "npy", "--bundle", tmp_path)
+    assert status == 1
+    assert err == f"error: {tmp_path}/manifest.json: missing; this directory is not whole\n"

@@ -3,9 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,20 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from commands import Outcome, Run, outcome_of
 from phoenix_server import __main__ as cli
 from phoenix_server.bundle import open_bundle
 from phoenix_server.corpus.building import build_corpus
 from phoenix_server.corpus.snapshot import open_snapshot, verify
 from server.cases import copied, edit_manifest, flip_bit
-
-
-class Outcome(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -37,12 +27,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> R
 
     def run_main(*arguments: str | Path) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["phoenix-server", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        printed = capfd.readouterr()
-        status = caught.value.code
-        assert isinstance(status, int)
-        return Outcome(status, printed.out, printed.err)
+        return outcome_of(cli.main, capfd)
 
     return run_main
 
