@@ -178,6 +178,14 @@ VIOLATION = details_pb2.BadRequest.FieldViolation(field="top_k", description="is
         ),
         (
             Failure(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "top_k: is\nabove 100",
+                [details_pb2.BadRequest(field_violations=[VIOLATION])],
+            ),
+            "INVALID_ARGUMENT: top_k: is above 100",
+        ),
+        (
+            Failure(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "the queue is full",
                 [details_pb2.RetryInfo(retry_delay=Duration(nanos=500_000_000))],

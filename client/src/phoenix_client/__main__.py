@@ -189,7 +189,8 @@ def _describe(error: PhoenixClientError) -> str:
     """Say in one line what went wrong."""
     parts = [error.code.name, error.message]
     if isinstance(error, InvalidArgumentError):
-        parts += [f"{v.field}: {v.description}" for v in error.field_violations]
+        violations = [f"{v.field}: {v.description}" for v in error.field_violations]
+        parts += [each for each in violations if each not in error.message]
     if isinstance(error, ResourceExhaustedError) and error.retry_after_s is not None:
         parts.append(f"retry after {error.retry_after_s:g} s")
     return ": ".join(part for part in parts if part)
