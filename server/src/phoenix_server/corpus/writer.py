@@ -93,7 +93,8 @@ def new_snapshot(
     """
     schema = corpus_schema(embedding_size)
     with new_directory(out, CorpusError, durable=durable) as directory:
-        with pa.ipc.new_file(str(directory / DATA), schema) as file:
+        # A sink of its own: on a full disk the file cannot be ended, and would stay open.
+        with pa.OSFile(str(directory / DATA), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
             writer = SnapshotWriter(source, file, schema, label_names)
             yield writer
         manifest = CorpusManifest(
