@@ -25,6 +25,19 @@ async def test_queries_that_wait_run_together_up_to_the_largest_batch() -> None:
         assert len(device.threads) == 1
 
 
+async def test_it_is_idle_unless_somebody_waits() -> None:
+    async with running() as (device, batcher), asyncio.timeout(10):
+        assert batcher.is_idle
+        tasks = await start(batcher, 1)
+        await device.wait_entered()
+        assert not batcher.is_idle
+        tasks += await start(batcher, 2)
+        device.release(2)
+        assert await norms(tasks) == [1, 2]
+        while not batcher.is_idle:
+            await asyncio.sleep(0.001)
+
+
 async def test_cancelled_queries_leave_the_queue_and_never_run() -> None:
     async with running(max_waiting=4) as (device, batcher):
         first = await start(batcher, 1)

@@ -108,6 +108,11 @@ class Batcher:
         self._schedule.add_between(run)
         result.result()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer; from any thread."""
+        return self._schedule.is_idle
+
     def stats(self) -> QueueStats:
         """Return the queue's state and counts."""
         return replace(

@@ -106,6 +106,12 @@ class Schedule:
         with self._lock:
             self.forecast.reply.observe(self._clock() - ended_s)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no entry waits, is prepared or on the device."""
+        with self._lock:
+            return not len(self._backlog) and self._upcoming is None and self._running is None
+
     def stats(self) -> QueueStats:
         """Return the queue's state and counts, as far as they are known here."""
         with self._lock:

@@ -1,7 +1,7 @@
 """Bring up an engine over a corpus as it is now, whichever towers its vectors are of."""
 
 import logging
-import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -30,21 +30,21 @@ _log = logging.getLogger(__name__)
 class _TowerEncoder:
     """The candidate tower of a bundle, before there is an engine."""
 
-    def __init__(self, bundle: Bundle, towers: Towers, size: int, in_background: bool) -> None:
+    def __init__(
+        self, bundle: Bundle, towers: Towers, size: int, give_way: Callable[[], None]
+    ) -> None:
         self.tower = bundle.manifest.tower_fingerprint
         self._towers = towers
         self._size = size
-        self._in_background = in_background
+        self._give_way = give_way
 
     def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
         """Return the unit vectors of posts, [n, D]."""
         parts = [self._towers.encode_posts(post_ids[:0], author_ids[:0])]
         for start in range(0, len(post_ids), self._size):
             chunk = slice(start, start + self._size)
-            began_s = time.monotonic()
             parts.append(self._towers.encode_posts(post_ids[chunk], author_ids[chunk]))
-            if self._in_background:
-                time.sleep(time.monotonic() - began_s)
+            self._give_way()
         return np.concatenate(parts)
 
 
@@ -67,7 +67,7 @@ def make_engine(
     config: EngineConfig,
     programs: Programs | None = None,
     *,
-    in_background: bool = False,
+    give_way: Callable[[], None] = lambda: None,
 ) -> Engine:
     """Load a bundle and a corpus, without the changes since its snapshot; see `following.catch_up`.
 
@@ -80,7 +80,7 @@ def make_engine(
         devices: One a shard.
         config: The sizes to compile for.
         programs: Share programs with these. Default: with none.
-        in_background: Leave the device to others half of the time, while vectors are made anew.
+        give_way: Called between two pieces of work while vectors are made anew.
 
     Raises:
         ArtifactError: One cannot be used, or the disk refuses.
@@ -98,7 +98,7 @@ def make_engine(
             folder = None
             if store.read_only:
                 folder = Path(stack.enter_context(TemporaryDirectory(prefix="phoenix-corpus-")))
-            encoder = _TowerEncoder(bundle, towers, config.candidate_batch, in_background)
+            encoder = _TowerEncoder(bundle, towers, config.candidate_batch, give_way)
             snapshot = _encode_anew(store, encoder, folder)
         return Engine(bundle, snapshot, devices, config, programs, towers)
 

@@ -25,6 +25,7 @@ from phoenix_server.errors import (
     PhoenixServerError,
 )
 from phoenix_server.generations.generation import Generation
+from phoenix_server.generations.giving_way import GiveWay
 from phoenix_server.generations.preparing import Prepared, check_memory, prepare, replay
 from phoenix_server.memory import release_unused_memory
 from phoenix_server.programs import Programs
@@ -218,10 +219,11 @@ class Generations:
         """Load; while no snapshot is written, so that the journal holds all that it will miss."""
         assert self._loop is not None
         with self._live.without_snapshots():
-            engine = prepared.make_engine(self._programs)
+            give_way = GiveWay(lambda: self.active.batcher.is_idle)
+            engine = prepared.make_engine(self._programs, give_way)
             try:
                 catch_up(prepared.store, engine)
-                replay(engine, list(self.active.batcher.recent))
+                replay(engine, list(self.active.batcher.recent), give_way)
                 release_unused_memory()
                 # There, as its threads would answer with the low priority of this one.
                 keeping = self._keep(number, engine, prepared.store)

@@ -5,7 +5,7 @@ Shapes:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,10 +46,10 @@ class Prepared(NamedTuple):
     devices: tuple[Device, ...]
     sizes: EngineConfig
 
-    def make_engine(self, programs: Programs) -> Engine:
-        """Load both, and compile everything; errors as `loading.make_engine`."""
+    def make_engine(self, programs: Programs, give_way: Callable[[], None]) -> Engine:
+        """Load both, and compile everything; arguments and errors as `loading.make_engine`."""
         engine = make_engine(
-            self.bundle, self.store, self.devices, self.sizes, programs, in_background=True
+            self.bundle, self.store, self.devices, self.sizes, programs, give_way=give_way
         )
         engine.compile_rest()
         return engine
@@ -120,14 +120,20 @@ def check_memory(prepared: Prepared, *, quietly: bool = False) -> bool:
     return True
 
 
-def replay(engine: Engine, queries: Sequence[Query]) -> None:
+def replay(engine: Engine, queries: Sequence[Query], give_way: Callable[[], None]) -> None:
     """Answer some queries, as callers asked them lately.
+
+    Args:
+        engine: Answers.
+        queries: The queries.
+        give_way: Called before each.
 
     Raises:
         GenerationError: One has no answer that could be sent.
     """
     known = engine.corpus.knows_label
     for query in queries:
+        give_way()
         wanted = query.filter
         if wanted is not None:
             names = (*wanted.any_labels, *wanted.all_labels, *wanted.none_labels)

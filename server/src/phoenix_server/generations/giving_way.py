@@ -1,0 +1,32 @@
+"""Let what is answered go before what is done in the background."""
+
+import time
+from collections.abc import Callable
+
+_MOST = 4  # times as long as something took: it goes on for a fifth of the time at least
+_LOOK_S = 0.002
+
+
+class GiveWay:
+    """Called between two pieces of work, waits until nobody waits for an answer.
+
+    An accelerator or the cores of a CPU are shared by all threads of a process, whatever the
+    priority of the thread that gives them work.
+    """
+
+    def __init__(self, is_idle: Callable[[], bool]) -> None:
+        """Begin.
+
+        Args:
+            is_idle: Tells whether nobody waits for an answer; from any thread.
+        """
+        self._is_idle = is_idle
+        self._since_s = time.monotonic()
+
+    def __call__(self) -> None:
+        """Wait, but at most so many times as long as what was done since the last wait."""
+        began_s = time.monotonic()
+        until_s = began_s + _MOST * (began_s - self._since_s)
+        while not self._is_idle() and time.monotonic() < until_s:
+            time.sleep(_LOOK_S)
+        self._since_s = time.monotonic()
