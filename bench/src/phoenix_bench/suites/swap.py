@@ -54,13 +54,13 @@ class Plan:
     closed_s: float = 6.0
     share: float = 0.7
     timeout_s: float = 5.0
-    open_s: float = 75.0
+    open_s: float = 100.0
     steady_s: float = 15.0
     pause_s: float = 6.0
 
 
 FULL = Plan()
-QUICK = Plan(rounds=1, closed_s=2.0, open_s=45.0, steady_s=3.0, pause_s=2.0)
+QUICK = Plan(rounds=1, closed_s=2.0, open_s=70.0, steady_s=3.0, pause_s=2.0)
 
 
 class SwapError(Exception):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-_MOST = 4  # times as long as something took: it goes on for a fifth of the time at least
+_MOST = 9  # times as long as something took: it goes on for a tenth of the time at least
 _LOOK_S = 0.002
 
 
