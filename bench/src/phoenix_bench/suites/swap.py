@@ -46,7 +46,7 @@ class Plan:
         share: Of the capacity, offered throughout.
         timeout_s: The calls' time limit, in seconds.
         open_s: How long calls come, in seconds; all that follows must fit.
-        steady_s: Before the other bundle is loaded.
+        steady_s: Before the other bundle is loaded; what is left after going back is steady, too.
         pause_s: Between loading, activating and going back.
     """
 
@@ -170,16 +170,20 @@ def _add(swap: Swap, samples: Samples) -> None:
     """Add a run's samples: for each stretch of it, and what must be 0 in all."""
     calls = swap.run.calls
     load, activate, back = swap.steps
+    over_s = back.end_s + _AFTER_S
     stretches = {
-        "steady": (1.0, load.begin_s),  # after the generator's own start
-        "loading": (load.begin_s, load.end_s),
-        "activating": (activate.begin_s - _BEFORE_S, activate.end_s + _AFTER_S),
-        "going back": (back.begin_s - _BEFORE_S, back.end_s + _AFTER_S),
-        "all of it": (load.begin_s, back.end_s + _AFTER_S),
+        # Before and after, as bursts come now and then: a short stretch may have none. The first
+        # second is the generator's own start.
+        "steady": ((1.0, load.begin_s), (over_s, np.inf)),
+        "loading": ((load.begin_s, load.end_s),),
+        "activating": ((activate.begin_s - _BEFORE_S, activate.end_s + _AFTER_S),),
+        "going back": ((back.begin_s - _BEFORE_S, over_s),),
+        "all of it": ((load.begin_s, over_s),),
     }
     steady = (1.0, 1.0)
-    for name, (begin_s, end_s) in stretches.items():
-        took_ms = calls.between(begin_s, end_s).latencies_s() * _MS
+    for name, parts in stretches.items():
+        found_s = [calls.between(begin_s, end_s).latencies_s() for begin_s, end_s in parts]
+        took_ms = np.concatenate(found_s) * _MS
         found = np.quantile(took_ms, (0.5, 0.99)).tolist()
         steady = found if name == "steady" else steady
         samples.add("calls", "1", len(took_ms), {"when": name})
