@@ -49,8 +49,16 @@ def test_it_gets_a_tenth_of_the_time_however_busy_others_are(clock: Clock) -> No
     give_way = GiveWay(clock.is_idle)
     clock.busy_until_s = 1e9
     worked_s = 0.0
-    for seconds in (0.1, 1.0, 0.03):
+    for seconds in (0.1, 0.02, 0.03):
         clock.now_s += seconds
         worked_s += seconds
         give_way()
     assert clock.now_s - 100 == pytest.approx(10 * worked_s, abs=0.02)
+
+
+def test_after_something_long_it_waits_a_second(clock: Clock) -> None:
+    give_way = GiveWay(clock.is_idle)
+    clock.busy_until_s = 1e9
+    clock.now_s += 60
+    give_way()
+    assert clock.now_s == pytest.approx(161, abs=0.01)

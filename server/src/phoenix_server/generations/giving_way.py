@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 _MOST = 9  # times as long as something took: it goes on for a tenth of the time at least
+_LONGEST_S = 1.0  # after what is not cut into pieces, such as compiling
 _LOOK_S = 0.002
 
 
@@ -24,9 +25,9 @@ class GiveWay:
         self._since_s = time.monotonic()
 
     def __call__(self) -> None:
-        """Wait, but at most so many times as long as what was done since the last wait."""
+        """Wait: at most a second, and nine times as long as what was done since the last wait."""
         began_s = time.monotonic()
-        until_s = began_s + _MOST * (began_s - self._since_s)
+        until_s = began_s + min(_MOST * (began_s - self._since_s), _LONGEST_S)
         while not self._is_idle() and time.monotonic() < until_s:
             time.sleep(_LOOK_S)
         self._since_s = time.monotonic()
