@@ -31,10 +31,10 @@ def bits_of(rows: Rows) -> Words:
 
 def clear(words: Words, rows: Rows) -> None:
     """Clear the bits of [n] rows in [..., R/32] words."""
-    distinct, inverse = np.unique(rows // WORD, return_inverse=True)
-    bits = np.zeros(len(distinct), np.uint32)
+    touched, inverse = np.unique(rows // WORD, return_inverse=True)
+    bits = np.zeros(len(touched), np.uint32)
     np.bitwise_or.at(bits, inverse, bits_of(rows))
-    words[..., distinct] &= ~bits
+    words[..., touched] &= ~bits
 
 
 def unpack(words: Words) -> npt.NDArray[np.uint8]:
