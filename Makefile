@@ -41,7 +41,7 @@ $(INSTALLED): constraints.txt pyproject.toml $(wildcard */pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --group dev \
-	  -e proto -e phoenix -e 'export[tensorflow]' -e server -e client -e bench
+	  -e proto -e phoenix -e 'export[tensorflow]' -e server -e client -e judge -e bench
 	touch $@
 
 $(TESTABLE): $(INSTALLED) tests/pyproject.toml

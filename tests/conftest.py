@@ -8,8 +8,8 @@ import pytest
 
 from phoenix_export.bundle import write_bundle
 from phoenix_export.checkpoint import open_checkpoint
-from phoenix_server.bundle import open_bundle
-from phoenix_server.corpus.importing import import_corpus
+from phoenix_server.build.import_npz import import_corpus
+from phoenix_server.bundle.bundle import open_bundle
 
 # Before anything looks at a device: afterwards JAX refuses.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -19,7 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Have what one test compiles loaded by the others, as servers load what is compiled ahead.
 
     Many engines are of the same sizes. Loaded programs are the compiled ones, bit for bit, and
-    count as compiled (`Compilations.total`).
+    count as compiled (`CompileCounter.total`).
     """
     folder = tempfile.TemporaryDirectory(prefix="compiled-")
     config.add_cleanup(folder.cleanup)

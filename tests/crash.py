@@ -37,7 +37,7 @@ from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from phoenix_retrieval.v1.user_pb2 import User
-from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
+from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
 
 _SERVING = re.compile(r"SERVING on (\S+)")
 _CALLERS = 4

@@ -13,7 +13,7 @@ from functools import partial
 from typing import IO, NamedTuple
 
 from phoenix_server.config import ServeConfig
-from phoenix_server.serve import Server
+from phoenix_server.server import Server
 
 READY = re.compile(r"SERVING on (\S+)")
 

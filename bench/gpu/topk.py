@@ -26,9 +26,9 @@ import numpy.typing as npt
 from jax import lax
 from record import QUICK, Run, Sizes, measure, measure_limits
 
-from phoenix_server.kernels.block_maxima import Tile, block_maxima, of_blocks, rounding_error
-from phoenix_server.selection import Shard, unpack
-from phoenix_server.topk import DeviceCorpus, ShardedLayout, TopK, pack
+from phoenix_server.search.kernels.block_maxima import Tile, block_maxima, of_blocks, rounding_error
+from phoenix_server.search.shard import Shard, unpack
+from phoenix_server.search.sharded import DeviceCorpus, ShardedLayout, TopK, pack
 
 Doubles = npt.NDArray[np.float64]
 

@@ -15,10 +15,10 @@ from phoenix_bench.server_process import (
 )
 
 LOG = [
-    (1.5, "2026-11-02 08:00:01,500 INFO phoenix_server.serve: verifying build/a/1 and build/b\n"),
+    (1.5, "2026-11-02 08:00:01,500 INFO phoenix_server.server: verifying build/a/1 and build/b\n"),
     (2.0, "2026-11-02 08:00:02,000 WARNING jax._src: something else\n"),
-    (2.5, "2026-11-02 08:00:02,500 INFO phoenix_server.engine: compiling the towers\n"),
-    (7.0, "2026-11-02 08:00:07,000 INFO phoenix_server.serve: SERVING on unix:/a/b after 7 s\n"),
+    (2.5, "2026-11-02 08:00:02,500 INFO phoenix_server.engine.engine: compiling the towers\n"),
+    (7.0, "2026-11-02 08:00:07,000 INFO phoenix_server.server: SERVING on unix:/a/b after 7 s\n"),
     (7.1, "a line of no logger\n"),
 ]
 

@@ -12,7 +12,7 @@ import pytest
 from client.servicer import FakeServer, run_fake_server
 from commands import Outcome, Run, outcome_of
 from phoenix_client import AsyncPhoenixClient, PhoenixClient
-from phoenix_client.__main__ import main
+from phoenix_client.cli.main import main
 
 
 class Ask:

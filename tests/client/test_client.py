@@ -41,7 +41,7 @@ from phoenix_client import (
     UnimplementedError,
     User,
 )
-from phoenix_client.channels import read_health_reply, write_health_request
+from phoenix_client.transport.channels import read_health_reply, write_health_request
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 from phoenix_retrieval.v1 import user_pb2
 

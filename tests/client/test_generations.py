@@ -28,8 +28,8 @@ from phoenix_client import (
     PhoenixClientError,
     ResourceExhaustedError,
     UnavailableError,
-    generation_messages,
 )
+from phoenix_client.wire import generation_messages
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 
 FIRST = Generation(

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from phoenix_server.bundle import open_bundle
-from phoenix_server.config import ServeConfig
-from phoenix_server.corpus.importing import import_corpus
-from phoenix_server.limits import Limits
-from phoenix_server.sizes import EngineConfig
+from phoenix_server.build.import_npz import import_corpus
+from phoenix_server.bundle.bundle import open_bundle
+from phoenix_server.config import EngineConfig, Limits, ServeConfig
 from running import run_server
 from server.cases import copied
 

@@ -20,16 +20,15 @@ from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
-from phoenix_server import serve
-from phoenix_server.bundle import Bundle
-from phoenix_server.config import ServeConfig
-from phoenix_server.corpus.snapshot import open_snapshot, verify
-from phoenix_server.corpus.store import Store
-from phoenix_server.engine import Engine
+from phoenix_server import server as serve
+from phoenix_server.bundle.bundle import Bundle
+from phoenix_server.config import EngineConfig, ServeConfig
+from phoenix_server.corpus.disk.snapshot import open_snapshot, verify
+from phoenix_server.corpus.disk.store import Store
+from phoenix_server.engine.engine import Engine
 from phoenix_server.errors import CorpusError, InvalidRequestError
-from phoenix_server.generations import loading
+from phoenix_server.generations import loader as loading
 from phoenix_server.service.requests import read_posts
-from phoenix_server.sizes import EngineConfig
 from running import run_server, spawn_server
 from server.cases import copied
 

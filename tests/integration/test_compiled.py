@@ -11,7 +11,7 @@ import jax
 
 from integration.conftest import COMPILED_FOR
 from phoenix_client import PhoenixClient, User
-from phoenix_server.compiled import use_compiled
+from phoenix_server.runtime.persistent_cache import use_compiled
 from server.cases import copied, flip_bit
 
 COUNTS = re.compile(r"(\d+) programs, (\d+) of them compiled ahead")

@@ -14,7 +14,7 @@ from integration.test_requests import user, violations
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from phoenix_server.config import ServeConfig
-from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
+from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
 from running import run_server
 
 Bools = npt.NDArray[np.bool_]

@@ -23,15 +23,15 @@ from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
-from phoenix_server import serve
-from phoenix_server.batching.config import QueueConfig
-from phoenix_server.bundle import open_bundle
-from phoenix_server.config import ServeConfig
-from phoenix_server.corpus.importing import import_corpus
-from phoenix_server.corpus.store import Store
-from phoenix_server.engine import Engine
+from phoenix_server import server as serve
+from phoenix_server.build.import_npz import import_corpus
+from phoenix_server.bundle.bundle import open_bundle
+from phoenix_server.config import QueueConfig, ServeConfig
+from phoenix_server.corpus.disk.store import Store
+from phoenix_server.engine.engine import Engine
 from phoenix_server.errors import CorpusError
-from phoenix_server.generations import manager, preparing
+from phoenix_server.generations import manager
+from phoenix_server.generations import preparing_tmp as preparing
 from phoenix_server.generations.generation import Generation
 from running import run_server
 from server.cases import copied, flip_bit, resum

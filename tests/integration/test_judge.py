@@ -14,12 +14,12 @@ import pytest
 from commands import outcome_of
 from integration.conftest import SMALL
 from phoenix_client import PhoenixClient, Post, User, load_sequences
-from phoenix_client.__main__ import main
-from phoenix_server.bundle import open_bundle
+from phoenix_client.cli.main import main
+from phoenix_judge.export import export_index
+from phoenix_judge.index_builders import FaissOptions, ScannOptions
+from phoenix_server.build.import_npz import import_corpus
+from phoenix_server.bundle.bundle import open_bundle
 from phoenix_server.config import ServeConfig
-from phoenix_server.corpus.approximate import FaissOptions, ScannOptions
-from phoenix_server.corpus.exporting import export_index
-from phoenix_server.corpus.importing import import_corpus
 from phoenix_server.errors import StartupError
 from running import run_server
 from server.cases import copied

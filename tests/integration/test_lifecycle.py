@@ -19,12 +19,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from integration.conftest import COMPILED_FOR, SMALL
 from phoenix_client import CallCancelledError, PhoenixClient, UnavailableError, User
 from phoenix_retrieval.v1.manifest_pb2 import BundleManifest
-from phoenix_server import serve
+from phoenix_server import server as serve
 from phoenix_server.config import ServeConfig
-from phoenix_server.corpus.store import Store
-from phoenix_server.engine import Answer, Engine, LaunchedBatch
-from phoenix_server.opening import Opened
-from phoenix_server.programs import Programs
+from phoenix_server.corpus.disk.store import Store
+from phoenix_server.engine.engine import Answer, Engine, LaunchedBatch
+from phoenix_server.generations.opening_tmp import Opened
+from phoenix_server.runtime.program_cache import ProgramCache
 from running import run_server, spawn_server
 
 QUICK = replace(SMALL, batch_sizes=(1,), history_lengths=(), result_sizes=())
@@ -102,7 +102,7 @@ def test_while_it_loads_calls_are_unavailable_and_health_says_so(
     load = serve.load
 
     def look_around_then_load(
-        config: ServeConfig, opened: Opened | None, programs: Programs
+        config: ServeConfig, opened: Opened | None, programs: ProgramCache
     ) -> tuple[Engine, Store]:
         (address,) = listening
         seen.append(health(address))

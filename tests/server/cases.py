@@ -11,8 +11,8 @@ from google.protobuf import json_format
 
 from phoenix_retrieval.v1.manifest_pb2 import BundleManifest
 from phoenix_server.artifacts import MANIFEST, sha256
-from phoenix_server.bundle import tower_fingerprint
-from phoenix_server.features import UserColumns
+from phoenix_server.bundle.bundle import tower_fingerprint
+from phoenix_server.bundle.features import UserColumns
 
 NUM_ACTIONS = 19  # of the golden model, as the next two
 NUM_SURFACES = 16

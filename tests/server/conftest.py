@@ -3,10 +3,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from phoenix_server.bundle import Bundle, open_bundle
-from phoenix_server.corpus.snapshot import Snapshot, open_snapshot
-from phoenix_server.engine import Engine
-from phoenix_server.sizes import EngineConfig
+from phoenix_server.bundle.bundle import Bundle, open_bundle
+from phoenix_server.config import EngineConfig
+from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
+from phoenix_server.engine.engine import Engine
 
 
 @pytest.fixture(scope="session")

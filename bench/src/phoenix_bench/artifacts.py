@@ -18,7 +18,7 @@ from phoenix_bench.suites import Options
 # What decides the files below: once it has changed, the kept ones are made again.
 _MAKERS = (
     *("phoenix_model", "phoenix_export"),
-    *("phoenix_server.corpus.importing", "phoenix_server.corpus.writer"),
+    *("phoenix_server.build.import_npz", "phoenix_server.corpus.disk.snapshot_writer"),
 )
 _KEY = "made-by"
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from phoenix_client import corpus_messages, generation_messages, messages
-from phoenix_client.channels import DEFAULT_LOAD_TIMEOUT_S
-from phoenix_client.connection import Connection
-from phoenix_client.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
 from phoenix_client.errors import PhoenixClientError
-from phoenix_client.filters import Filter
-from phoenix_client.generations import Generation
-from phoenix_client.model import Model
-from phoenix_client.posts import Post
-from phoenix_client.queries import RetrieveQuery
-from phoenix_client.results import (
+from phoenix_client.transport.channels import DEFAULT_LOAD_TIMEOUT_S
+from phoenix_client.transport.connection import Connection
+from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+from phoenix_client.types.filters import Filter
+from phoenix_client.types.generations import Generation
+from phoenix_client.types.model import Model
+from phoenix_client.types.posts import Post
+from phoenix_client.types.queries import RetrieveQuery
+from phoenix_client.types.results import (
     EncodedCandidates,
     EncodedUser,
     RetrieveResult,
     ScoreResult,
 )
-from phoenix_client.stats import ServingStats
-from phoenix_client.users import User
+from phoenix_client.types.stats import ServingStats
+from phoenix_client.types.users import User
+from phoenix_client.wire import corpus_messages, generation_messages, messages
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 

@@ -17,7 +17,6 @@
     FileError(ValueError)               a file is at fault; .name, .location, .problem
     ├── SequenceError                   one of a user's history
     └── PostsFileError                  one of posts
-    MissingExtraError(ImportError)      what an extra of this package installs is not there
 
 Values that cannot be sent at all (an id of more than 64 bits, columns of different lengths) raise
 `ValueError` where they are given, before any call.
@@ -211,7 +210,3 @@ class SequenceError(FileError):
 
 class PostsFileError(FileError):
     """A file of posts is at fault; `location` is as in `line 3: labels[0]`."""
-
-
-class MissingExtraError(ImportError):
-    """What an extra of this package installs is not there; the message names it."""

@@ -5,7 +5,6 @@
     │   ├── BundleError
     │   └── CorpusError
     ├── StartupError             the machine does not allow what was asked for (a port in use, ...)
-    ├── IndexOptionError         an index to export cannot be made as an option says
     ├── InvalidRequestError      the caller's mistake; names the fields
     ├── PostNotFoundError        the corpus does not hold a post
     ├── CorpusFullError          the corpus has no room for more posts, or more labels
@@ -59,18 +58,6 @@ class CorpusError(ArtifactError):
 
 class StartupError(PhoenixServerError):
     """The machine does not allow what was asked for."""
-
-
-class IndexOptionError(PhoenixServerError):
-    """An index to export cannot be made as an option says.
-
-    Attributes:
-        option: The option at fault, as the command line has it.
-    """
-
-    def __init__(self, option: str, reason: str) -> None:
-        super().__init__(f"{option}: {reason}")
-        self.option = option
 
 
 class Violation(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from phoenix_server.batching.config import QueueConfig
+from phoenix_server.config import QueueConfig
 from phoenix_server.errors import NotReadyError, OverloadedError
 from server.batching.fakes import Device, norms, query, running, start
 

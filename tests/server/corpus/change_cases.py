@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from phoenix_server.corpus.changes import Change, Labels, Posts
-from phoenix_server.corpus.index import CorpusIndex
-from phoenix_server.corpus.snapshot import ArrowPosts, Snapshot, open_snapshot
-from phoenix_server.corpus.writer import new_snapshot
-from phoenix_server.filtering import FilterColumns
-from phoenix_server.topk import DeviceCorpus
+from phoenix_server.corpus.disk.snapshot import ArrowPosts, Snapshot, open_snapshot
+from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
+from phoenix_server.corpus.memory.index import CorpusIndex
+from phoenix_server.search.eligibility import FilterColumns
+from phoenix_server.search.sharded import DeviceCorpus
 
 Ids = npt.NDArray[np.uint64]
 

@@ -16,17 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Change, Ids, Labels, Net, Posts
-from phoenix_server.corpus.following import catch_up
-from phoenix_server.corpus.index import CorpusIndex
-from phoenix_server.corpus.live import LiveCorpus
-from phoenix_server.corpus.snapshot import Snapshot, verify
-from phoenix_server.corpus.snapshotting import as_arrow, remove_old, write_snapshot
-from phoenix_server.corpus.store import Store
-from phoenix_server.corpus.waiting import Done, Home
-from phoenix_server.corpus.writer import new_snapshot
-from phoenix_server.filters import Filter, Filters
-from phoenix_server.programs import Programs
-from phoenix_server.searches import Searches
+from phoenix_server.corpus.disk.compaction import as_arrow, remove_old, write_snapshot
+from phoenix_server.corpus.disk.snapshot import Snapshot, verify
+from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
+from phoenix_server.corpus.disk.store import Store
+from phoenix_server.corpus.memory.index import CorpusIndex
+from phoenix_server.corpus.updates.pending import Done, Home
+from phoenix_server.corpus.updates.replay import catch_up
+from phoenix_server.corpus.updates.worker import UpdateWorker
+from phoenix_server.engine.compiled_search import CompiledSearch
+from phoenix_server.engine.filters import Filter, Filters
+from phoenix_server.runtime.program_cache import ProgramCache
 
 T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
@@ -218,7 +218,7 @@ class Served(NamedTuple):
     """What an engine has, but for the towers."""
 
     target: Target
-    searches: Searches
+    searches: CompiledSearch
     filters: Filters
 
 
@@ -237,7 +237,7 @@ class Real:
         *,
         shards: int,
         top_k: int,
-        programs: Programs,
+        programs: ProgramCache,
         evict_oldest: bool,
     ) -> None:
         with new_snapshot(
@@ -340,7 +340,7 @@ class Real:
         self._kept = {tower: self._served}
         catch_up(store, self.target)
         remove_old(store)
-        self._live = LiveCorpus(
+        self._live = UpdateWorker(
             store, self.target, run, snapshot_after=10**9, evict_oldest=self._evict_oldest
         )
         self._live.before_trimming = self._bring_along
@@ -353,7 +353,7 @@ class Real:
             max_labels=MAX_LABELS,
         )
         corpus.compile_updates(self._programs)
-        searches = Searches(corpus, self._programs)
+        searches = CompiledSearch(corpus, self._programs)
         searches.compile(BATCH, self.top_k)
         filters = Filters(corpus, self._programs)
         filters.compile(BATCH)
@@ -404,7 +404,7 @@ def begin(
     *,
     shards: int,
     top_k: int,
-    programs: Programs,
+    programs: ProgramCache,
     evict_oldest: bool,
 ) -> tuple[Model, Real]:
     """Return a model and a real corpus of the same posts."""
@@ -460,7 +460,7 @@ def soak(path: Path, steps: int, seed: int, report: Callable[[int], None]) -> No
         rng,
         shards=shards,
         top_k=top_k,
-        programs=Programs(),
+        programs=ProgramCache(),
         evict_oldest=bool(rng.random() < 0.5),
     )
     try:

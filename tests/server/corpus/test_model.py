@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from phoenix_server.programs import Programs
+from phoenix_server.runtime.program_cache import ProgramCache
 from server.corpus.model import (
     TOP_KS,
     TOWERS,
@@ -23,7 +23,7 @@ from server.corpus.model import (
     restart,
 )
 
-_PROGRAMS = Programs()  # of all examples: they have the same shapes
+_PROGRAMS = ProgramCache()  # of all examples: they have the same shapes
 
 
 class Machine(RuleBasedStateMachine):

@@ -12,19 +12,17 @@ from google.rpc import code_pb2
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1.user_pb2 import User
 from phoenix_server.batching.batcher import Batcher
-from phoenix_server.batching.config import QueueConfig
 from phoenix_server.batching.stats import QueueStats
-from phoenix_server.config import ServeConfig
-from phoenix_server.corpus.live import LiveCorpus
-from phoenix_server.corpus.snapshot import Snapshot
-from phoenix_server.corpus.store import Store
-from phoenix_server.engine import Answer, Engine, Query
+from phoenix_server.bundle.features import UserColumns
+from phoenix_server.config import Limits, QueueConfig, ServeConfig
+from phoenix_server.corpus.disk.snapshot import Snapshot
+from phoenix_server.corpus.disk.store import Store
+from phoenix_server.corpus.updates.worker import UpdateWorker
+from phoenix_server.engine.engine import Answer, Engine, Query
 from phoenix_server.errors import InvalidRequestError, NotReadyError, OverloadedError
-from phoenix_server.features import UserColumns
 from phoenix_server.generations.generation import Generation
-from phoenix_server.generations.manager import Generations
-from phoenix_server.limits import Limits
-from phoenix_server.programs import Programs
+from phoenix_server.generations.manager import GenerationManager
+from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.service.model import ModelServicer
 from phoenix_server.service.retrieval import RetrievalServicer
 from phoenix_server.service.state import ServingState
@@ -62,8 +60,8 @@ def state(generation: Generation) -> ServingState:
     engine = generation.engine
     config = ServeConfig(bundle=engine.bundle.path, corpus=generation.store.path)
     state = ServingState(Limits(max_batch_users=4, max_candidates=6))
-    live = LiveCorpus(*generation.home)
-    state.set_ready(Generations(generation, live, config, Programs()), live)
+    live = UpdateWorker(*generation.home)
+    state.set_ready(GenerationManager(generation, live, config, ProgramCache()), live)
     return state
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_bench.timing import Pace, time_in_turns
-from phoenix_server.corpus.index import CorpusIndex, default_capacity
-from phoenix_server.corpus.snapshot import PostColumns, open_snapshot
-from phoenix_server.devices import choose_devices
-from phoenix_server.filters import Filter, Filters
-from phoenix_server.programs import Programs
-from phoenix_server.searches import Searches
+from phoenix_server.corpus.disk.snapshot import PostColumns, open_snapshot
+from phoenix_server.corpus.memory.index import CorpusIndex, default_capacity
+from phoenix_server.engine.compiled_search import CompiledSearch
+from phoenix_server.engine.filters import Filter, Filters
+from phoenix_server.runtime.devices import choose_devices
+from phoenix_server.runtime.program_cache import ProgramCache
 
 UNFILTERED = "unfiltered"
 ALL_KINDS = "all kinds"
@@ -55,8 +55,8 @@ def time_filters(
         capacity=default_capacity(rows),
         max_labels=_MAX_LABELS,
     )
-    programs = Programs()
-    searches, filters = Searches(index, programs), Filters(index, programs)
+    programs = ProgramCache()
+    searches, filters = CompiledSearch(index, programs), Filters(index, programs)
     filters.compile(batch)
     searches.compile(batch, top_k)
     rng = np.random.default_rng(0)

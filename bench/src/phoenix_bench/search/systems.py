@@ -20,8 +20,8 @@ from phoenix_bench.machine import cores
 from phoenix_bench.results import OURS
 from phoenix_bench.search.dataset import Floats
 from phoenix_bench.search.oracle import Found
-from phoenix_server.corpus.resident import choose_layout
-from phoenix_server.devices import choose_devices
+from phoenix_server.corpus.memory.device_arrays import choose_layout
+from phoenix_server.runtime.devices import choose_devices
 
 Search = Callable[[Floats], Found]
 

@@ -15,9 +15,9 @@ from phoenix_bench.plots import draw_bars
 from phoenix_bench.results import Report, Row, summarise
 from phoenix_bench.suites import Options
 from phoenix_bench.timing import Pace, time_in_turns
-from phoenix_server.bundle import Bundle, open_bundle
-from phoenix_server.corpus.building import build_corpus
-from phoenix_server.corpus.importing import import_corpus
+from phoenix_server.build.build import build_corpus
+from phoenix_server.build.import_npz import import_corpus
+from phoenix_server.bundle.bundle import Bundle, open_bundle
 
 SUITE = "ingest"
 

@@ -13,7 +13,7 @@ from phoenix_bench.results import Report, summarise
 from phoenix_bench.server_process import ALL_COMPILED, start_server
 from phoenix_bench.suites import Options
 from phoenix_client import Action, History, PhoenixClient, User
-from phoenix_client.users import action_mask
+from phoenix_client.types.users import action_mask
 
 SUITE = "memory"
 

@@ -21,7 +21,7 @@ _RUNS = 3
 _IMPORTS = {
     "python alone": "pass",
     "jax": "import jax",
-    "phoenix_server": "import phoenix_server.__main__",
+    "phoenix_server": "import phoenix_server.cli.main",
 }
 
 

@@ -75,7 +75,7 @@ class Swap:
         run: The calls.
         steps: What was asked for, by time from the start of the run, in the order it was.
         names: The generations: the one before, and the other.
-        compilations: Programs that were compiled while a caller waited.
+        compilations: ProgramCache that were compiled while a caller waited.
     """
 
     run: OpenRun

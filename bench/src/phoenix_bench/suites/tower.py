@@ -22,9 +22,9 @@ from phoenix_bench.suites import Options
 from phoenix_bench.timing import Pace, time_in_turns
 from phoenix_export.checkpoint import open_checkpoint
 from phoenix_export.programs import user_program
-from phoenix_server.bundle import TABLES, Bundle, open_bundle
-from phoenix_server.features import UserColumns
-from phoenix_server.towers import Towers
+from phoenix_server.bundle.bundle import TABLES, Bundle, open_bundle
+from phoenix_server.bundle.features import UserColumns
+from phoenix_server.bundle.towers import Towers
 
 SUITE = "tower"
 

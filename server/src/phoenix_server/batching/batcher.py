@@ -10,13 +10,13 @@ from dataclasses import replace
 from itertools import count
 from typing import TypeVar
 
-from phoenix_server.batching.backlog import Backlog
-from phoenix_server.batching.config import QueueConfig
-from phoenix_server.batching.entries import Entry, Outcomes
-from phoenix_server.batching.pipeline import Pipeline, Retriever
-from phoenix_server.batching.schedule import Schedule
+from phoenix_server.batching.executor import Executor, Retriever
+from phoenix_server.batching.request import Entry, Outcomes
+from phoenix_server.batching.request_queue import RequestQueue
+from phoenix_server.batching.scheduler import Scheduler
 from phoenix_server.batching.stats import QueueStats
-from phoenix_server.engine import Answer, Query
+from phoenix_server.config import QueueConfig
+from phoenix_server.engine.engine import Answer, Query
 
 T = TypeVar("T")
 
@@ -58,9 +58,9 @@ class Batcher:
         self.recent: deque[Query] = deque(maxlen=_RECENT)
         self._made_s = clock()
         self._compilations = retriever.unforeseen_compilations
-        backlog = Backlog(retriever.max_batch, retriever.batch_seconds)
-        self._schedule = Schedule(backlog, config, clock, self._settle)
-        self._pipeline = Pipeline(retriever, self._schedule, self._settle)
+        backlog = RequestQueue(retriever.max_batch, retriever.batch_seconds)
+        self._schedule = Scheduler(backlog, config, clock, self._settle)
+        self._pipeline = Executor(retriever, self._schedule, self._settle)
 
     async def retrieve(self, query: Query, *, timeout_s: float | None = None) -> Answer:
         """Answer a query along with others.

@@ -4,11 +4,11 @@ import threading
 import time
 
 from phoenix_server.batching.batcher import Batcher
-from phoenix_server.batching.config import QueueConfig
-from phoenix_server.corpus.following import catch_up
-from phoenix_server.corpus.store import Store
-from phoenix_server.corpus.waiting import Home
-from phoenix_server.engine import Engine
+from phoenix_server.config import QueueConfig
+from phoenix_server.corpus.disk.store import Store
+from phoenix_server.corpus.updates.pending import Home
+from phoenix_server.corpus.updates.replay import catch_up
+from phoenix_server.engine.engine import Engine
 from phoenix_server.errors import CorpusError
 
 

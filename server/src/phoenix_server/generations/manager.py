@@ -11,10 +11,10 @@ from typing import NamedTuple
 from phoenix_server.artifacts import describe_error
 from phoenix_server.batching.stats import QueueStats, added
 from phoenix_server.config import ServeConfig
-from phoenix_server.corpus.following import catch_up
-from phoenix_server.corpus.live import LiveCorpus
-from phoenix_server.corpus.store import Store
-from phoenix_server.engine import Engine
+from phoenix_server.corpus.disk.store import Store
+from phoenix_server.corpus.updates.replay import catch_up
+from phoenix_server.corpus.updates.worker import UpdateWorker
+from phoenix_server.engine.engine import Engine
 from phoenix_server.errors import (
     BusyError,
     CorpusError,
@@ -25,11 +25,11 @@ from phoenix_server.errors import (
     PhoenixServerError,
 )
 from phoenix_server.generations.generation import Generation
-from phoenix_server.generations.giving_way import GiveWay
-from phoenix_server.generations.preparing import Prepared, check_memory, prepare, replay
-from phoenix_server.memory import release_unused_memory
-from phoenix_server.programs import Programs
-from phoenix_server.threads import in_thread
+from phoenix_server.generations.preparing_tmp import Prepared, check_memory, prepare, replay
+from phoenix_server.generations.throttle import Throttle
+from phoenix_server.runtime.memory import release_unused_memory
+from phoenix_server.runtime.program_cache import ProgramCache
+from phoenix_server.runtime.threads import in_thread
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Status(NamedTuple):
     reason: str = ""
 
 
-class Generations:
+class GenerationManager:
     """Loads generations, and says which answers. Its coroutines run on the event loop.
 
     Attributes:
@@ -75,7 +75,7 @@ class Generations:
     """
 
     def __init__(
-        self, first: Generation, live: LiveCorpus, config: ServeConfig, programs: Programs
+        self, first: Generation, live: UpdateWorker, config: ServeConfig, programs: ProgramCache
     ) -> None:
         """Begin with a generation, which answers.
 
@@ -219,7 +219,7 @@ class Generations:
         """Load; while no snapshot is written, so that the journal holds all that it will miss."""
         assert self._loop is not None
         with self._live.without_snapshots():
-            give_way = GiveWay(lambda: self.active.batcher.is_idle)
+            give_way = Throttle(lambda: self.active.batcher.is_idle)
             engine = prepared.make_engine(self._programs, give_way)
             try:
                 catch_up(prepared.store, engine)

@@ -14,14 +14,14 @@ import grpc
 from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import corpus_service_pb2_grpc
 from phoenix_server.corpus.changes import Posts
-from phoenix_server.corpus.ids import NOWHERE
-from phoenix_server.corpus.snapshot import Snapshot
-from phoenix_server.corpus.snapshotting import list_snapshots
+from phoenix_server.corpus.disk.compaction import list_snapshots
+from phoenix_server.corpus.disk.snapshot import Snapshot
+from phoenix_server.corpus.memory.id_map import NOWHERE
 from phoenix_server.errors import InvalidRequestError
 from phoenix_server.service import requests
-from phoenix_server.service.encoding import encode_posts
+from phoenix_server.service.encode_posts import encode_posts
 from phoenix_server.service.state import ServingState
-from phoenix_server.service.streaming import make_in_order
+from phoenix_server.service.upsert_stream import make_in_order
 
 Context = grpc.aio.ServicerContext
 

@@ -14,13 +14,13 @@ from phoenix_retrieval.v1.corpus_service_pb2 import UpsertPostsRequest
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
 from phoenix_retrieval.v1.retrieval_service_pb2 import Filter as FilterMessage
 from phoenix_retrieval.v1.user_pb2 import User
+from phoenix_server.bundle.features import UserColumns
 from phoenix_server.corpus.changes import Labels, Posts
-from phoenix_server.corpus.snapshot import odd_vectors
-from phoenix_server.corpus.times import carried_times
+from phoenix_server.corpus.disk.snapshot import odd_vectors
+from phoenix_server.corpus.snowflake import carried_times
+from phoenix_server.engine.filters import Filter
 from phoenix_server.errors import InvalidRequestError, Violation
-from phoenix_server.features import UserColumns
-from phoenix_server.filtering import MOST_LABELS
-from phoenix_server.filters import Filter
+from phoenix_server.search.eligibility import MOST_LABELS
 
 _MOST_PER_COLUMN = 4  # faults that are listed; the first few tell the story
 _DAY_MS = 24 * 60 * 60 * 1000

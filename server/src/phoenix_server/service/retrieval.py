@@ -14,12 +14,12 @@ import grpc
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2_grpc
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
-from phoenix_server.engine import Answer, Engine, Query
+from phoenix_server.engine.engine import Answer, Engine, Query
 from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
 from phoenix_server.generations.generation import Generation
-from phoenix_server.interceptors import retry_delay, to_status
 from phoenix_server.service import requests
-from phoenix_server.service.encoding import encode_posts
+from phoenix_server.service.encode_posts import encode_posts
+from phoenix_server.service.interceptor import retry_delay, to_status
 from phoenix_server.service.state import ServingState
 
 _log = logging.getLogger(__name__)

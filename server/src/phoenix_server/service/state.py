@@ -4,11 +4,11 @@ import time
 from dataclasses import replace
 
 from phoenix_server.batching.stats import QueueStats, added
-from phoenix_server.corpus.live import LiveCorpus
+from phoenix_server.config import Limits
+from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.errors import NotReadyError
 from phoenix_server.generations.generation import Generation
-from phoenix_server.generations.manager import Generations
-from phoenix_server.limits import Limits
+from phoenix_server.generations.manager import GenerationManager
 
 
 class ServingState:
@@ -16,17 +16,17 @@ class ServingState:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._generations: Generations | None = None
-        self._live: LiveCorpus | None = None
+        self._generations: GenerationManager | None = None
+        self._live: UpdateWorker | None = None
         self._began_s = time.monotonic()
 
-    def set_ready(self, generations: Generations, live: LiveCorpus) -> None:
+    def set_ready(self, generations: GenerationManager, live: UpdateWorker) -> None:
         """Begin to answer."""
         self._generations, self._live = generations, live
         self._began_s = time.monotonic()
 
     @property
-    def generations(self) -> Generations:
+    def generations(self) -> GenerationManager:
         """All generations; errors as for `generation`."""
         if self._generations is None:
             raise NotReadyError("the server loads its bundle and corpus")
@@ -42,7 +42,7 @@ class ServingState:
         return self.generations.active
 
     @property
-    def live(self) -> LiveCorpus:
+    def live(self) -> UpdateWorker:
         """What takes changes of the corpus; errors as for `generation`."""
         if self._live is None:
             raise NotReadyError("the server loads its bundle and corpus")

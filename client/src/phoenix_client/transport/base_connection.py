@@ -1,0 +1,72 @@
+"""What the sync and the async client hold alike: a channel, and the time limit of calls."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
+import grpc
+import grpc.aio
+
+from phoenix_client.errors import DeadlineExceededError, UnavailableError
+from phoenix_client.transport import channels
+
+Channel = TypeVar("Channel", grpc.Channel, grpc.aio.Channel)
+
+UNREACHABLE = (UnavailableError, DeadlineExceededError)
+"""What a health check raises if no server can be asked."""
+
+
+class BaseConnection(ABC, Generic[Channel]):
+    """A channel, opened here or given, and the time limit of calls that set none."""
+
+    def __init__(
+        self,
+        target: str = channels.DEFAULT_TARGET,
+        *,
+        timeout_s: float = channels.DEFAULT_TIMEOUT_S,
+        credentials: grpc.ChannelCredentials | None = None,
+        max_request_bytes: int | None = None,
+        max_response_bytes: int | None = channels.DEFAULT_MAX_RESPONSE_BYTES,
+        channel: Channel | None = None,
+    ) -> None:
+        """Prepare a connection; the first call opens it.
+
+        Args:
+            target: The server, as gRPC names it: `host:port`, `dns:///name`, `unix:path`.
+            timeout_s: Time limit of calls that set none.
+            credentials: For TLS, as from `grpc.ssl_channel_credentials()`. None: not encrypted.
+            max_request_bytes: Largest message to send. None: as large as the server takes.
+            max_response_bytes: Largest message to accept. None: any.
+            channel: Use this channel, and leave it open at the end. All but `timeout_s` is then
+                its matter.
+
+        Raises:
+            ValueError: `timeout_s` is not above 0, or infinite.
+        """
+        self._timeout_s = channels.checked_timeout_s(timeout_s)
+        self._owns_channel = channel is None
+        if channel is None:
+            options = channels.channel_options(max_request_bytes, max_response_bytes)
+            channel = self._open(target, credentials, options)
+        self._channel = channel
+        self._attach(channel)
+
+    @abstractmethod
+    def _open(
+        self, target: str, credentials: grpc.ChannelCredentials | None, options: channels.Options
+    ) -> Channel:
+        """Return a channel, encrypted if there are credentials."""
+
+    @abstractmethod
+    def _attach(self, channel: Channel) -> None:
+        """Make the services at the other end of a channel callable."""
+
+    def _limit_s(self, timeout_s: float | None) -> float:
+        """Return the time limit of a call that sets this one, or none."""
+        return self._timeout_s if timeout_s is None else channels.checked_timeout_s(timeout_s)
+
+
+def never_served() -> UnavailableError:
+    """Return the exception for a health check that ends before it says SERVING."""
+    return UnavailableError("the health check ended before the server was serving")

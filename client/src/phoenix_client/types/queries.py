@@ -1,0 +1,43 @@
+"""What to retrieve: one query of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from phoenix_client.types.columns import u32_column, u64_column
+from phoenix_client.types.filters import Filter
+from phoenix_client.types.users import User
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieveQuery:
+    """One user, and what to return for them.
+
+    Attributes:
+        user: The user.
+        top_k: How many posts, from 1 to the server's limit (`Model.max_top_k`).
+        with_author_ids: Return the posts' authors.
+        with_labels: Return the posts' labels.
+        with_created_at: Return when the posts were created.
+        with_representation: Return the user's representation.
+        min_sequence: Answer over a corpus that holds at least the change of this number; wait for
+            it until the time limit.
+        filter: What posts must be to be returned; None: any.
+
+    Raises:
+        ValueError: `top_k` is no unsigned 32-bit integer, or `min_sequence` none of 64 bits.
+    """
+
+    user: User
+    top_k: int
+    with_author_ids: bool = False
+    with_labels: bool = False
+    with_created_at: bool = False
+    with_representation: bool = False
+    min_sequence: int = 0
+    filter: Filter | None = None
+
+    def __post_init__(self) -> None:
+        """Check what could not be sent."""
+        u32_column("top_k", (self.top_k,))
+        u64_column("min_sequence", (self.min_sequence,))

@@ -1,0 +1,212 @@
+"""Builds requests to `CorpusService` and reads its replies, for the sync and the async client."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from datetime import UTC
+
+from phoenix_client.errors import MalformedReplyError
+from phoenix_client.types import times
+from phoenix_client.types.columns import u64_column
+from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+from phoenix_client.types.labels import check_label, check_sequence
+from phoenix_client.types.posts import Post, Posts
+from phoenix_client.wire.messages import check_times, read_labels
+from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
+
+
+def upsert_request(posts: Iterable[Post]) -> corpus_pb2.UpsertPostsRequest:
+    """Write posts, in columns.
+
+    Raises:
+        ValueError: An id is no unsigned 64-bit integer, a time has no zone or lies before 1970,
+            labels are no strings, or some posts have vectors and others none or longer ones. The
+            message names the field.
+    """
+    rows = tuple(posts)
+    request = corpus_pb2.UpsertPostsRequest(
+        post_ids=u64_column("post_ids", (row.post_id for row in rows)),
+        author_ids=u64_column("author_ids", (row.author_id for row in rows)),
+        created_at_unix_ms=_times(rows),
+        vectors=_vectors(rows),
+    )
+    _write_labels(rows, request)
+    return request
+
+
+def stream_upsert_request(posts: Iterable[Post]) -> corpus_pb2.StreamUpsertPostsRequest:
+    """Write a batch of a stream.
+
+    Raises:
+        ValueError: As by `upsert_request`.
+    """
+    return corpus_pb2.StreamUpsertPostsRequest(change=upsert_request(posts))
+
+
+def _times(rows: Sequence[Post]) -> list[int]:
+    """Return when posts were created; nothing if that is known of none."""
+    if all(row.created_at is None for row in rows):
+        return []
+    return [_time(row, index) for index, row in enumerate(rows)]
+
+
+def _time(row: Post, index: int) -> int:
+    if row.created_at is None:
+        return times.UNKNOWN
+    try:
+        return times.to_unix_ms(row.created_at)
+    except ValueError as error:
+        raise ValueError(f"posts[{index}].created_at: {error}") from error
+
+
+def _vectors(rows: Sequence[Post]) -> array[float]:
+    """Return the posts' vectors, one after the other; nothing if no post has one."""
+    floats = array("f")
+    first = rows[0].vector if rows else None
+    for index, row in enumerate(rows):
+        at = f"posts[{index}].vector"
+        if (row.vector is None) != (first is None):
+            raise ValueError(f"{at}: all posts have vectors or none has, posts[0] is otherwise")
+        if row.vector is None or first is None:
+            continue
+        if len(first) == 0:
+            raise ValueError(f"{at}: is empty")
+        if len(row.vector) != len(first):
+            raise ValueError(
+                f"{at}: has {len(row.vector)} floats where posts[0].vector has {len(first)}"
+            )
+        try:
+            # An array takes no other kind of array as a whole, but its numbers.
+            whole = not isinstance(row.vector, array) or row.vector.typecode == floats.typecode
+            floats.extend(row.vector if whole else iter(row.vector))
+        except (OverflowError, TypeError) as error:
+            raise ValueError(f"{at}: must be floats ({error})") from error
+    return floats
+
+
+def _write_labels(rows: Sequence[Post], request: corpus_pb2.UpsertPostsRequest) -> None:
+    """Write the posts' labels; the columns stay empty if no post has any."""
+    indices: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        at = f"posts[{index}].labels"
+        check_sequence(row.labels, at)
+        for name in row.labels:
+            if name not in indices:
+                check_label(name, at)
+            request.label_indices.append(indices.setdefault(name, len(indices)))
+    if indices:
+        request.label_names.extend(indices)
+        request.label_counts.extend(len(row.labels) for row in rows)
+
+
+def read_upserted(
+    reply: corpus_pb2.UpsertPostsResponse | corpus_pb2.StreamUpsertPostsResponse,
+) -> Upserted:
+    """Read what came of writing posts."""
+    return Upserted(reply.sequence, reply.inserted, reply.replaced, reply.evicted)
+
+
+def delete_request(post_ids: Iterable[int]) -> corpus_pb2.DeletePostsRequest:
+    """Write a request to delete posts.
+
+    Raises:
+        ValueError: An id is no unsigned 64-bit integer.
+    """
+    return corpus_pb2.DeletePostsRequest(post_ids=u64_column("post_ids", post_ids))
+
+
+def read_deleted(reply: corpus_pb2.DeletePostsResponse) -> Deleted:
+    """Read what came of deleting posts."""
+    return Deleted(reply.sequence, reply.deleted)
+
+
+def get_posts_request(post_ids: Iterable[int]) -> corpus_pb2.GetPostsRequest:
+    """Write a request for posts.
+
+    Raises:
+        ValueError: An id is no unsigned 64-bit integer.
+    """
+    return corpus_pb2.GetPostsRequest(post_ids=u64_column("post_ids", post_ids))
+
+
+def read_found_posts(reply: corpus_pb2.GetPostsResponse, num_posts: int) -> FoundPosts:
+    """Read what the corpus holds of posts.
+
+    Raises:
+        MalformedReplyError: The reply contradicts itself, or is not about as many posts.
+    """
+    found, missing = len(reply.post_ids), len(reply.missing_post_ids)
+    if found + missing != num_posts:
+        raise MalformedReplyError(
+            f"post_ids: has {found} entries and missing_post_ids {missing}, not {num_posts}"
+        )
+    check_times("created_at_unix_ms", reply.created_at_unix_ms)
+    try:
+        posts = Posts(
+            post_ids=tuple(reply.post_ids),
+            author_ids=tuple(reply.author_ids),
+            created_at_unix_ms=tuple(reply.created_at_unix_ms),
+            labels=read_labels(reply.label_names, reply.label_counts, reply.label_indices),
+        )
+    except ValueError as error:
+        raise MalformedReplyError(str(error)) from error
+    return FoundPosts(reply.sequence, posts, tuple(reply.missing_post_ids))
+
+
+def read_corpus(reply: corpus_pb2.GetCorpusResponse) -> CorpusState:
+    """Read the description of the corpus.
+
+    Raises:
+        MalformedReplyError: The newest post is of a time that no datetime can hold.
+    """
+    check_times("newest_created_at_unix_ms", [reply.newest_created_at_unix_ms])
+    return CorpusState(
+        rows=reply.rows,
+        capacity=reply.capacity,
+        label_names=tuple(reply.label_names),
+        max_labels=reply.max_labels,
+        sequence=reply.sequence,
+        snapshot_sequence=reply.snapshot_sequence,
+        journal_posts=reply.journal_posts,
+        newest_created_at=times.from_unix_ms(reply.newest_created_at_unix_ms),
+        read_only=reply.read_only,
+        evict_oldest=reply.evict_oldest,
+    )
+
+
+def read_created_snapshot(reply: corpus_pb2.CreateSnapshotResponse) -> Snapshot:
+    """Read the newest snapshot.
+
+    Raises:
+        MalformedReplyError: It is missing, or does not say when it was written.
+    """
+    return _read_snapshot(reply.snapshot, "snapshot")
+
+
+def read_snapshots(reply: corpus_pb2.ListSnapshotsResponse) -> tuple[Snapshot, ...]:
+    """Read which snapshots there are.
+
+    Raises:
+        MalformedReplyError: One does not say when it was written.
+    """
+    return tuple(
+        _read_snapshot(snapshot, f"snapshots[{index}]")
+        for index, snapshot in enumerate(reply.snapshots)
+    )
+
+
+def _read_snapshot(snapshot: corpus_pb2.CorpusSnapshot, at: str) -> Snapshot:
+    if not snapshot.HasField("created_at"):
+        raise MalformedReplyError(f"{at}.created_at: is missing")
+    try:
+        created_at = snapshot.created_at.ToDatetime(tzinfo=UTC)
+    except (OverflowError, ValueError) as error:
+        raise MalformedReplyError(f"{at}.created_at: {error}") from error
+    return Snapshot(
+        sequence=snapshot.sequence,
+        rows=snapshot.rows,
+        size_bytes=snapshot.size_bytes,
+        created_at=created_at,
+        directory=snapshot.directory,
+    )

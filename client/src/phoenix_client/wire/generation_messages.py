@@ -1,0 +1,102 @@
+"""Builds requests about generations and reads replies, for the sync and the async client."""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePath
+
+from phoenix_client.errors import MalformedReplyError
+from phoenix_client.types.columns import u32_column
+from phoenix_client.types.generations import Generation, GenerationState
+from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
+
+_STATES: dict[int, GenerationState] = {
+    model_pb2.GENERATION_STATE_LOADING: GenerationState.LOADING,
+    model_pb2.GENERATION_STATE_READY: GenerationState.READY,
+    model_pb2.GENERATION_STATE_ACTIVE: GenerationState.ACTIVE,
+    model_pb2.GENERATION_STATE_FAILED: GenerationState.FAILED,
+}
+
+
+def load_request(
+    bundle: str | PurePath | None, corpus: str | PurePath | None, activate: bool
+) -> model_pb2.LoadGenerationRequest:
+    """Write what to load; the directories are the server's, and go as they are given.
+
+    Raises:
+        ValueError: Neither is given, or one is empty or no text. The message names the field.
+    """
+    if bundle is None and corpus is None:
+        raise ValueError("bundle: is needed, or corpus, or both")
+    return model_pb2.LoadGenerationRequest(
+        bundle=_directory("bundle", bundle),
+        corpus=_directory("corpus", corpus),
+        activate=activate,
+    )
+
+
+def _directory(name: str, given: str | PurePath | None) -> str:
+    """Return a directory as the contract has it, where empty text stands for none."""
+    if given is None:
+        return ""
+    directory = os.fspath(given)
+    if not directory:
+        raise ValueError(f"{name}: is empty")
+    try:
+        directory.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name}: {directory!a} is no text ({error.reason})") from error
+    return directory
+
+
+def activate_request(number: int) -> model_pb2.ActivateGenerationRequest:
+    """Write which generation shall answer.
+
+    Raises:
+        ValueError: `number` is no unsigned 32-bit integer.
+    """
+    (checked,) = u32_column("number", [number])
+    return model_pb2.ActivateGenerationRequest(number=checked)
+
+
+def read_generation(
+    reply: model_pb2.LoadGenerationResponse
+    | model_pb2.ActivateGenerationResponse
+    | model_pb2.RollbackGenerationResponse,
+) -> Generation:
+    """Read what was loaded, or answers now.
+
+    Raises:
+        MalformedReplyError: It is missing, or its state is none that is known.
+    """
+    if not reply.HasField("generation"):
+        raise MalformedReplyError("generation: is missing")
+    return _read(reply.generation, "generation")
+
+
+def read_generations(reply: model_pb2.ListGenerationsResponse) -> tuple[Generation, ...]:
+    """Read which generations there are.
+
+    Raises:
+        MalformedReplyError: The state of one is none that is known.
+    """
+    return tuple(
+        _read(each, f"generations[{index}]") for index, each in enumerate(reply.generations)
+    )
+
+
+def _read(message: model_pb2.Generation, at: str) -> Generation:
+    if message.state not in _STATES:
+        raise MalformedReplyError(f"{at}.state: {message.state} is not known")
+    return Generation(
+        number=message.number,
+        state=_STATES[message.state],
+        generation=message.generation,
+        bundle=message.bundle,
+        corpus=message.corpus,
+        tower_fingerprint=message.tower_fingerprint,
+        corpus_rows=message.corpus_rows,
+        sequence=message.sequence,
+        previous=message.previous,
+        reason=message.reason,
+    )

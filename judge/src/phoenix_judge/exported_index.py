@@ -1,0 +1,182 @@
+"""Reads what `phoenix-server export-index` writes.
+
+Shapes:
+    N  posts        D  width of a vector        n  chosen posts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_client.errors import FileError
+from phoenix_client.files.json_reader import JsonReader
+from phoenix_judge.searchers import FaissSearcher, ScannSearcher, Searcher
+
+MANIFEST = "index.json"
+VECTORS = "vectors.npy"
+POST_IDS = "post_ids.npy"
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an exported index says of itself.
+
+    Attributes:
+        format: "faiss" or "scann".
+        made_as: How it was made: FAISS's factory string, or ScaNN's sizes.
+        tower_fingerprint: Of the towers that made the vectors.
+        sequence: Number of the last change of the corpus that it holds.
+        rows: N.
+        embedding_size: D.
+        leaves: Of a ScaNN tree; else 0.
+        reorder: How many results ScaNN scores exactly; else 0.
+    """
+
+    format: str
+    made_as: str
+    tower_fingerprint: str
+    sequence: int
+    rows: int
+    embedding_size: int
+    leaves: int = 0
+    reorder: int = 0
+
+
+class ExportedIndex:
+    """An index, and the posts that are in it.
+
+    Attributes:
+        path: Its directory.
+        manifest: What it says of itself.
+        searcher: CompiledSearch it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read an index.
+
+        Raises:
+            FileError: It is not one, or its files do not fit together.
+            ModuleNotFoundError: Its library is not installed.
+        """
+        self.path = path
+        self.manifest = manifest = read_manifest(path / MANIFEST)
+        shape = (manifest.rows, manifest.embedding_size)
+        self._vectors = _array(path / VECTORS, "<f4", shape)  # [N, D]
+        self._post_ids = _array(path / POST_IDS, "<u8", shape[:1])  # [N]
+        self._order = np.argsort(self._post_ids)
+        self.searcher = _searcher(path, manifest)
+        found = (self.searcher.rows, self.searcher.width)
+        if found != shape:
+            raise FileError(str(path), "", f"its index is of {found}, its vectors are of {shape}")
+
+    def post_ids(self, rows: Sequence[int]) -> list[int]:
+        """Return the posts at rows [n]."""
+        return self._post_ids[np.array(rows, np.intp)].tolist()
+
+    def rows_of(self, post_ids: Sequence[int]) -> list[int | None]:
+        """Return the rows of posts [n]; None where it does not hold one."""
+        wanted = np.array(post_ids, np.uint64)
+        places = np.searchsorted(self._post_ids, wanted, sorter=self._order)
+        rows = self._order[np.minimum(places, len(self._order) - 1)]
+        held = self._post_ids[rows] == wanted
+        return [
+            int(row) if there else None
+            for row, there in zip(rows.tolist(), held.tolist(), strict=True)
+        ]
+
+    def scores(self, query: npt.NDArray[np.float32], rows: Sequence[int]) -> list[float]:
+        """Return the scores of posts at rows [n] for a query [D].
+
+        They are summed in float64 and rounded to float32 at the end, so that equal vectors score
+        equally, and unequal ones as float32 can tell.
+        """
+        vectors = np.asarray(self._vectors[np.array(rows, np.intp)], np.float64)  # [n, D]
+        return (vectors * query.astype(np.float64)).sum(axis=1).astype(np.float32).tolist()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read an `index.json`.
+
+    Raises:
+        FileError: It is not one, or it is of vectors alone.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        hint = "write one with phoenix-server export-index"
+        raise FileError(str(path), "", f"{error.strerror}; {hint}") from error
+    reader = _Reader(str(path))
+    return reader.manifest(reader.parse(text, ""))
+
+
+class _Reader(JsonReader):
+    """Turns parsed JSON into a manifest. A location is a key."""
+
+    def manifest(self, value: object) -> Manifest:
+        document = self.object(value, "")
+        version = self._uint(document, "format_version")
+        if version != _FORMAT_VERSION:
+            raise self.misfit("format_version", f"must be {_FORMAT_VERSION}", version)
+        form = self._text(document, "format")
+        fields: dict[str, Any] = {
+            "format": form,
+            "tower_fingerprint": self._text(document, "tower_fingerprint"),
+            "sequence": self._uint(document, "sequence"),
+            "rows": self._uint(document, "rows", least=1),
+            "embedding_size": self._uint(document, "embedding_size", least=1),
+        }
+        match form:
+            case "faiss":
+                fields["made_as"] = self._text(document, "factory")
+            case "scann":
+                fields |= {key: self._uint(document, key, least=1) for key in ("leaves", "reorder")}
+                fields["made_as"] = "ScaNN, {leaves} leaves, reorder {reorder}".format(**fields)
+            case "npy":
+                raise self.fault("format", "is npy: vectors without an index, nothing to search")
+            case _:
+                raise self.misfit("format", "must be faiss or scann", form)
+        return Manifest(**fields)
+
+    def _uint(self, document: dict[str, object], key: str, *, least: int = 0) -> int:
+        return self.uint(self.member(document, key, ""), key, 64, least=least)
+
+    def _text(self, document: dict[str, object], key: str) -> str:
+        value = self.member(document, key, "")
+        if not isinstance(value, str):
+            raise self.misfit(key, "must be a string", value)
+        return value
+
+
+def _searcher(path: Path, manifest: Manifest) -> Searcher:
+    if manifest.format == "faiss":
+        return FaissSearcher(path)
+    return ScannSearcher(
+        path,
+        leaves=manifest.leaves,
+        reorder=manifest.reorder,
+        width=manifest.embedding_size,
+    )
+
+
+def _array(path: Path, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Map an array into memory.
+
+    Raises:
+        FileError: It is not one of this type and shape.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise FileError(str(path), "", error.strerror or str(error)) from error
+    except (ValueError, EOFError) as error:
+        raise FileError(str(path), "", f"is not an array of numpy: {error}") from error
+    if not isinstance(array, np.ndarray) or (array.dtype, array.shape) != (np.dtype(dtype), shape):
+        raise FileError(str(path), "", f"should be of {dtype} {shape}")
+    return array

@@ -1,0 +1,233 @@
+"""Indexes of other libraries, which answer approximately, over the vectors of a corpus.
+
+Row i of an index is row i of the vectors. The libraries are optional, and imported when asked for.
+
+Shapes:
+    N  posts        D  width of a vector        T  posts that an index is trained on
+"""
+
+import importlib
+import importlib.metadata
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_judge.errors import IndexOptionError
+from phoenix_server.errors import CorpusError, StartupError
+
+FAISS_FILE = "index.faiss"
+SCANN_FOLDER = "scann"
+_ADDED_ROWS = 1 << 14
+_LEAST_HASHED = 16  # ScaNN's asymmetric hashing has 16 centres a block, and needs as many posts
+_PLACE = re.compile(r"^Error in .*? at \S+:\d+: ")  # where in FAISS something went wrong
+
+Vectors = npt.NDArray[np.float32]
+Report = Callable[[str, int, int], None]
+"""Called with a step, and with how many of how many posts are through it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaissOptions:
+    """A FAISS index, by inner product.
+
+    Attributes:
+        factory: What FAISS's `index_factory` makes of it.
+        train_posts: T at most, drawn at random. FAISS's k-means uses up to 256 a list and warns
+            below 39, so the default trains 1,024 lists fully, and 6,700 without a warning.
+    """
+
+    factory: str = "HNSW32"
+    train_posts: int = 262_144
+
+    def __post_init__(self) -> None:
+        _check_at_least_one(train_posts=self.train_posts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScannOptions:
+    """A ScaNN tree over asymmetric hashes of two dimensions each, reordered by exact products.
+
+    Attributes:
+        leaves: Leaves of the tree. None: the square root of N, as ScaNN's documentation advises.
+        reorder: How many of the best by hashes are scored exactly.
+        train_posts: T at most, drawn by ScaNN.
+    """
+
+    leaves: int | None = None
+    reorder: int = 250
+    train_posts: int = 262_144
+
+    def __post_init__(self) -> None:
+        leaves = 1 if self.leaves is None else self.leaves
+        _check_at_least_one(leaves=leaves, reorder=self.reorder, train_posts=self.train_posts)
+
+
+def _check_at_least_one(**options: int) -> None:
+    for name, value in options.items():
+        if value < 1:
+            raise ValueError(f"{name}: must be at least 1, is {value}")
+
+
+class FaissBuilder:
+    """Makes an index with FAISS."""
+
+    format = "faiss"
+
+    def __init__(self, options: FaissOptions, width: int) -> None:
+        """Check that FAISS is there and takes the options.
+
+        Raises:
+            StartupError: FAISS is not installed.
+            IndexOptionError: It does not take the factory string.
+        """
+        self._faiss = _import("faiss", extra="faiss")
+        self._options = options
+        try:
+            self._index = self._faiss.index_factory(
+                width, options.factory, self._faiss.METRIC_INNER_PRODUCT
+            )
+        except RuntimeError as exc:
+            raise self._refused(exc) from exc
+
+    def describe(self) -> dict[str, object]:
+        """Return what a manifest says of the index."""
+        return {"factory": self._options.factory, "faiss_version": str(self._faiss.__version__)}
+
+    def write(self, vectors: Vectors, directory: Path, report: Report) -> None:
+        """Train an index, add [N, D] vectors to it, and write it.
+
+        Raises:
+            IndexOptionError: FAISS cannot make this index of these vectors.
+            CorpusError: The disk refuses.
+        """
+        rows = len(vectors)
+        try:
+            if not self._index.is_trained:
+                report("training", 0, rows)
+                self._index.train(_sample(vectors, self._options.train_posts))
+            for start in range(0, rows, _ADDED_ROWS):  # in pieces, so that it can be interrupted
+                self._index.add(np.ascontiguousarray(vectors[start : start + _ADDED_ROWS]))
+                report("adding", min(start + _ADDED_ROWS, rows), rows)
+        except RuntimeError as exc:
+            raise self._refused(exc) from exc
+        path = directory / FAISS_FILE
+        try:
+            self._faiss.write_index(self._index, str(path))
+        except RuntimeError as exc:
+            raise CorpusError(path, f"cannot be written: {_reason(exc)}") from exc
+
+    def _refused(self, exc: RuntimeError) -> IndexOptionError:
+        return IndexOptionError(
+            "--factory", f"FAISS refuses {self._options.factory!r}: {_reason(exc)}"
+        )
+
+
+class ScannBuilder:
+    """Makes an index with ScaNN."""
+
+    format = "scann"
+
+    def __init__(self, options: ScannOptions, rows: int) -> None:
+        """Check that ScaNN is there and that there are posts enough.
+
+        Raises:
+            StartupError: ScaNN is not installed.
+            IndexOptionError: There are fewer posts than an option needs.
+        """
+        self._module = import_scann()
+        self._options = options
+        self._leaves = options.leaves or max(1, round(rows**0.5))
+        if self._leaves > rows:
+            raise IndexOptionError("--leaves", f"is {self._leaves}, there are {rows} posts")
+        if min(rows, options.train_posts) < _LEAST_HASHED:
+            raise IndexOptionError(
+                "--format", f"scann needs {_LEAST_HASHED} posts or more to train on"
+            )
+
+    def describe(self) -> dict[str, object]:
+        """Return what a manifest says of the index."""
+        version = importlib.metadata.version("scann")
+        return {"leaves": self._leaves, "reorder": self._options.reorder, "scann_version": version}
+
+    def write(self, vectors: Vectors, directory: Path, report: Report) -> None:
+        """Train an index of [N, D] vectors, and write it.
+
+        Raises:
+            IndexOptionError: ScaNN cannot make this index of these vectors.
+            CorpusError: The disk refuses.
+        """
+        rows = len(vectors)
+        report("building", 0, rows)
+        trained = min(rows, self._options.train_posts)
+        try:
+            searcher = (
+                self._module.builder(vectors, 1, "dot_product")
+                .tree(
+                    num_leaves=self._leaves,
+                    num_leaves_to_search=max(1, self._leaves // 10),
+                    training_sample_size=trained,
+                )
+                .score_ah(2, anisotropic_quantization_threshold=0.2, training_sample_size=trained)
+                .reorder(self._options.reorder)
+                .build()
+            )
+        except (RuntimeError, ValueError) as exc:
+            raise IndexOptionError("--format", f"ScaNN refuses: {exc}") from exc
+        folder = directory / SCANN_FOLDER
+        folder.mkdir()
+        try:
+            searcher.serialize(str(folder), relative_path=True)  # the directory is to be renamed
+        except RuntimeError as exc:
+            raise CorpusError(folder, f"cannot be written: {exc}") from exc
+        report("building", rows, rows)
+
+
+def _sample(vectors: Vectors, most: int) -> Vectors:
+    """Draw up to `most` vectors, in their order."""
+    if len(vectors) <= most:
+        return np.ascontiguousarray(vectors)
+    rows = np.random.default_rng(0).choice(len(vectors), most, replace=False)
+    return vectors[np.sort(rows)]
+
+
+def _import(name: str, *, extra: str) -> Any:
+    """Import a library.
+
+    Raises:
+        StartupError: It is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        raise StartupError(
+            f"--format {extra} needs {exc.name}: install phoenix-judge[{extra}]"
+        ) from exc
+
+
+def import_scann() -> Any:
+    """Import ScaNN without TensorFlow.
+
+    It searches all the same, and beside a TensorFlow of another version than its own it would fail.
+
+    Raises:
+        StartupError: It is not installed.
+    """
+    modules = cast("dict[str, object]", sys.modules)
+    before = {name: module for name, module in modules.items() if name == "tensorflow"}
+    modules["tensorflow"] = None
+    try:
+        return _import("scann.scann_ops.py.scann_ops_pybind", extra="scann")
+    finally:
+        del modules["tensorflow"]
+        modules.update(before)
+
+
+def _reason(exc: RuntimeError) -> str:
+    """Return what FAISS says, without the place in its source."""
+    return _PLACE.sub("", str(exc)).strip()

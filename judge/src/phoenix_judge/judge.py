@@ -1,0 +1,126 @@
+"""Grades indexes, from files to a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from phoenix_client.client import PhoenixClient
+from phoenix_client.types.users import User
+from phoenix_judge.exact import ask
+from phoenix_judge.exported_index import ExportedIndex
+from phoenix_judge.grade import check_state, check_towers, grade_index
+from phoenix_judge.measures import percentile
+from phoenix_judge.report import Latency, Report
+from phoenix_judge.sweeps import Sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to judge.
+
+    Attributes:
+        top_k: How many posts a user is to get.
+        rbo_p: Persistence of the rank-biased overlap, above 0 and below 1.
+        repeat: How often to time each query.
+        allow_stale: Take indexes of other states of the corpus.
+    """
+
+    top_k: int = 100
+    rbo_p: float = 0.9
+    repeat: int = 3
+    allow_stale: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.top_k < 1:
+            raise ValueError(f"top_k: must be at least 1, is {self.top_k}")
+        if not 0 < self.rbo_p < 1:
+            raise ValueError(f"rbo_p: must be above 0 and below 1, is {self.rbo_p}")
+        if self.repeat < 1:
+            raise ValueError(f"repeat: must be at least 1, is {self.repeat}")
+
+
+def choose_sweeps(
+    indexes: Sequence[ExportedIndex], sweeps: Sequence[Sweep], top_k: int
+) -> list[Sweep | None]:
+    """Return what to try with each index: the first sweep whose parameter it has, or its own.
+
+    Raises:
+        ValueError: No index has the parameter of a sweep.
+    """
+    for sweep in sweeps:
+        if not any(index.searcher.takes(sweep) for index in indexes):
+            made = ", ".join(index.manifest.made_as for index in indexes)
+            raise ValueError(f"{sweep.parameter} is no parameter of {made}")
+    return [
+        next(
+            (sweep for sweep in sweeps if index.searcher.takes(sweep)),
+            index.searcher.default_sweep(top_k),
+        )
+        for index in indexes
+    ]
+
+
+def judge(
+    client: PhoenixClient,
+    indexes: Sequence[ExportedIndex],
+    users: Sequence[User],
+    sweeps: Sequence[Sweep | None],
+    settings: Settings,
+    *,
+    name: str,
+    report: Callable[[str], None] = lambda step: None,
+) -> Report:
+    """Ask the server for the exact answers, and grade indexes by them.
+
+    Args:
+        client: Asks the server.
+        indexes: What to grade.
+        users: For whom to search; at least one.
+        sweeps: What to try with each index.
+        settings: How to judge.
+        name: The file that the users come from, for errors.
+        report: Called with what is done now.
+
+    Raises:
+        FileError: An index is not of what is served, or the server refuses a user.
+        PhoenixClientError: A call failed.
+    """
+    model = client.get_model()
+    for index in indexes:
+        check_towers(index, model)
+    exact = ask(
+        client, model, users, top_k=settings.top_k, repeat=settings.repeat, name=name, report=report
+    )
+    stale = [check_state(each, exact, allow_stale=settings.allow_stale) for each in indexes]
+    graded = [
+        grade_index(
+            index,
+            exact,
+            sweep=sweep,
+            top_k=settings.top_k,
+            repeat=settings.repeat,
+            p=settings.rbo_p,
+            stale=old,
+            report=report,
+        )
+        for index, sweep, old in zip(indexes, sweeps, stale, strict=True)
+    ]
+    first, last = exact.results[0], exact.results[-1]
+    return Report(
+        generation=first.generation,
+        rows=last.rows_scanned,
+        first_sequence=first.sequence,
+        last_sequence=last.sequence,
+        users=len(users),
+        top_k=settings.top_k,
+        rbo_p=settings.rbo_p,
+        retrieve=_latency(exact.retrieve_s),
+        encode=_latency(exact.encode_s),
+        indexes=tuple(graded),
+    )
+
+
+def _latency(times_s: Sequence[float]) -> Latency:
+    return Latency(p50_ms=1e3 * percentile(times_s, 50), p99_ms=1e3 * percentile(times_s, 99))

@@ -1,0 +1,242 @@
+"""The Parquet files that a corpus is made of: which, in what order, and what tells them apart.
+
+The posts of all files, one file after the other, make one order: that of the corpus.
+"""
+
+import hashlib
+import os
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, TypeAlias
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from phoenix_server.build.columns import COLUMNS, check_alike, check_columns
+from phoenix_server.errors import CorpusError
+
+Place: TypeAlias = Path | str
+"""A path on this machine, or a URI such as s3://bucket/folder."""
+
+_READERS = 8  # files opened at once: another machine's disk answers late, but many at a time
+_TAIL_BYTES = 8  # of a Parquet file, after the footer: its length, and PAR1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostFile:
+    """One Parquet file of posts.
+
+    Attributes:
+        name: What a person calls it.
+        path: Where it is on its filesystem.
+        filesystem: What it is on.
+        size_bytes: Its size.
+        modified_ns: When it was last written, nanoseconds since 1970; None where nothing tells.
+        footer_sha256: Of its footer: what the file says of its contents.
+        group_rows: How many posts its row groups hold.
+    """
+
+    name: Place
+    path: str
+    filesystem: pafs.FileSystem
+    size_bytes: int
+    modified_ns: int | None
+    footer_sha256: str
+    group_rows: tuple[int, ...]
+
+    @cached_property
+    def rows(self) -> int:
+        """How many posts it holds."""
+        return sum(self.group_rows)
+
+    @contextmanager
+    def open(self) -> Generator[pq.ParquetFile, None, None]:
+        """Open it, to read posts.
+
+        Raises:
+            CorpusError: It is not what it was any more, or what is read in the block is damaged.
+        """
+        with reading(self.name):
+            info = self.filesystem.get_file_info(self.path)
+            if (info.size, info.mtime_ns) != (self.size_bytes, self.modified_ns):
+                raise CorpusError(self.name, "was changed while a corpus is made of it")
+            with (
+                self.filesystem.open_input_file(self.path) as source,
+                pq.ParquetFile(
+                    source,
+                    pre_buffer=not isinstance(self.filesystem, pafs.LocalFileSystem),
+                    page_checksum_verification=True,
+                ) as file,
+            ):
+                yield file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Parquet files in order.
+
+    Attributes:
+        name: What a person calls the whole.
+        files: The files.
+        columns: Which of those that a corpus takes they have.
+    """
+
+    name: Place
+    files: tuple[PostFile, ...]
+    columns: tuple[str, ...]
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """How many posts come before each file; last, how many there are."""
+        return tuple(accumulate((file.rows for file in self.files), initial=0))
+
+    @property
+    def rows(self) -> int:
+        """How many posts the files hold."""
+        return self.starts[-1]
+
+    def locate(self, row: int) -> tuple[Place, int]:
+        """Return the file that holds a post of the whole, and the row there."""
+        index = bisect_right(self.starts, row) - 1
+        return self.files[index].name, row - self.starts[index]
+
+
+class _Found(NamedTuple):
+    name: Place
+    info: pafs.FileInfo
+    filesystem: pafs.FileSystem
+
+
+def open_dataset(places: Sequence[Place], filesystem: pafs.FileSystem | None = None) -> Dataset:
+    """Find Parquet files and read what they say of themselves.
+
+    Args:
+        places: Files, in this order, and directories, which stand for the files below them sorted
+            by path. Below a directory, what begins with a dot or an underscore is passed over.
+        filesystem: What they are on. Default: this machine, or what a URI says.
+
+    Raises:
+        CorpusError: A file is missing, damaged, given twice or has other columns than it should;
+            there are no posts; or a filesystem does not answer.
+    """
+    found = [file for place in places for file in _find(place, filesystem)]
+    times = Counter((file.filesystem.type_name, file.info.path) for file in found)
+    for file in found:
+        if times[file.filesystem.type_name, file.info.path] > 1:
+            raise CorpusError(file.name, "is given more than once")
+    with ThreadPoolExecutor(_READERS) as pool:
+        described = list(pool.map(_describe, found))
+    name = (
+        _shown(places[0]) if len(places) == 1 else f"{_shown(places[0])} and {len(places) - 1} more"
+    )
+    if not sum(file.rows for file, _ in described):
+        raise CorpusError(name, "holds no posts")
+    first, schema = described[0]
+    for file, other in described[1:]:
+        check_alike(file.name, other, first.name, schema)
+    return Dataset(
+        name=name,
+        files=tuple(file for file, _ in described),
+        columns=tuple(column for column in COLUMNS if column in schema.names),
+    )
+
+
+@contextmanager
+def reading(name: Place) -> Generator[None, None, None]:
+    """Say of what goes wrong in the block that it is the file's fault.
+
+    Raises:
+        CorpusError: What is read is not Parquet, or is damaged.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise CorpusError(name, "no such file") from None
+    except (pa.ArrowException, OSError) as exc:  # OSError: what is compressed is damaged
+        raise CorpusError(name, f"is not a Parquet file that can be read: {exc}") from exc
+
+
+def _find(place: Place, filesystem: pafs.FileSystem | None) -> list[_Found]:
+    """Return the file at a place, or those below it, sorted by path."""
+    shown = _shown(place)
+    try:
+        on, path = _resolve(place, filesystem)
+        info = on.get_file_info(path)
+        if info.type == pafs.FileType.NotFound:
+            raise CorpusError(shown, "no such file")
+        if info.type == pafs.FileType.File:
+            return [_Found(shown, info, on)]
+        below = on.get_file_info(pafs.FileSelector(path, recursive=True))
+    except (pa.ArrowException, OSError) as exc:
+        reason = str(exc).replace(str(place), str(shown))  # which may hold a password
+        raise CorpusError(shown, f"cannot be looked into: {reason}") from exc
+    files: list[_Found] = []
+    for entry in sorted(below, key=lambda entry: entry.path):
+        inside = PurePosixPath(entry.path.removeprefix(path).lstrip("/"))
+        if entry.type != pafs.FileType.File or any(p.startswith((".", "_")) for p in inside.parts):
+            continue
+        name = shown / inside if isinstance(shown, Path) else f"{shown.rstrip('/')}/{inside}"
+        _check_folders(name, inside.parts[:-1])
+        files.append(_Found(name, entry, on))
+    return files
+
+
+def _resolve(place: Place, filesystem: pafs.FileSystem | None) -> tuple[pafs.FileSystem, str]:
+    if filesystem is not None:
+        return filesystem, str(place)
+    if _is_uri(place):
+        return pafs.FileSystem.from_uri(place)
+    return pafs.LocalFileSystem(), os.path.abspath(place)
+
+
+def _is_uri(place: Place) -> bool:
+    return isinstance(place, str) and "://" in place
+
+
+def _shown(place: Place) -> Place:
+    """Return a place as errors name it: without the password that a URI may hold."""
+    if not _is_uri(place):
+        return Path(place)
+    uri = urlsplit(str(place))
+    return f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}{uri.path}"
+
+
+def _check_folders(name: Place, folders: Sequence[str]) -> None:
+    """Check that no column is in the names of directories, where it would be overlooked."""
+    for folder in folders:
+        column = folder.partition("=")[0]
+        if "=" in folder and column in COLUMNS:
+            raise CorpusError(
+                name, f"{column} is in the name of a directory; only columns in files are read"
+            )
+
+
+def _describe(found: _Found) -> tuple[PostFile, pa.Schema]:
+    """Read a file's footer, and check its columns."""
+    name, info, filesystem = found
+    with reading(name), filesystem.open_input_file(info.path) as source:
+        with pq.ParquetFile(source) as file:
+            schema, metadata = file.schema_arrow, file.metadata
+        source.seek(info.size - _TAIL_BYTES - metadata.serialized_size)
+        footer = source.read(metadata.serialized_size)
+    check_columns(name, schema)
+    groups = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    described = PostFile(
+        name=name,
+        path=info.path,
+        filesystem=filesystem,
+        size_bytes=info.size,
+        modified_ns=info.mtime_ns,
+        footer_sha256=hashlib.sha256(footer).hexdigest(),
+        group_rows=tuple(groups),
+    )
+    return described, schema

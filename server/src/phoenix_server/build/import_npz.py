@@ -1,0 +1,139 @@
+"""Make a corpus of the published `.npz`: vectors as given, checked."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from phoenix_server.bundle.bundle import Bundle
+from phoenix_server.corpus.disk.snapshot import ArrowPosts
+from phoenix_server.corpus.disk.snapshot_writer import new_snapshot, select_posts, snowflake_times
+from phoenix_server.errors import CorpusError
+
+_CHUNK_ROWS = 16_384
+_IDS = ("post_ids", "author_ids")
+_VECTORS = "candidate_representations"
+_TOPICS = "topics"
+
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+def import_corpus(
+    path: Path,
+    bundle: Bundle,
+    out: Path,
+    *,
+    trust_pickle: bool = False,
+    drop_duplicates: bool = False,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Write a corpus from an `.npz` in the published layout.
+
+    Args:
+        path: The `.npz`: post_ids [N] u64, author_ids [N] u64, candidate_representations [N, D]
+            f32 and, if it likes, topics [N] strings, which become labels.
+        bundle: The bundle whose candidate tower made the vectors.
+        out: The directory to write; must not exist.
+        trust_pickle: Read object arrays, which runs code that the file contains.
+        drop_duplicates: Keep the first of posts that come more than once.
+        report: Called with the posts written so far and their total.
+
+    Returns:
+        How many posts were written.
+
+    Raises:
+        CorpusError: The file is damaged, incomplete or odd, or `out` cannot be written.
+    """
+    arrays = _load(path, trust_pickle)
+    width = bundle.manifest.model.embedding_size
+    _check(path, arrays, width)
+    post_ids = arrays["post_ids"].astype(np.uint64)
+    rows = np.flatnonzero(select_posts(path, post_ids, drop_duplicates=drop_duplicates))
+    with new_snapshot(
+        out,
+        source=path,
+        embedding_size=width,
+        tower_fingerprint=bundle.manifest.tower_fingerprint,
+    ) as writer:
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            chunk = rows[start : start + _CHUNK_ROWS]
+            writer.write(
+                ArrowPosts(
+                    post_ids=post_ids[chunk],
+                    author_ids=arrays["author_ids"][chunk].astype(np.uint64),
+                    created_at=snowflake_times(post_ids[chunk]),
+                    labels=_labels(arrays.get(_TOPICS), chunk),
+                    vectors=arrays[_VECTORS][chunk].astype(np.float32, copy=False),
+                )
+            )
+            report(writer.rows, len(rows))
+    return len(rows)
+
+
+def _load(path: Path, trust_pickle: bool) -> Arrays:
+    arrays: Arrays = {}
+    name = ""
+    try:
+        with path.open("rb") as opened:
+            if not zipfile.is_zipfile(opened):  # numpy would take it for a pickle
+                raise CorpusError(path, "is not an .npz, or is truncated")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=trust_pickle) as file:
+                for name in (*_IDS, _VECTORS, _TOPICS):
+                    if name in file.files:
+                        arrays[name] = np.asarray(file[name])
+    except CorpusError:
+        raise
+    except FileNotFoundError:
+        raise CorpusError(path, "no such file") from None
+    except Exception as exc:  # zip, zlib, numpy and pickle raise many kinds
+        if "allow_pickle" in str(exc):
+            raise CorpusError(
+                path,
+                f"{name} is pickled, and unpickling runs code that the file contains; "
+                "pass --trust-pickle if you trust where it comes from",
+            ) from exc
+        raise CorpusError(path, f"cannot be read: {exc}") from exc
+    return arrays
+
+
+def _check(path: Path, arrays: Arrays, width: int) -> None:
+    for name in (*_IDS, _VECTORS):
+        if name not in arrays:
+            raise CorpusError(path, f"{name} is missing")
+    if arrays["post_ids"].ndim != 1:
+        raise CorpusError(path, f"post_ids has shape {arrays['post_ids'].shape}, should be a list")
+    rows = len(arrays["post_ids"])
+    for name in _IDS:
+        array = arrays[name]
+        if array.dtype.kind not in "ui" or (
+            array.dtype.kind == "i" and bool((array.astype(np.int64) < 0).any())
+        ):
+            raise CorpusError(path, f"{name} is {array.dtype}, should be non-negative integers")
+    for name, shape in (("author_ids", (rows,)), (_VECTORS, (rows, width)), (_TOPICS, (rows,))):
+        if name in arrays and arrays[name].shape != shape:
+            raise CorpusError(path, f"{name} has shape {arrays[name].shape}, should have {shape}")
+    if arrays[_VECTORS].dtype.kind != "f":
+        raise CorpusError(path, f"{_VECTORS} is {arrays[_VECTORS].dtype}, should be float32")
+    if _TOPICS in arrays:
+        arrays[_TOPICS] = _texts(path, arrays[_TOPICS])
+
+
+def _texts(path: Path, topics: npt.NDArray[np.generic]) -> npt.NDArray[np.str_]:
+    """Return topics as strings; a missing one becomes empty."""
+    if topics.dtype.kind == "O" and all(isinstance(t, str | None) for t in topics):
+        topics = np.array([topic or "" for topic in topics])
+    if topics.dtype.kind != "U":
+        raise CorpusError(path, f"{_TOPICS} is {topics.dtype}, should be strings")
+    return topics.astype(np.str_, copy=False)
+
+
+def _labels(topics: npt.NDArray[np.generic] | None, rows: npt.NDArray[np.intp]) -> pa.Array:
+    """Return one label a post, or none where the topic is empty or missing."""
+    chosen = np.full(len(rows), "") if topics is None else topics[rows]
+    lengths = (chosen != "").astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(chosen[chosen != ""], pa.string()))

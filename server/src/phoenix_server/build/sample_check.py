@@ -1,0 +1,63 @@
+"""Tell whether a corpus's vectors are what a bundle's candidate tower gives.
+
+A fingerprint says which towers a corpus was made with, but for vectors that came ready it is only
+what the importer was told. A sample shows whether it is true.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from phoenix_server.bundle.bundle import Bundle
+from phoenix_server.bundle.towers import Towers
+from phoenix_server.corpus.disk.snapshot import Snapshot
+
+_SAMPLE = 256
+_SAME = 0.99  # cosine; bfloat16 leaves 0.999, and vectors of other towers are near 0
+
+
+class Sample(NamedTuple):
+    """What a sample of a corpus showed.
+
+    Attributes:
+        posts: How many posts were sampled.
+        foreign: How many of their vectors are not the candidate tower's.
+        worst_post_id: The post whose vector is furthest from the tower's.
+        worst_cosine: The cosine between the two.
+    """
+
+    posts: int
+    foreign: int
+    worst_post_id: int
+    worst_cosine: float
+
+
+def sample_vectors(snapshot: Snapshot, bundle: Bundle) -> Sample:
+    """Encode posts spread evenly over a corpus, and compare with the vectors it holds.
+
+    Raises:
+        BundleError: The bundle cannot be used.
+    """
+    columns = snapshot.columns()
+    total = len(columns.post_ids)
+    rows = np.unique(np.linspace(0, total - 1, min(_SAMPLE, total)).astype(np.int64))
+    held = np.empty((len(rows), snapshot.manifest.embedding_size), np.float32)
+    start = 0
+    for vectors in snapshot.vectors():
+        here = (rows >= start) & (rows < start + len(vectors))
+        held[here] = vectors[rows[here] - start]
+        start += len(vectors)
+    towers = Towers(bundle, jax.devices()[0])
+    towers.compile_candidates(_SAMPLE)
+    ids = columns.post_ids[rows], columns.author_ids[rows]
+    inputs = bundle.features.candidates(*ids, _SAMPLE)
+    given = np.asarray(towers.encode_candidates(inputs))[: len(rows)]
+    cosines = np.einsum("nd,nd->n", held, given)
+    worst = int(cosines.argmin())
+    return Sample(
+        posts=len(rows),
+        foreign=int(np.count_nonzero(~(cosines >= _SAME))),
+        worst_post_id=int(ids[0][worst]),
+        worst_cosine=float(cosines[worst]),
+    )

@@ -1,0 +1,216 @@
+"""Open a bundle: the towers of one checkpoint as compiled programs, with weights and tables.
+
+JAX takes seconds to import, so only what reads a program imports it: files are verified meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_retrieval.v1.manifest_pb2 import BundleManifest, File, Program
+from phoenix_retrieval.v1.manifest_pb2 import HashFunctions as HashFunctionsMessage
+from phoenix_server.artifacts import MANIFEST, read_manifest, verify_files
+from phoenix_server.bundle.features import FeatureBuilder, HashFunctions
+from phoenix_server.bundle.safetensors_map import map_tensors
+from phoenix_server.errors import BundleError
+
+if TYPE_CHECKING:
+    from jax import export
+
+FORMAT_VERSION = 1
+WEIGHTS = "weights.safetensors"
+SELFTEST = "selftest.npz"
+TABLES = ("user_embeddings", "item_embeddings", "author_embeddings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle on disk.
+
+    Attributes:
+        path: Its directory.
+        manifest: What it says of itself.
+    """
+
+    path: Path
+    manifest: BundleManifest
+
+    @cached_property
+    def features(self) -> FeatureBuilder:
+        """How requests become inputs of the towers."""
+        manifest = self.manifest
+        try:
+            return FeatureBuilder(
+                user_hash=_hash_functions(manifest.user_hash),
+                item_hash=_hash_functions(manifest.item_hash),
+                author_hash=_hash_functions(manifest.author_hash),
+                history_length=manifest.model.history_length,
+            )
+        except ValueError as exc:
+            raise BundleError(self.path, f"hash functions: {exc}") from exc
+
+    @property
+    def expires_at(self) -> datetime:
+        """Until when JAX promises to read the programs."""
+        return self.manifest.expires_at.ToDatetime(UTC)
+
+    def serving_files(self) -> Iterator[File]:
+        """Yield the files that a server reads: all but the SavedModel and the texts."""
+        programs = {self.manifest.user_tower.path, self.manifest.candidate_tower.path}
+        tables = {table_path(name) for name in TABLES}
+        wanted = programs | tables | {WEIGHTS, SELFTEST}
+        listed = {file.path: file for file in self.manifest.files}
+        for path in sorted(wanted):
+            if path not in listed:
+                raise BundleError(self.path / path, "not in the manifest; this bundle is not whole")
+            yield listed[path]
+
+    def check_current(self, now: datetime) -> None:
+        """Check that the programs have not expired.
+
+        Raises:
+            BundleError: They have.
+        """
+        if now >= self.expires_at:
+            raise BundleError(
+                self.path,
+                f"its programs expired on {self.expires_at:%Y-%m-%d}; JAX reads a program for six "
+                "months: export the checkpoint again",
+            )
+
+    def check_fingerprint(self) -> None:
+        """Check that the fingerprint is of the files that the manifest lists.
+
+        Raises:
+            BundleError: It is another's.
+        """
+        claimed, actual = self.manifest.tower_fingerprint, tower_fingerprint(self.manifest)
+        if claimed != actual:
+            raise BundleError(
+                self.path / MANIFEST,
+                f"tower_fingerprint is {claimed[:12]}, of these files it is {actual[:12]}",
+            )
+
+    def load_program(self, program: Program) -> export.Exported:
+        """Read a program.
+
+        Raises:
+            BundleError: JAX does not read it, or it is not for this platform.
+        """
+        import jax
+        from jax import export
+
+        path = self.path / program.path
+        try:
+            exported = export.deserialize(bytearray(path.read_bytes()))
+        except Exception as exc:  # flatbuffers and JAX raise many kinds
+            raise BundleError(path, f"JAX {jax.__version__} cannot read it: {exc}") from exc
+        if (platform := _platform()) not in exported.platforms:
+            raise BundleError(path, f"compiled for {exported.platforms}, not for {platform}")
+        return exported
+
+    def load_weights(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+        """Yield the weights by name."""
+        yield from self._tensors(WEIGHTS)
+
+    def load_table(self, name: str) -> npt.NDArray[np.float32]:
+        """Return one embedding table, [vocab_size, D] f32."""
+        found = dict(self._tensors(table_path(name)))
+        if list(found) != [name]:
+            raise BundleError(
+                self.path / table_path(name),
+                f"should hold {name}, holds {', '.join(found) or 'nothing'}",
+            )
+        return found[name]
+
+    def _tensors(self, name: str) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+        path = self.path / name
+        try:
+            yield from map_tensors(path)
+        except (ValueError, OSError) as exc:
+            raise BundleError(path, f"cannot be read: {exc}") from exc
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read a bundle's manifest, and check what it lists but not the contents (`verify`).
+
+    Raises:
+        BundleError: It is not a bundle of a version that this server reads.
+    """
+    manifest = read_manifest(path, BundleManifest(), BundleError)
+    if manifest.format_version != FORMAT_VERSION:
+        raise BundleError(
+            path,
+            f"has format version {manifest.format_version}, this server reads {FORMAT_VERSION}",
+        )
+    return Bundle(path=path, manifest=manifest)
+
+
+def verify(bundle: Bundle) -> None:
+    """Check the contents of the files that a server reads, and the fingerprint over them.
+
+    Raises:
+        BundleError: One is missing, truncated or changed, or the fingerprint is another's.
+    """
+    verify_programs(bundle)
+    verify_tables(bundle)
+
+
+def verify_programs(bundle: Bundle) -> None:
+    """Check all but the contents of the tables, which takes milliseconds; errors as `verify`."""
+    tables = {table_path(name) for name in TABLES}
+    files = [file for file in bundle.serving_files() if file.path not in tables]
+    verify_files(bundle.path, files, BundleError)
+    bundle.check_fingerprint()
+
+
+def verify_tables(bundle: Bundle) -> None:
+    """Check the contents of the tables; errors as `verify`."""
+    tables = {table_path(name) for name in TABLES}
+    files = [file for file in bundle.serving_files() if file.path in tables]
+    verify_files(bundle.path, files, BundleError)
+
+
+def tower_fingerprint(manifest: BundleManifest) -> str:
+    """Return the fingerprint as `BundleManifest.tower_fingerprint` defines it."""
+    hashed = {manifest.user_tower.path, manifest.candidate_tower.path, WEIGHTS}
+    hashed |= {table_path(name) for name in TABLES}
+    lines = [f"{file.path} {file.sha256}" for file in manifest.files if file.path in hashed]
+    for functions in (manifest.user_hash, manifest.item_hash, manifest.author_hash):
+        constants = (*functions.scales, *functions.biases, functions.modulus, functions.vocab_size)
+        lines.append(" ".join(map(str, constants)))
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+
+
+def table_path(name: str) -> str:
+    """Return where a bundle keeps an embedding table."""
+    return f"tables/{name}.safetensors"
+
+
+def _hash_functions(message: HashFunctionsMessage) -> HashFunctions:
+    return HashFunctions(
+        scales=np.array(message.scales, np.int64),
+        biases=np.array(message.biases, np.int64),
+        modulus=message.modulus,
+        vocab_size=message.vocab_size,
+    )
+
+
+def _platform() -> str:
+    """Return the platform of the default device, as `jax.export` names it."""
+    import jax
+    import jax.extend
+
+    backend = jax.default_backend()
+    if backend != "gpu":
+        return backend
+    return "rocm" if "rocm" in jax.extend.backend.get_backend().platform_version else "cuda"

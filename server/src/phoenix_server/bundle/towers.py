@@ -1,0 +1,300 @@
+"""The two towers on a device: weights, tables and compiled programs.
+
+Shapes:
+    B  users, of a compiled batch size        S  engagements, of a compiled length
+    P  posts, of the compiled batch size      D  width of a representation
+
+Programs are compiled ahead, for a few sizes each; a size that was not compiled is a mistake, never
+a pause on the request path.
+"""
+
+import logging
+import zipfile
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax import export
+
+from phoenix_retrieval.v1.manifest_pb2 import Program
+from phoenix_server.bundle.bundle import SELFTEST, TABLES, WEIGHTS, Bundle, table_path
+from phoenix_server.bundle.features import HostArrays
+from phoenix_server.errors import BundleError
+from phoenix_server.runtime.devices import Device
+from phoenix_server.runtime.program_cache import ProgramCache, device_seconds
+
+DeviceArrays = Mapping[str, jax.Array]
+
+_log = logging.getLogger(__name__)
+
+# Round to bfloat16 wherever the model says so. XLA would otherwise keep float32 between fused
+# operations, which moves a user's bfloat16 representation by up to 5e-3 from the published model's;
+# so it is equal bit for bit for one user, and no slower.
+_COMPILER_OPTIONS: dict[str, str | bool] = {"xla_allow_excess_precision": False}
+
+
+_LARGE_ROWS = 1 << 14  # of a table, which the device checks faster than numpy
+
+
+class EncodedUsers(NamedTuple):
+    """What the user tower gives.
+
+    Attributes:
+        representations: [B, D] f32 unit vectors.
+        norms: [B] f32, their lengths before normalisation.
+    """
+
+    representations: jax.Array
+    norms: jax.Array
+
+
+class Towers:
+    """The towers of one bundle on one device."""
+
+    def __init__(
+        self, bundle: Bundle, device: Device, programs: ProgramCache | None = None
+    ) -> None:
+        """Load programs, weights and tables.
+
+        Args:
+            bundle: The bundle; its files have been verified.
+            device: Where the towers run.
+            programs: Share programs with these. Default: with none.
+
+        Raises:
+            BundleError: JAX cannot read a program, or a number is not finite.
+        """
+        self._bundle = bundle
+        self._device = device
+        manifest = bundle.manifest
+        programs = self._programs = ProgramCache(beside=programs)
+        weights = {
+            name: self._put(bundle.path / WEIGHTS, name, array)
+            for name, array in bundle.load_weights()
+        }
+        tables = {
+            name: self._put(bundle.path / table_path(name), name, bundle.load_table(name))
+            for name in TABLES
+        }
+        arrays = _TowerArrays(weights, tables, device)
+        self._users = _Tower(bundle, manifest.user_tower, arrays, programs)
+        self._candidates = _Tower(bundle, manifest.candidate_tower, arrays, programs)
+        self._user_programs: dict[tuple[int, int], Callable[[DeviceArrays], DeviceArrays]] = {}
+        self._user_seconds: dict[tuple[int, int], float] = {}
+        self._candidate_programs: dict[int, Callable[[DeviceArrays], DeviceArrays]] = {}
+
+    @property
+    def user_sizes(self) -> Collection[tuple[int, int]]:
+        """The [B, S] that the user tower is compiled for."""
+        return self._user_programs.keys()
+
+    def user_seconds(self, length: int) -> float:
+        """Return what a user of so many engagements took in the largest batch, when compiled."""
+        batch, padded = max((b, -s) for b, s in self._user_seconds if s >= length)
+        return self._user_seconds[batch, -padded] / batch
+
+    def compile_users(self, batch_size: int, length: int) -> None:
+        """Compile the user tower for batches of [B, S], and run it once."""
+        program = self._users.compile({"b": batch_size, "s": length})
+        inputs = self._bundle.features.users([], batch_size, length)
+        # New dictionaries: another thread may be looking through the old ones.
+        size = (batch_size, length)
+        seconds = self._users.seconds(
+            {"b": batch_size, "s": length},
+            lambda: device_seconds(lambda: program(jax.device_put(inputs, self._device))),
+        )
+        self._user_seconds = {**self._user_seconds, size: seconds}
+        self._user_programs = {**self._user_programs, size: program}
+
+    def encode_posts(
+        self, post_ids: npt.NDArray[np.uint64], author_ids: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.float32]:
+        """Return the unit vectors of posts, [n, D], in batches of the largest compiled size."""
+        size = max(self._candidate_programs)
+        parts = [np.zeros((0, self._bundle.manifest.model.embedding_size), np.float32)]
+        for start in range(0, len(post_ids), size):
+            chunk = slice(start, start + size)
+            inputs = self._bundle.features.candidates(post_ids[chunk], author_ids[chunk], size)
+            parts.append(np.asarray(self.encode_candidates(inputs)))
+        return np.concatenate(parts)[: len(post_ids)]
+
+    def compile_candidates(self, batch_size: int) -> None:
+        """Compile the candidate tower for batches of P posts."""
+        self._candidate_programs[batch_size] = self._candidates.compile({"n": batch_size})
+
+    def encode_users(self, inputs: HostArrays) -> EncodedUsers:
+        """Encode a batch of a compiled size, as `FeatureBuilder.users` gives it."""
+        run = self._user_programs[inputs["history_product_surfaces"].shape]
+        outputs = run(jax.device_put(inputs, self._device))
+        return EncodedUsers(outputs["user_representation"], outputs["user_norm"])
+
+    def encode_candidates(self, inputs: HostArrays) -> jax.Array:
+        """Encode a batch of a compiled size, as `FeatureBuilder.candidates` gives it: [P, D]."""
+        run = self._candidate_programs[len(inputs["post_rows"])]
+        return run(jax.device_put(inputs, self._device))["candidate_representation"]
+
+    def self_test(self) -> None:
+        """Check hashing and what is compiled, at its largest sizes, against the bundle's answers.
+
+        Raises:
+            BundleError: An answer differs by more than the bundle allows.
+        """
+        path = self._bundle.path / SELFTEST
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            self._check_hashes(arrays)
+            if self._user_programs:
+                self._check_users(arrays)
+            if self._candidate_programs:
+                self._check_candidates(arrays)
+        except (LookupError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as exc:
+            raise BundleError(path, f"cannot be used: {exc}") from exc
+
+    def _check_hashes(self, arrays: HostArrays) -> None:
+        features = self._bundle.features
+        for entity, functions in (
+            ("user", features.user_hash),
+            ("item", features.item_hash),
+            ("author", features.author_hash),
+        ):
+            ids, rows = arrays[f"ids/{entity}"].astype(np.uint64), arrays[f"rows/{entity}"]
+            if not np.array_equal(functions.rows(ids), rows):
+                raise BundleError(self._bundle.path / SELFTEST, f"{entity} ids hash to other rows")
+
+    def _check_users(self, arrays: HostArrays) -> None:
+        batch, length = max(self._user_programs)
+        inputs = {
+            name: _padded(array, 1, length) if name.startswith("history_") else array
+            for name, array in _part(arrays, "user_tower/inputs/").items()
+        }
+        encoded = map(self.encode_users, _batches(inputs, batch))
+        representations, norms = map(np.concatenate, zip(*encoded, strict=True))
+        expected = arrays["user_tower/outputs/user_representation"]
+        self._check_close("user_representation", representations[: len(expected)], expected)
+        expected = arrays["user_tower/outputs/user_norm"]
+        self._check_close("user_norm", norms[: len(expected)] / expected, np.ones_like(expected))
+
+    def _check_candidates(self, arrays: HostArrays) -> None:
+        batches = _batches(_part(arrays, "candidate_tower/inputs/"), max(self._candidate_programs))
+        vectors = np.concatenate([np.asarray(self.encode_candidates(batch)) for batch in batches])
+        expected = arrays["candidate_tower/outputs/candidate_representation"]
+        self._check_close("candidate_representation", vectors[: len(expected)], expected)
+
+    def _check_close(
+        self, name: str, actual: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]
+    ) -> None:
+        tolerance = self._bundle.manifest.selftest_tolerance
+        worst = float(np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max())
+        _log.debug("self-test: %s within %.2g", name, worst)
+        if not worst <= tolerance:  # also when it is not a number
+            raise BundleError(
+                self._bundle.path / SELFTEST,
+                f"{name} differs by {worst:.2g} where {tolerance:.2g} is allowed: the programs do "
+                f"not work on {self._device}",
+            )
+
+    def _put(self, path: Path, name: str, array: npt.NDArray[np.float32]) -> jax.Array:
+        """Put an array on the device and check that it is finite."""
+        # may_alias: a CPU device takes a mapped file as it is.
+        placed = jax.device_put(array, self._device, may_alias=True)
+        large = array.ndim == 2 and len(array) > _LARGE_ROWS
+        if not (self._all_finite(placed) if large else np.isfinite(array).all()):
+            raise BundleError(path, f"{name} holds values that are not finite")
+        return placed
+
+    def _all_finite(self, array: jax.Array) -> jax.Array:
+        """Check a table on the device, with one program for all tables of a shape."""
+        program = self._programs.get(
+            ("all finite", self._device, array.shape, array.dtype),
+            lambda: jax.jit(_all_finite).lower(array).compile(),
+        )
+        return program(array)
+
+
+class _TowerArrays(NamedTuple):
+    """What the programs of a bundle take, and where it lies."""
+
+    weights: DeviceArrays
+    tables: DeviceArrays
+    device: Device
+
+
+class _Tower:
+    """One exported program with the weights and tables that it takes."""
+
+    def __init__(
+        self, bundle: Bundle, program: Program, arrays: _TowerArrays, programs: ProgramCache
+    ) -> None:
+        self._path = bundle.path / program.path
+        self._exported: export.Exported = bundle.load_program(program)
+        self._programs = programs
+        try:
+            self._weights = {name: arrays.weights[name] for name in program.weights}
+            self._tables = {name: arrays.tables[name] for name in program.tables}
+        except KeyError as exc:
+            raise BundleError(self._path, f"takes {exc}, which the bundle does not hold") from exc
+        self._inputs = program.inputs
+        # Other weights of the same shapes run through the same program.
+        sums = {file.path: file.sha256 for file in bundle.manifest.files}
+        shapes = [
+            (name, array.shape, str(array.dtype))
+            for named in (self._weights, self._tables)
+            for name, array in named.items()
+        ]
+        self._takes = ("tower", sums[program.path], arrays.device, tuple(shapes))
+
+    def compile(self, sizes: Mapping[str, int]) -> Callable[[DeviceArrays], DeviceArrays]:
+        """Compile for given values of the symbolic dimensions."""
+        compiled = self._programs.get(self._key(sizes), lambda: self._compile(sizes))
+        return lambda arrays: compiled(self._weights, self._tables, arrays)
+
+    def seconds(self, sizes: Mapping[str, int], measure: Callable[[], float]) -> float:
+        """Return how long a compiled program takes; see `ProgramCache.seconds`."""
+        return self._programs.seconds(self._key(sizes), measure)
+
+    def _key(self, sizes: Mapping[str, int]) -> Hashable:
+        return (*self._takes, *sorted(sizes.items()))
+
+    def _compile(self, sizes: Mapping[str, int]) -> Any:
+        try:
+            inputs = {
+                array.name: jax.ShapeDtypeStruct(
+                    [sizes[d] if d in sizes else int(d) for d in array.dimensions],
+                    np.dtype(array.dtype),
+                )
+                for array in self._inputs
+            }
+            lowered = jax.jit(self._exported.call).lower(self._weights, self._tables, inputs)
+        except (TypeError, ValueError) as exc:
+            raise BundleError(
+                self._path, f"does not take the arrays of this bundle: {exc}"
+            ) from exc
+        return lowered.compile(compiler_options=_COMPILER_OPTIONS)
+
+
+def _all_finite(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array).all()
+
+
+def _part(arrays: HostArrays, prefix: str) -> dict[str, npt.NDArray[Any]]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def _batches(inputs: HostArrays, size: int) -> Iterator[HostArrays]:
+    """Cut inputs into batches of `size`; the last is padded."""
+    for start in range(0, max(map(len, inputs.values())), size):
+        yield {
+            name: _padded(array[start : start + size], 0, size) for name, array in inputs.items()
+        }
+
+
+def _padded(array: npt.NDArray[Any], axis: int, size: int) -> npt.NDArray[Any]:
+    """Pad an axis to `size` with zeros."""
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, size - array.shape[axis])
+    return np.pad(array, widths)

@@ -1,0 +1,144 @@
+"""Write a corpus, batch by batch, as one step: it appears under its name when all went well."""
+
+# pyarrow makes the functions of `pc` when it is imported, out of a type checker's sight.
+# pyright: reportAttributeAccessIssue=false
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from phoenix_retrieval.v1.manifest_pb2 import CorpusManifest
+from phoenix_server.artifacts import describe_file, new_directory, write_manifest
+from phoenix_server.corpus.disk.snapshot import (
+    DATA,
+    FORMAT_VERSION,
+    ArrowPosts,
+    check_vectors,
+    corpus_schema,
+)
+from phoenix_server.corpus.snowflake import UNKNOWN, carried_times
+from phoenix_server.errors import CorpusError
+
+
+class SnapshotWriter:
+    """Appends posts to a corpus being written."""
+
+    def __init__(
+        self,
+        source: Path | str,
+        file: pa.RecordBatchFileWriter,
+        schema: pa.Schema,
+        label_names: Iterable[str],
+    ) -> None:
+        self._source = source
+        self._file = file
+        self._schema = schema
+        self.rows = 0
+        self.label_names = set(label_names)
+
+    def write(self, posts: ArrowPosts) -> None:
+        """Append posts.
+
+        Raises:
+            CorpusError: A vector is not finite or not of unit length; names source and post.
+        """
+        check_vectors(self._source, posts.post_ids, posts.vectors)
+        vector = self._schema.field("vector").type
+        columns = [
+            pa.array(posts.post_ids),
+            pa.array(posts.author_ids),
+            posts.created_at,
+            posts.labels,
+            pa.FixedSizeListArray.from_arrays(
+                pa.array(np.ascontiguousarray(posts.vectors).reshape(-1)), vector.list_size
+            ).cast(vector),
+        ]
+        self._file.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+        self.label_names.update(pc.unique(posts.labels.flatten()).to_pylist())
+        self.rows += len(posts.post_ids)
+
+
+@contextmanager
+def new_snapshot(
+    out: Path,
+    *,
+    source: Path | str,
+    embedding_size: int,
+    tower_fingerprint: str,
+    sequence: int = 0,
+    built_as: str = "",
+    label_names: Iterable[str] = (),
+    durable: bool = True,
+) -> Generator[SnapshotWriter, None, None]:
+    """Yield a writer of a corpus that becomes `out` if, and only if, the block succeeds.
+
+    Args:
+        out: The directory to write; must not exist.
+        source: What the posts come from, for errors.
+        embedding_size: D.
+        tower_fingerprint: Of the towers that made the vectors.
+        sequence: The number of the last change that it holds.
+        built_as: The corpus as it was built, if this is a later state; see `CorpusManifest`.
+        label_names: Labels to list besides those of the posts.
+        durable: Have the disk keep it before it bears its name.
+
+    Raises:
+        CorpusError: The directory exists or cannot be written.
+    """
+    schema = corpus_schema(embedding_size)
+    with new_directory(out, CorpusError, durable=durable) as directory:
+        # A sink of its own: on a full disk the file cannot be ended, and would stay open.
+        with pa.OSFile(str(directory / DATA), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
+            writer = SnapshotWriter(source, file, schema, label_names)
+            yield writer
+        manifest = CorpusManifest(
+            format_version=FORMAT_VERSION,
+            tower_fingerprint=tower_fingerprint,
+            rows=writer.rows,
+            embedding_size=embedding_size,
+            dtype="float32",
+            label_names=sorted(writer.label_names),
+            files=[describe_file(directory, directory / DATA)],
+            sequence=sequence,
+            built_as=built_as,
+        )
+        manifest.created_at.FromDatetime(datetime.now(UTC).replace(microsecond=0))
+        write_manifest(directory, manifest)
+
+
+def select_posts(
+    path: Path, post_ids: npt.NDArray[np.uint64], *, drop_duplicates: bool
+) -> npt.NDArray[np.bool_]:
+    """Check the ids of a whole corpus, [N] u64, and return which posts to keep, [N] bool.
+
+    Raises:
+        CorpusError: There are none, one is 0, or one comes twice and `drop_duplicates` is off.
+    """
+    if not len(post_ids):
+        raise CorpusError(path, "holds no posts")
+    if (zeros := np.flatnonzero(post_ids == 0)).size:
+        raise CorpusError(path, f"post_id is 0 in row {zeros[0]}; 0 means padding")
+    _, first = np.unique(post_ids, return_index=True)
+    keep = np.zeros(len(post_ids), np.bool_)
+    keep[first] = True
+    if not drop_duplicates and not keep.all():
+        repeated = post_ids[np.flatnonzero(~keep)[0]]
+        raise CorpusError(
+            path,
+            f"post_id {repeated} comes more than once ({np.count_nonzero(~keep)} repeated rows); "
+            "--drop-duplicates keeps the first of each",
+        )
+    return keep
+
+
+def snowflake_times(post_ids: npt.NDArray[np.uint64]) -> pa.Array:
+    """Return the times that post ids carry; null for ids too small to carry one."""
+    milliseconds = carried_times(post_ids)
+    times = pa.array(milliseconds, mask=milliseconds == UNKNOWN)
+    return times.cast(pa.timestamp("ms", "UTC"))

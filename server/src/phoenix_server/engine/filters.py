@@ -1,0 +1,160 @@
+"""What a query may find: the conditions of a request, and the masks of a batch.
+
+Shapes:
+    R  rows of the corpus in memory        B  queries of a batch        E  exclusions of a call
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_server.corpus.memory.index import CorpusIndex, Excluded
+from phoenix_server.runtime.program_cache import ProgramCache
+from phoenix_server.search.eligibility import MOST_LABELS, Wanted, eligible, exclude
+from phoenix_server.search.sharded import split_ids
+
+Ids = npt.NDArray[np.uint64]
+
+_EXCLUSIONS = 1 << 14  # E; more come in several calls
+_END_OF_TIME = 2**64 - 1
+
+
+class Filter(NamedTuple):
+    """The conditions that posts must meet. By default all do.
+
+    Attributes:
+        since_unix_ms: The earliest time of creation, in milliseconds since 1970 UTC; with this or
+            the next, posts of unknown time do not meet them.
+        before_unix_ms: The time from which on they are too late.
+        any_labels: Labels of which they must have one, unless there are none.
+        all_labels: Labels of which they must have all.
+        none_labels: Labels of which they must have none.
+        excluded_post_ids: [n] u64.
+        excluded_author_ids: [n] u64.
+        min_score: The least score; posts below it count as eligible, but are not returned.
+    """
+
+    since_unix_ms: int | None = None
+    before_unix_ms: int | None = None
+    any_labels: tuple[str, ...] = ()
+    all_labels: tuple[str, ...] = ()
+    none_labels: tuple[str, ...] = ()
+    excluded_post_ids: Ids = np.zeros(0, np.uint64)
+    excluded_author_ids: Ids = np.zeros(0, np.uint64)
+    min_score: float | None = None
+
+    @property
+    def masks(self) -> bool:
+        """Whether any condition must be met before the best are chosen."""
+        return (
+            self.since_unix_ms is not None
+            or self.before_unix_ms is not None
+            or bool(self.any_labels or self.all_labels or self.none_labels)
+            or bool(len(self.excluded_post_ids) or len(self.excluded_author_ids))
+        )
+
+
+class Filters:
+    """Makes masks for batches of some sizes, over one corpus."""
+
+    def __init__(self, corpus: CorpusIndex, programs: ProgramCache) -> None:
+        self._corpus = corpus
+        self._programs = programs
+        self._eligible: dict[int, Any] = {}
+        self._exclude: dict[int, Any] = {}
+
+    def compile(self, batch_size: int) -> None:
+        """Compile what makes masks for B queries; before a search that takes them."""
+        layout, columns = self._corpus.layout, self._corpus.column_specs
+        wanted = jax.device_put(_wanted([], batch_size, self._corpus), layout.replicated)
+        masks = layout.mask_specs(batch_size)
+
+        def compile_eligible() -> Any:
+            jitted = jax.jit(partial(eligible, layout))
+            return jitted.lower(columns, layout.specs.live, wanted).compile()
+
+        pairs = jax.ShapeDtypeStruct((_EXCLUSIONS,), np.int32, sharding=layout.replicated)
+
+        def compile_exclude() -> Any:
+            jitted = jax.jit(partial(exclude, layout), donate_argnums=0)
+            return jitted.lower(masks, pairs, pairs).compile()
+
+        self._exclude[batch_size] = self._programs.get(
+            ("exclude", layout, batch_size), compile_exclude
+        )
+        self._eligible[batch_size] = self._programs.get(
+            ("eligible", layout, batch_size, columns.labels.shape), compile_eligible
+        )
+
+    def look_up(self, filters: Sequence[Filter | None]) -> list[Excluded | None]:
+        """Find what each query may not find; in any thread, before `masks`, as it takes a while."""
+        return [
+            self._corpus.excluded(each.excluded_post_ids, each.excluded_author_ids)
+            if each is not None and (len(each.excluded_post_ids) or len(each.excluded_author_ids))
+            else None
+            for each in filters
+        ]
+
+    def masks(
+        self,
+        filters: Sequence[Filter | None],
+        excluded: Sequence[Excluded | None],
+        batch_size: int,
+    ) -> jax.Array:
+        """Return which rows the queries of a batch may find: [B, R/32] u32; between two changes.
+
+        Args:
+            filters: Of each query; None: it may find all. As many as B, or fewer.
+            excluded: What `look_up` found for them.
+            batch_size: B.
+        """
+        corpus = self._corpus
+        replicated = corpus.layout.replicated
+        wanted = jax.device_put(_wanted(filters, batch_size, corpus), replicated)
+        program = self._eligible[batch_size]
+        masks = corpus.use_columns(lambda device, columns: program(columns, device.live, wanted))
+        queries, rows = self._exclusions(excluded)
+        for start in range(0, len(rows), _EXCLUSIONS):
+            pairs = slice(start, start + _EXCLUSIONS)
+            beyond = (0, max(0, start + _EXCLUSIONS - len(rows)))
+            padded = (
+                np.pad(queries[pairs], beyond),
+                np.pad(rows[pairs], beyond, constant_values=corpus.layout.total_rows),
+            )
+            masks = self._exclude[batch_size](masks, *jax.device_put(padded, replicated))
+        return masks
+
+    def _exclusions(
+        self, excluded: Sequence[Excluded | None]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Return queries and the rows that each may not find."""
+        rows = [
+            np.zeros(0, np.int32) if each is None else self._corpus.still_excluded(each)
+            for each in excluded
+        ]
+        queries = np.repeat(np.arange(len(rows), dtype=np.int32), [len(each) for each in rows])
+        return queries, np.concatenate([np.zeros(0, np.int32), *rows])
+
+
+def _wanted(filters: Sequence[Filter | None], batch_size: int, corpus: CorpusIndex) -> Wanted:
+    since = np.zeros(batch_size, np.uint64)
+    before = np.full(batch_size, _END_OF_TIME, np.uint64)
+    labels = np.full((3, batch_size, MOST_LABELS), -1, np.int32)
+    most, timed = 0, False
+    for i, each in enumerate(filters):
+        if each is None:
+            continue
+        for kind, names in enumerate((each.any_labels, each.all_labels, each.none_labels)):
+            labels[kind, i, : len(names)] = corpus.label_codes(names)
+            most = max(most, len(names))
+        if each.since_unix_ms is not None or each.before_unix_ms is not None:
+            timed = True
+            since[i] = max(1, each.since_unix_ms or 0)  # 0 is unknown
+            before[i] = _END_OF_TIME if each.before_unix_ms is None else each.before_unix_ms
+    return Wanted(
+        split_ids(since), split_ids(before), np.bool_(timed), *labels, most=np.int32(most)
+    )

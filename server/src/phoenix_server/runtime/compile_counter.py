@@ -1,0 +1,58 @@
+"""Counts what XLA compiles, to prove that nothing is compiled while a caller waits."""
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import jax
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+_LOADED = "/jax/compilation_cache/cache_hits"
+
+
+class CompileCounter:
+    """A count of the programs that XLA compiled or loaded since this was made.
+
+    Attributes:
+        total: All programs, loaded ones too.
+        loaded: Those that a cache of compiled programs held.
+        unforeseen: Those outside of `expected`.
+    """
+
+    _expecting: ClassVar[set[int]] = set()  # threads; whoever counts, they are expected
+
+    def __init__(self) -> None:
+        self.total = self.loaded = self.unforeseen = 0
+        self._lock = threading.Lock()
+        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
+        jax.monitoring.register_event_listener(self._on_event)
+
+    @classmethod
+    @contextmanager
+    def expected(cls) -> Generator[None, None, None]:
+        """Let this thread compile."""
+        thread = threading.get_ident()
+        nested = thread in cls._expecting
+        cls._expecting.add(thread)
+        try:
+            yield
+        finally:
+            if not nested:
+                cls._expecting.discard(thread)
+
+    def close(self) -> None:
+        """Stop counting."""
+        jax.monitoring.unregister_event_duration_listener(self._on_duration)
+        jax.monitoring.unregister_event_listener(self._on_event)
+
+    def _on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event == _COMPILED:
+            with self._lock:
+                self.total += 1
+                self.unforeseen += threading.get_ident() not in self._expecting
+
+    def _on_event(self, event: str, **_: Any) -> None:
+        if event == _LOADED:
+            with self._lock:
+                self.loaded += 1

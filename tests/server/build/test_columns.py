@@ -1,0 +1,167 @@
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from phoenix_server.bundle.bundle import Bundle
+from phoenix_server.corpus.disk.snapshot import open_snapshot
+from server.build.cases import (
+    IDS,
+    SNOWFLAKE_EPOCH_MS,
+    SNOWFLAKE_MS,
+    built,
+    refused,
+    write,
+)
+
+_LISTS = [["b", "a"], [], ["c"]]
+
+
+def test_columns_that_one_may_leave_out_have_defaults(bundle: Bundle, tmp_path: Path) -> None:
+    table = built(bundle, tmp_path)
+    assert table.column("labels").to_pylist() == [[], [], []]
+    last = ((2**64 - 1) >> 22) + SNOWFLAKE_EPOCH_MS
+    assert table.column("created_at").cast(pa.int64()).to_pylist() == [SNOWFLAKE_MS, last, None]
+    assert open_snapshot(tmp_path / "corpus").manifest.label_names == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.string()),
+        pa.list_(pa.large_string()),
+        pa.large_list(pa.string()),
+        pa.large_list(pa.large_string()),
+        pa.large_list(pa.string_view()),
+        pa.list_(pa.dictionary(pa.int32(), pa.string())),
+    ],
+    ids=str,
+)
+def test_labels_may_be_lists_of_any_kind_of_string(
+    bundle: Bundle, tmp_path: Path, kind: pa.DataType
+) -> None:
+    if pa.types.is_dictionary(kind.value_type):
+        flat = pa.array(["b", "a", "c"]).dictionary_encode()
+        labels = pa.ListArray.from_arrays(pa.array([0, 2, 2, 3], pa.int32()), flat)
+    else:
+        labels = pa.array(_LISTS, kind)
+    table = built(bundle, tmp_path, labels=labels)
+    assert table.column("labels").to_pylist() == _LISTS
+    snapshot = open_snapshot(tmp_path / "corpus")
+    assert snapshot.manifest.label_names == ["a", "b", "c"]
+    columns = snapshot.columns()
+    assert columns.label_offsets.tolist() == [0, 2, 2, 3]
+    assert columns.label_codes.tolist() == [1, 0, 2]
+
+
+def test_labels_may_be_lists_of_one_length(bundle: Bundle, tmp_path: Path) -> None:
+    labels = pa.array([["a", "b"], ["c", "a"], ["d", "d"]], pa.list_(pa.string(), 2))
+    table = built(bundle, tmp_path, labels=labels)
+    assert table.column("labels").to_pylist() == labels.to_pylist()
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), None], ids=str)
+def test_labels_may_be_strings(bundle: Bundle, tmp_path: Path, kind: pa.DataType | None) -> None:
+    texts = ["b", None, ""]
+    labels = pa.array(texts).dictionary_encode() if kind is None else pa.array(texts, kind)
+    table = built(bundle, tmp_path, labels=labels)
+    assert table.column("labels").to_pylist() == [["b"], [], []]
+    assert open_snapshot(tmp_path / "corpus").manifest.label_names == ["b"]
+
+
+def test_no_list_is_an_empty_list(bundle: Bundle, tmp_path: Path) -> None:
+    built(bundle, tmp_path, labels=pa.array([["a"], None, []], pa.list_(pa.string())))
+    columns = open_snapshot(tmp_path / "corpus").columns()
+    assert columns.label_offsets.tolist() == [0, 1, 1, 1]
+
+
+def test_labels_of_several_batches_stay_with_their_posts(bundle: Bundle, tmp_path: Path) -> None:
+    labels = [[f"label {i % 7}"] * (i % 3) for i in range(150)]
+    ids = pa.array(range(1, 151), pa.uint64())
+    built(bundle, tmp_path, post_id=ids, author_id=ids, labels=labels)
+    snapshot = open_snapshot(tmp_path / "corpus")
+    columns, names = snapshot.columns(), snapshot.manifest.label_names
+    bounds = zip(columns.label_offsets[:-1], columns.label_offsets[1:], strict=True)
+    assert [[names[c] for c in columns.label_codes[a:b]] for a, b in bounds] == labels
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "America/New_York", "+05:30"])
+def test_times_become_milliseconds_in_utc(
+    bundle: Bundle, tmp_path: Path, unit: Any, zone: str | None
+) -> None:
+    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    instant = datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)
+    ticks = int(instant.timestamp()) * per_second
+    times = pa.array([ticks, 0, None], pa.int64()).cast(pa.timestamp(unit, zone))
+    created_at = built(bundle, tmp_path, created_at=times).column("created_at")
+    assert str(created_at.type) == "timestamp[ms, tz=UTC]"
+    assert created_at.to_pylist() == [instant, datetime(1970, 1, 1, tzinfo=UTC), None]
+
+
+def test_a_fraction_of_a_millisecond_is_dropped(bundle: Bundle, tmp_path: Path) -> None:
+    times = pa.array([1_999_999, 0, 999], pa.timestamp("ns"))
+    created_at = built(bundle, tmp_path, created_at=times).column("created_at")
+    assert created_at.cast(pa.int64()).to_pylist() == [1, 0, 0]
+
+
+def test_where_no_time_is_given_the_ids_tell(bundle: Bundle, tmp_path: Path) -> None:
+    times = pa.array([None, 5, None], pa.timestamp("ms"))
+    created_at = built(bundle, tmp_path, created_at=times).column("created_at")
+    assert created_at.cast(pa.int64()).to_pylist() == [SNOWFLAKE_MS, 5, None]
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint32(), pa.int16()], ids=str)
+def test_ids_may_be_any_integers(bundle: Bundle, tmp_path: Path, kind: pa.DataType) -> None:
+    ids = pa.array([3, 2, 1], kind)
+    table = built(bundle, tmp_path, post_id=ids, author_id=ids)
+    assert table.column("post_id").to_pylist() == [3, 2, 1]
+    assert table.column("author_id").to_pylist() == [3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"post_id": None}, "column post_id is missing; it has author_id"),
+        ({"author_id": None}, "column author_id is missing; it has post_id"),
+        ({"post_id": pa.array(["1", "2", "3"])}, "post_id is string, should be uint64"),
+        ({"author_id": pa.array([1.0, 2.0, 3.0])}, "author_id is double, should be uint64"),
+        ({"post_id": pa.array([1, None, 3], pa.uint64())}, "post_id is null in row 1"),
+        ({"author_id": pa.array([1, None, 3], pa.uint64())}, "author_id is null in row 1"),
+        ({"post_id": pa.array([1, -2, 3])}, "post_id is negative in row 1"),
+        ({"author_id": pa.array([1, -2, 3])}, "author_id is negative in row 1"),
+        ({"post_id": pa.array([1, 0, 3])}, "post_id is 0 in row 1"),
+        ({"author_id": pa.array([1, 0, 3])}, "author_id is 0 in row 1"),
+        ({"created_at": pa.array([1, 2, 3])}, "created_at is int64, should be a timestamp"),
+        (
+            {"created_at": pa.array([-1, 2, 3], pa.timestamp("ms"))},
+            "created_at holds a time that is not from 1970 to 9999 in row 0",
+        ),
+        ({"labels": pa.array([1, 2, 3])}, "labels is int64, should be a list of strings"),
+        ({"labels": pa.array([[1], [], []])}, "labels is list<"),
+        (
+            {"labels": pa.array([["a"], [None], []])},
+            "labels holds a list with a null in it in row 1",
+        ),
+    ],
+)
+def test_an_odd_column_is_named(
+    bundle: Bundle, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    parquet = write(tmp_path / "posts.parquet", **changes)
+    error = refused([parquet], bundle, tmp_path / "corpus")
+    assert error.path == parquet
+    assert error.reason.startswith(reason)
+
+
+def test_a_column_that_comes_twice_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    ids = pa.array(IDS, pa.uint64())
+    parquet = tmp_path / "posts.parquet"
+    pq.write_table(pa.table([ids, ids, ids], names=["post_id", "author_id", "post_id"]), parquet)
+    assert (
+        refused([parquet], bundle, tmp_path / "corpus").reason
+        == "column post_id comes more than once"
+    )

@@ -1,0 +1,135 @@
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from phoenix_server.build import ray as ray_engine
+from phoenix_server.build.build import BuildConfig, build_corpus
+from phoenix_server.bundle.bundle import Bundle
+from phoenix_server.errors import CorpusError, StartupError
+from server.build.cases import SMALL, digest, random_posts, write_files
+
+_LOCAL = replace(SMALL, part_rows=64)
+_RAY = replace(_LOCAL, engine="ray")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Generator[None, None, None]:
+    """Start Ray as a build does, but once for all tests of this module."""
+    with ray_engine.cluster(address=None, workers=1):
+        yield
+
+
+@pytest.fixture
+def posts(tmp_path: Path) -> Path:
+    return write_files(tmp_path / "posts", random_posts(300), [100], 64)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_ray_builds_the_same_corpus(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+    build_corpus([posts], bundle, tmp_path / "local", _LOCAL)
+    reported: list[tuple[str, int]] = []
+
+    def report(done: int, total: int, /, stage: str = "", found: int = 0) -> None:
+        reported.append((stage, done))
+
+    assert build_corpus([posts], bundle, tmp_path / "ray", _RAY, report=report) == 300
+    assert digest(tmp_path / "ray") == digest(tmp_path / "local")  # eight devices here, one there
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "local", posts, tmp_path / "ray"]
+    encoded = [done for stage, done in reported if stage == "encoded"]
+    assert encoded == [0, 64, 128, 192, 256, 300]
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_ray_listens_to_this_machine_alone() -> None:
+    listening = [
+        ipaddress.ip_address(connection.laddr.ip.removeprefix("::ffff:"))
+        for process in psutil.Process().children(recursive=True)
+        for connection in _connections(process)
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert all(address.is_loopback for address in listening)
+
+
+def _connections(process: psutil.Process) -> list[Any]:
+    """Return what a process has open; of a worker that has ended meanwhile, nothing."""
+    try:
+        return process.net_connections(kind="inet")
+    except psutil.NoSuchProcess:
+        return []
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_a_worker_has_done_is_kept_when_it_dies(
+    posts: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    def kill(done: int, total: int, /, stage: str = "", found: int = 0) -> None:
+        if stage == "encoded" and done == 64:
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # some end by themselves
+                    if "ray::_Worker" in " ".join(child.cmdline()):
+                        child.kill()
+
+    with pytest.raises(StartupError, match=r"^a worker of Ray failed: ActorDiedError: "):
+        build_corpus([posts], bundle, tmp_path / "ray", _RAY, report=kill)
+    told: list[int] = []
+
+    def note(done: int, total: int, /, stage: str = "", found: int = 0) -> None:
+        told.append(found)
+
+    build_corpus([posts], bundle, tmp_path / "ray", _LOCAL, report=note)  # the other engine goes on
+    assert max(told) in (64, 128)  # the worker may have done another part before it died
+    build_corpus([posts], bundle, tmp_path / "local", _LOCAL)
+    assert digest(tmp_path / "ray") == digest(tmp_path / "local")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_a_worker_finds_wrong_is_told(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+    spoiled = posts / "001" / "part.parquet"
+
+    def spoil(done: int, total: int, /, stage: str = "", found: int = 0) -> None:
+        if stage == "encoded":
+            spoiled.write_bytes(b"")
+
+    with pytest.raises(CorpusError) as caught:
+        build_corpus([posts], bundle, tmp_path / "corpus", _RAY, report=spoil)
+    assert (caught.value.path, caught.value.reason) == (
+        spoiled,
+        "was changed while a corpus is made of it",
+    )
+
+
+def test_a_cluster_that_is_not_there_is_named(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        config = replace(_RAY, ray_address=address)
+        with pytest.raises(StartupError, match=f"^--ray-address: there is no Ray at {address}: "):
+            build_corpus([posts], bundle, tmp_path / "corpus", config)
+    assert list(tmp_path.iterdir()) == [posts]
+
+
+def test_without_ray_the_extra_is_named(
+    posts: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(StartupError, match=r"needs Ray.*install phoenix-server\[ray\]"):
+        build_corpus([posts], bundle, tmp_path / "corpus", _RAY)
+    assert list(tmp_path.iterdir()) == [posts]
+
+
+def test_ray_has_options_of_its_own() -> None:
+    with pytest.raises(ValueError, match="workers and ray_address: only for the engine ray"):
+        BuildConfig(workers=2)
+    with pytest.raises(ValueError, match="workers: must be positive"):
+        BuildConfig(engine="ray", workers=0)

@@ -1,0 +1,231 @@
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from phoenix_server.corpus.disk.compaction import as_arrow
+from phoenix_server.corpus.disk.snapshot import ArrowPosts, open_snapshot, verify
+from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
+from phoenix_server.errors import CorpusError
+from server.cases import copied, edit_manifest, flip_bit, resum, truncate
+from server.corpus.change_cases import WIDTH, unit_posts
+
+
+@pytest.fixture
+def spoiled(golden_corpus: Path, tmp_path: Path) -> Path:
+    """Return a corpus of one's own."""
+    return copied(golden_corpus, tmp_path / "corpus")
+
+
+def _error(action: Callable[[], object]) -> CorpusError:
+    with pytest.raises(CorpusError) as caught:
+        action()
+    assert str(caught.value).startswith(f"{caught.value.path}: ")
+    return caught.value
+
+
+def _verify_error(path: Path) -> CorpusError:
+    return _error(lambda: verify(open_snapshot(path)))
+
+
+def _read(path: Path) -> pa.Table:
+    with pa.OSFile(str(path / "posts.arrow")) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def _rewrite(path: Path, table: pa.Table) -> None:
+    """Write other data, whose sums hold."""
+    with pa.ipc.new_file(str(path / "posts.arrow"), table.schema) as file:
+        file.write_table(table)
+    resum(path)
+
+
+def test_the_data_have_the_documented_columns(golden_corpus: Path) -> None:
+    with pa.memory_map(str(golden_corpus / "posts.arrow")) as source:
+        table = pa.ipc.open_file(source).read_all()
+        assert {field.name: str(field.type) for field in table.schema} == {
+            "post_id": "uint64",
+            "author_id": "uint64",
+            "created_at": "timestamp[ms, tz=UTC]",
+            "labels": "list<item: string>",
+            "vector": "fixed_size_list<item: float>[128]",
+        }
+        table.validate(full=True)
+        assert table.num_rows == 3000
+        assert table.column("created_at")[0].as_py().utcoffset().total_seconds() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_full_disk_gets_its_room_back(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    out = tmp_path / "out"
+    with pytest.raises(CorpusError, match=r"cannot be written: .*File too large") as caught:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        try:
+            with new_snapshot(
+                out, source=out, embedding_size=WIDTH, tower_fingerprint="f"
+            ) as snapshot:
+                for first in range(1, 100_000, 1000):
+                    snapshot.write(as_arrow(unit_posts(range(first, first + 1000), first)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
+    # What was deleted takes up room as long as somebody has it open, such as this error.
+    open_files = {entry.resolve() for entry in Path("/proc/self/fd").iterdir()}
+    assert not [path for path in open_files if path.is_relative_to(tmp_path)]
+    assert caught.value.path == out
+
+
+def test_a_whole_corpus_verifies(spoiled: Path) -> None:
+    verify(open_snapshot(spoiled))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (Path.unlink, "missing"),
+        (truncate, "truncated or changed: has "),
+        (flip_bit, "was changed: its SHA-256 is "),
+        (lambda path: flip_bit(path, 100_000), "was changed: its SHA-256 is "),
+    ],
+)
+def test_spoiled_data_are_named(
+    spoiled: Path, spoil: Callable[[Path], object], reason: str
+) -> None:
+    spoil(spoiled / "posts.arrow")
+    error = _verify_error(spoiled)
+    assert error.path == spoiled / "posts.arrow"
+    assert reason in error.reason
+
+
+@pytest.mark.parametrize("contents", [b"", b"not Arrow", b"ARROW1\0\0" * 20])
+def test_data_that_are_no_arrow_are_named(spoiled: Path, contents: bytes) -> None:
+    (spoiled / "posts.arrow").write_bytes(contents)
+    resum(spoiled)
+    error = _verify_error(spoiled)
+    assert error.path == spoiled / "posts.arrow"
+    assert error.reason.startswith("is not Arrow IPC data: ")
+
+
+def test_a_wrong_number_of_posts_is_named(spoiled: Path) -> None:
+    edit_manifest(spoiled, lambda m: m.update(rows="3001"))
+    error = _verify_error(spoiled)
+    assert error.path == spoiled / "posts.arrow"
+    assert error.reason == "holds 3000 posts, the manifest says 3001"
+
+
+def test_a_wrong_width_is_named(spoiled: Path) -> None:
+    edit_manifest(spoiled, lambda m: m.update(embedding_size=127))
+    assert _verify_error(spoiled).reason.startswith("has other columns than a corpus: post_id, ")
+
+
+def test_a_missing_column_is_named(spoiled: Path) -> None:
+    _rewrite(spoiled, _read(spoiled).drop_columns(["labels"]))
+    error = _verify_error(spoiled)
+    assert error.reason == (
+        "has other columns than a corpus: post_id, author_id, created_at, vector"
+    )
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_another_format_version_is_refused(spoiled: Path, version: int) -> None:
+    edit_manifest(spoiled, lambda m: m.update(format_version=version))
+    error = _error(lambda: open_snapshot(spoiled))
+    assert error.path == spoiled
+    assert error.reason == f"has format version {version}, this server reads 1"
+
+
+@pytest.mark.parametrize("files", [[], ["other.arrow"], ["../posts.arrow"], ["posts.arrow"] * 2])
+def test_a_manifest_that_lists_other_files_is_refused(spoiled: Path, files: list[str]) -> None:
+    edit_manifest(spoiled, lambda m: m.update(files=[{"path": path} for path in files]))
+    assert "should list posts.arrow alone" in _error(lambda: open_snapshot(spoiled)).reason
+
+
+def test_a_corpus_without_posts_is_refused(spoiled: Path) -> None:
+    edit_manifest(spoiled, lambda m: m.update(rows="0"))
+    assert _error(lambda: open_snapshot(spoiled)).reason == "holds no posts"
+
+
+@pytest.mark.parametrize("contents", [None, "", "{", '{"user_tower": {}}'])
+def test_a_manifest_that_cannot_be_read_is_named(spoiled: Path, contents: str | None) -> None:
+    path = spoiled / "manifest.json"
+    path.unlink()
+    if contents is not None:
+        path.write_text(contents)
+    error = _error(lambda: open_snapshot(spoiled))
+    assert error.path == path
+    assert error.reason.startswith("missing" if contents is None else "is not a CorpusManifest: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [(np.nan, "is not finite"), (np.inf, "is not finite"), (2, "has length ")]
+)
+def test_an_odd_vector_is_named_with_its_post_when_it_is_read(
+    spoiled: Path, value: float, what: str
+) -> None:
+    table = _read(spoiled)
+    vectors = table.column("vector").combine_chunks().flatten().to_numpy().copy()
+    vectors[128 * 2345 + 5] = value
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors), 128)
+    _rewrite(spoiled, table.set_column(4, table.schema.field("vector"), lists))
+    snapshot = open_snapshot(spoiled)
+    verify(snapshot)
+    error = _error(lambda: list(snapshot.vectors()))
+    assert error.path == spoiled
+    assert f"the vector of post {table.column('post_id')[2345]} {what}" in error.reason
+
+
+def test_a_label_that_the_manifest_does_not_list_is_refused(spoiled: Path) -> None:
+    edit_manifest(spoiled, lambda m: m["label_names"].remove("NBA"))
+    snapshot = open_snapshot(spoiled)
+    verify(snapshot)
+    assert "labels that its manifest does not list" in _error(snapshot.columns).reason
+
+
+def test_columns_of_several_batches_are_joined(tmp_path: Path) -> None:
+    labels = [[["b", "a"], []], [[], ["c"]], [["a"]]]
+    created_at = [[5, None], [None, 7], [9]]
+    ids = [[11, 12], [13, 14], [15]]
+    with new_snapshot(
+        tmp_path / "corpus", source=tmp_path, embedding_size=2, tower_fingerprint="f"
+    ) as writer:
+        for batch_ids, batch_labels, batch_times in zip(ids, labels, created_at, strict=True):
+            writer.write(
+                ArrowPosts(
+                    post_ids=np.array(batch_ids, np.uint64),
+                    author_ids=np.array(batch_ids, np.uint64) + np.uint64(100),
+                    created_at=pa.array(batch_times, pa.timestamp("ms", "UTC")),
+                    labels=pa.array(batch_labels, pa.list_(pa.string())),
+                    vectors=np.tile(np.array([0.6, 0.8], np.float32), (len(batch_ids), 1)),
+                )
+            )
+    snapshot = open_snapshot(tmp_path / "corpus")
+    verify(snapshot)
+    assert snapshot.manifest.label_names == ["a", "b", "c"]
+    columns = snapshot.columns()
+    assert [column.tolist() for column in columns] == [
+        [11, 12, 13, 14, 15],
+        [111, 112, 113, 114, 115],
+        [5, 0, 0, 7, 9],
+        [0, 2, 2, 2, 3, 4],
+        [1, 0, 2, 0],
+    ]
+    dtypes = [column.dtype.name for column in columns]
+    assert dtypes == ["uint64", "uint64", "int64", "int64", "int32"]
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    def write() -> None:
+        with new_snapshot(
+            tmp_path / "corpus", source=tmp_path, embedding_size=2, tower_fingerprint="f"
+        ):
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        write()
+    assert not list(tmp_path.iterdir())

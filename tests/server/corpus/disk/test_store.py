@@ -1,0 +1,261 @@
+import shutil
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from phoenix_server.artifacts import sha256
+from phoenix_server.corpus.disk.store import (
+    JOURNAL,
+    MOST_OPENINGS,
+    SNAPSHOTS,
+    Named,
+    Store,
+    read_steadily,
+)
+from phoenix_server.errors import CorpusError
+from server.cases import copied, edit_manifest
+from server.corpus.change_cases import assert_same_change, id_array, posts_of, written_corpus
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    written_corpus(tmp_path / "corpus", 5)
+    return tmp_path / "corpus"
+
+
+@contextmanager
+def _opened(path: Path, *, read_only: bool = False) -> Generator[Store, None, None]:
+    with closing(Store(path, read_only=read_only)) as store:
+        yield store
+
+
+def _refused(action: Callable[[], object]) -> CorpusError:
+    with pytest.raises(CorpusError) as caught:
+        action()
+    return caught.value
+
+
+def _snapshot(corpus: Path, sequence: int, built_as: str | None = None) -> Path:
+    """Write a newer snapshot: a copy of the corpus as it was built."""
+    path = corpus / SNAPSHOTS / str(sequence)
+    path.mkdir(parents=True)
+    for name in ("manifest.json", "posts.arrow"):
+        (path / name).write_bytes((corpus / name).read_bytes())
+    built_as = built_as or sha256(corpus / "manifest.json")
+    changes = {"sequence": str(sequence), "built_as": built_as}
+    edit_manifest(path, lambda manifest: manifest.update(changes))
+    return path
+
+
+def test_a_corpus_as_it_was_built_has_no_changes(corpus: Path) -> None:
+    with _opened(corpus) as store:
+        assert store.snapshot.path == corpus
+        assert list(store.changes()) == []
+        assert store.journal_posts() == 0
+
+
+def test_the_newest_snapshot_counts_and_the_changes_since(corpus: Path) -> None:
+    changes = [posts_of([5 + n]) for n in range(11)]
+    with _opened(corpus) as store:
+        store.journal.append(1, changes)
+        assert [number for number, _ in store.changes()] == list(range(1, 12))
+    for sequence in (2, 10, 9):  # of which "9" is the last by name
+        _snapshot(corpus, sequence)
+    (corpus / SNAPSHOTS / ".11.half").mkdir()
+    (corpus / SNAPSHOTS / "notes").mkdir()
+    for read_only in (False, True):
+        with _opened(corpus, read_only=read_only) as store:
+            assert store.snapshot.path == corpus / SNAPSHOTS / "10"
+            ((number, change),) = store.changes()
+            assert number == 11
+            assert_same_change(change, changes[10])
+    with _opened(corpus) as store:
+        assert store.journal_posts() == 1
+
+
+def test_changes_go_on_after_those_of_a_snapshot_whose_journal_was_trimmed(corpus: Path) -> None:
+    _snapshot(corpus, 7)
+    with _opened(corpus) as store:
+        store.journal.append(8, [id_array(3)])
+        store.journal.trim(7)
+    with _opened(corpus) as store:
+        assert [number for number, _ in store.changes()] == [8]
+
+
+def test_changes_that_neither_snapshot_nor_journal_holds_are_named(corpus: Path) -> None:
+    with _opened(corpus) as store:
+        store.journal.append(3, [id_array(3)])
+        error = _refused(lambda: list(store.changes()))
+    assert (error.path, error.reason) == (corpus / JOURNAL, "lacks the changes 1 to 2")
+
+
+def test_a_newest_snapshot_that_is_not_whole_is_refused(corpus: Path) -> None:
+    _snapshot(corpus, 3)
+    path = _snapshot(corpus, 12)
+    (path / "manifest.json").unlink()
+    assert _refused(lambda: Store(corpus)).path == path / "manifest.json"
+    path = _snapshot(corpus, 13, built_as="another")
+    error = _refused(lambda: Store(corpus))
+    assert (error.path, error.reason) == (path, f"is not a later state of {corpus}")
+    _snapshot(corpus, 14)
+    with _opened(corpus):  # the refused ones left the lock
+        pass
+
+
+def test_changes_are_of_the_corpus_as_it_was_built(corpus: Path) -> None:
+    with _opened(corpus) as store:
+        built = store.identity
+        store.journal.append(1, [id_array(3)])
+    path = _snapshot(corpus, 1)
+    with _opened(corpus) as store:
+        assert store.identity == built
+    edit_manifest(corpus, lambda manifest: manifest.update(created_at="2020-01-01T00:00:00Z"))
+    error = _refused(lambda: Store(corpus))
+    assert error.path == corpus / JOURNAL
+    assert error.reason.startswith(f"belongs to another corpus: its corpus is {built}, not ")
+    (corpus / JOURNAL).unlink()
+    assert _refused(lambda: Store(corpus)).path == path
+
+
+def test_one_takes_changes_and_others_only_read(corpus: Path) -> None:
+    with _opened(corpus) as store:
+        error = _refused(lambda: Store(corpus))
+        assert error.path == corpus
+        assert error.reason == ("another server takes its changes; --read-only serves it without")
+        store.journal.append(1, [id_array(3)])
+        with _opened(corpus, read_only=True) as reader, _opened(corpus, read_only=True) as other:
+            assert [number for number, _ in reader.changes()] == [1]
+            assert [number for number, _ in other.changes()] == [1]
+    with _opened(corpus, read_only=True), _opened(corpus) as store:
+        store.journal.append(2, [id_array(4)])
+
+
+def test_read_only_needs_no_journal_and_makes_nothing(corpus: Path) -> None:
+    before = sorted(corpus.iterdir())
+    with _opened(corpus, read_only=True) as store:
+        assert store.read_only
+        assert list(store.changes()) == []
+    assert sorted(corpus.iterdir()) == before
+
+
+def test_a_directory_that_cannot_be_written_is_served_read_only(corpus: Path) -> None:
+    (corpus / "lock").mkdir()  # stands for any reason
+    error = _refused(lambda: Store(corpus))
+    assert error.path == corpus
+    assert error.reason == (
+        "changes cannot be written there (Is a directory); --read-only serves it without"
+    )
+    assert not (corpus / JOURNAL).exists()
+    with _opened(corpus, read_only=True) as store:
+        assert store.snapshot.path == corpus
+
+
+def test_a_damaged_journal_leaves_the_lock_to_others(corpus: Path) -> None:
+    (corpus / JOURNAL).write_bytes(b"no database")
+    assert _refused(lambda: Store(corpus)).path == corpus / JOURNAL
+    assert _refused(lambda: Store(corpus, read_only=True)).path == corpus / JOURNAL
+    (corpus / JOURNAL).unlink()
+    with _opened(corpus):
+        pass
+
+
+def test_what_is_no_corpus_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    error = _refused(lambda: Store(tmp_path / "empty"))
+    assert error.path == tmp_path / "empty" / "manifest.json"
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_a_moved_corpus_keeps_its_changes(corpus: Path) -> None:
+    with _opened(corpus) as store:
+        store.journal.append(1, [posts_of([9])])
+    with _opened(copied(corpus, corpus.with_name("copy"))) as store:
+        ((_, change),) = store.changes()
+        assert_same_change(change, posts_of([9]))
+
+
+def _numbers(store: Store) -> list[int]:
+    return [store.snapshot.manifest.sequence, *(number for number, _ in store.changes())]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_who_only_reads_notices_that_changes_were_dropped(corpus: Path, kept: int) -> None:
+    with _opened(corpus) as server:
+        server.journal.append(1, [id_array(3), id_array(4)])
+        with _opened(corpus, read_only=True) as reader:
+            assert not reader.is_overtaken
+            _snapshot(corpus, 2)
+            server.journal.trim(2 - kept)
+            assert reader.is_overtaken
+            missing = "lacks the changes 1 to 2" if not kept else "lacks the changes 1 to 1"
+            assert _refused(lambda: list(reader.changes())).reason == missing
+        assert not server.is_overtaken
+        with _opened(corpus, read_only=True) as reader:
+            assert _numbers(reader) == [2]
+
+
+def test_what_is_read_while_a_server_writes_a_snapshot_is_read_again(corpus: Path) -> None:
+    opened: list[Path] = []
+    with _opened(corpus) as server:
+        server.journal.append(1, [id_array(n) for n in range(1, 10)])
+
+        def read(store: Store) -> list[int]:
+            opened.append(store.snapshot.path)
+            if len(opened) < MOST_OPENINGS:
+                _snapshot(corpus, 2 * len(opened))
+                server.journal.trim(2 * len(opened))
+            return _numbers(store)
+
+        assert read_steadily(corpus, read) == [8, 9]
+    assert [path.name for path in opened] == ["corpus", "2", "4", "6", "8"]
+
+
+def test_what_is_written_anew_again_and_again_is_given_up(corpus: Path) -> None:
+    opened = 0
+    with _opened(corpus) as server:
+        server.journal.append(1, [id_array(n) for n in range(1, 40)])
+
+        def read(store: Store) -> list[int]:
+            nonlocal opened
+            opened += 1
+            _snapshot(corpus, 2 * opened)
+            server.journal.trim(2 * opened)
+            return _numbers(store)
+
+        error = _refused(lambda: read_steadily(corpus, read))
+    assert error.reason.startswith("lacks the changes")
+    assert opened == MOST_OPENINGS
+
+
+def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_waited_for(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _snapshot(corpus, 2)
+    listed, lists = Store.named_snapshots, 0
+
+    def named_snapshots(store: Store) -> list[Named]:
+        nonlocal lists
+        lists += 1
+        found = listed(store)
+        if lists == 1:  # a server removes it as soon as it is seen
+            shutil.rmtree(_snapshot(corpus, 5).parent / "2")
+        return found
+
+    monkeypatch.setattr(Store, "named_snapshots", named_snapshots)
+    with _opened(corpus, read_only=True) as store:
+        assert store.snapshot.manifest.sequence == 5
+
+
+def test_a_damaged_journal_is_read_once(corpus: Path) -> None:
+    with _opened(corpus) as server:
+        server.journal.append(3, [id_array(3)])
+    opened: list[Store] = []
+
+    def read(store: Store) -> list[int]:
+        opened.append(store)
+        return _numbers(store)
+
+    assert _refused(lambda: read_steadily(corpus, read)).reason == "lacks the changes 1 to 2"
+    assert len(opened) == 1

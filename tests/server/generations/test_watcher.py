@@ -1,0 +1,74 @@
+"""Which bundle of a watched directory is the newest."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from phoenix_server.errors import BusyError, NoMemoryError, StartupError
+from phoenix_server.generations.watcher import first_bundle, newest, watch
+
+
+def bundle(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "manifest.json").touch()
+    return path
+
+
+def test_numbers_count_and_not_their_spelling(tmp_path: Path) -> None:
+    for name in ("9", "10", "2"):
+        bundle(tmp_path / name)
+    assert newest(tmp_path) == tmp_path / "10"
+
+
+def test_a_number_with_zeros_before_it_is_found_where_it_is(tmp_path: Path) -> None:
+    bundle(tmp_path / "2")
+    assert newest(tmp_path) == tmp_path / "2"
+    bundle(tmp_path / "00003")
+    assert newest(tmp_path) == tmp_path / "00003"
+
+
+def test_what_is_no_bundle_is_passed_over(tmp_path: Path) -> None:
+    first = bundle(tmp_path / "1")
+    bundle(tmp_path / "latest")
+    bundle(tmp_path / "-5")
+    bundle(tmp_path / "3.tmp")
+    (tmp_path / "7").mkdir()  # it is being copied: its manifest comes last
+    (tmp_path / "8").touch()
+    assert newest(tmp_path) == first == first_bundle(tmp_path)
+
+
+def test_a_server_needs_one_to_begin_with(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="holds no bundle in a directory named by a number"):
+        first_bundle(tmp_path)
+    with pytest.raises(StartupError, match=r"--watch .*none: No such file or directory"):
+        first_bundle(tmp_path / "none")
+
+
+def test_where_there_is_no_memory_it_waits_longer_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle(tmp_path / "2")
+    full = NoMemoryError("it does not fit")
+    outcomes: list[Exception | None] = [*[full] * 7, BusyError("another"), full, None]
+    pauses: list[float] = []
+
+    async def load(*_: object, activate: bool) -> None:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+
+    async def sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+        if len(pauses) == 12:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    served = SimpleNamespace(engine=SimpleNamespace(bundle=SimpleNamespace(path=tmp_path / "1")))
+    generations: Any = SimpleNamespace(active=served, load=load)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(watch(generations, tmp_path, 2.0))
+    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60, 2, 4, 2, 2]
+    assert not outcomes

@@ -1,0 +1,73 @@
+"""Programs are compiled and timed once, whoever asks."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from phoenix_server.runtime.program_cache import ProgramCache
+
+
+def test_a_program_is_compiled_once_however_many_ask_at_once() -> None:
+    programs = ProgramCache()
+    compiled: list[str] = []
+    started, release = threading.Event(), threading.Event()
+
+    def compile_slowly() -> str:
+        started.set()
+        assert release.wait(10)
+        compiled.append("slow")
+        return "program"
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(programs.get, "key", compile_slowly) for _ in range(3)]
+        assert started.wait(10)
+        # Who wants another does not wait for it.
+        assert pool.submit(programs.get, "other", lambda: "another").result(10) == "another"
+        release.set()
+        assert [each.result(10) for each in asked] == ["program"] * 3
+    assert compiled == ["slow"]
+
+
+def test_one_that_does_not_compile_is_tried_again() -> None:
+    programs = ProgramCache()
+
+    def fail() -> str:
+        raise MemoryError
+
+    for _ in range(2):
+        try:
+            programs.get("key", fail)
+        except MemoryError:
+            continue
+        raise AssertionError("it was not tried")
+    assert programs.get("key", lambda: "program") == "program"
+
+
+def test_a_program_goes_with_the_last_who_asked_for_it() -> None:
+    programs = ProgramCache()
+    compiled: list[str] = []
+
+    def compile_one() -> str:
+        compiled.append("again")
+        return "program"
+
+    first, second = ProgramCache(beside=programs), ProgramCache(beside=programs)
+    for each in (first, second, first):
+        assert each.get("key", compile_one) == "program"
+    assert len(compiled) == 1
+    del first, each
+    third = ProgramCache(beside=second)
+    assert third.get("key", compile_one) == "program"
+    del second
+    assert len(compiled) == 1
+    del third
+    assert ProgramCache(beside=programs).get("key", compile_one) == "program"
+    assert len(compiled) == 2
+    assert programs.seconds("key", lambda: 2.0) == 2.0
+    assert ProgramCache(beside=programs).seconds("key", lambda: 3.0) == 2.0
+
+
+def test_a_program_is_timed_once() -> None:
+    programs = ProgramCache()
+    assert programs.seconds("key", lambda: 2.0) == 2.0
+    assert programs.seconds("key", lambda: 3.0) == 2.0
+    assert programs.seconds("other", lambda: 3.0) == 3.0

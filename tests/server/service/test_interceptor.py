@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from phoenix_server.errors import (
+    BundleError,
+    CorpusError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotReadyError,
+    OverloadedError,
+    PostNotFoundError,
+    StartupError,
+    Violation,
+)
+from phoenix_server.service.interceptor import retry_delay, to_status
+
+M = TypeVar("M", bound=Message)
+
+
+def _detail(status: status_pb2.Status, kind: type[M]) -> list[M]:
+    found: list[M] = []
+    for packed in status.details:
+        found.append(kind())
+        assert packed.Unpack(found[-1])
+    return found
+
+
+def _header_bytes(status: status_pb2.Status) -> int:
+    """Return what a status takes of a peer's 8 KiB of headers."""
+    details = base64.b64encode(status.SerializeToString())
+    assert status.message.isascii()  # or it would be longer in a header
+    return len(details) + len(status.message) + 300  # the other headers
+
+
+def test_an_invalid_request_names_its_fields() -> None:
+    violations = [Violation("top_k", "is 0, must be from 1 to 9"), Violation("user", "is odd")]
+    status = to_status(InvalidRequestError(violations))
+    assert status.code == code_pb2.INVALID_ARGUMENT
+    assert status.message == "top_k: is 0, must be from 1 to 9; user: is odd"
+    (detail,) = _detail(status, error_details_pb2.BadRequest)
+    assert [(v.field, v.description) for v in detail.field_violations] == violations
+
+
+def test_missing_posts_are_resources() -> None:
+    status = to_status(PostNotFoundError([7, 2**64 - 1]))
+    assert status.code == code_pb2.NOT_FOUND
+    assert status.message == f"2 of the posts are not in the corpus: 7, {2**64 - 1}"
+    resources = _detail(status, error_details_pb2.ResourceInfo)
+    assert [r.resource_name for r in resources] == ["7", str(2**64 - 1)]
+    assert {(r.resource_type, r.description) for r in resources} == {("post", "not in the corpus")}
+
+
+def test_a_full_queue_says_when_to_return() -> None:
+    status = to_status(OverloadedError("the queue is full: 9 users wait", retry_after_s=1.2345))
+    assert status.code == code_pb2.RESOURCE_EXHAUSTED
+    assert status.message == "the queue is full: 9 users wait"
+    (detail,) = _detail(status, error_details_pb2.RetryInfo)
+    assert detail.retry_delay == Duration(seconds=1, nanos=234_000_000)
+
+
+@pytest.mark.parametrize("retry_after_s", [0.0, 1e-9, 4e-4])
+def test_to_return_at_once_is_never_the_advice(retry_after_s: float) -> None:
+    delay = retry_delay(OverloadedError("full", retry_after_s=retry_after_s))
+    assert delay == Duration(nanos=1_000_000)
+
+
+def test_a_server_that_is_not_ready_is_unavailable() -> None:
+    status = to_status(NotReadyError("the server drains"))
+    assert (status.code, status.message) == (code_pb2.UNAVAILABLE, "the server drains")
+    assert not status.details
+
+
+def test_a_deadline_that_passed_in_the_queue_has_its_own_status() -> None:
+    status = to_status(DeadlineExceededError("too late"))
+    assert (status.code, status.message) == (code_pb2.DEADLINE_EXCEEDED, "too late")
+    assert not status.details
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        RuntimeError("secret"),
+        KeyError("secret"),
+        BundleError(Path("secret"), "secret"),
+        CorpusError(Path("secret"), "secret"),
+        StartupError("secret"),
+    ],
+)
+def test_what_was_not_foreseen_says_nothing_of_its_cause(exc: Exception) -> None:
+    status = to_status(exc)
+    assert status.code == code_pb2.INTERNAL
+    assert status.message == "internal error; the server's log says more"
+    assert b"secret" not in status.SerializeToString()
+
+
+@pytest.mark.parametrize("count", [41, 5000])
+def test_thousands_of_missing_posts_fit_into_a_header(count: int) -> None:
+    post_ids = [2**64 - 1 - i for i in range(count)]
+    status = to_status(PostNotFoundError(post_ids))
+    assert _header_bytes(status) < 8192
+    assert status.message.startswith(f"{count} of the posts are not in the corpus: ")
+    named = [int(r.resource_name) for r in _detail(status, error_details_pb2.ResourceInfo)]
+    assert named == post_ids[: len(named)]
+    assert len(named) == 40
+
+
+def test_thousands_of_violations_fit_into_a_header() -> None:
+    violations = [
+        Violation(f"user.product_surfaces[{i}]", "is 4294967295, the model has surfaces 0 to 15")
+        for i in range(5000)
+    ]
+    status = to_status(InvalidRequestError(violations))
+    assert _header_bytes(status) < 8192
+    (detail,) = _detail(status, error_details_pb2.BadRequest)
+    assert len(detail.field_violations) >= 20
+    assert detail.field_violations[0].field == "user.product_surfaces[0]"

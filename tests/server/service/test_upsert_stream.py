@@ -1,0 +1,181 @@
+"""Changes of a stream: in order, a few at once on their way, none after one that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from phoenix_server.corpus.changes import Change
+from phoenix_server.corpus.updates.pending import Done, Waiting
+from phoenix_server.errors import CorpusFullError, InvalidRequestError, OverloadedError, Violation
+from phoenix_server.service.upsert_stream import make_in_order
+
+_LARGE = np.arange(1, 4097, dtype=np.uint64)
+
+
+def _change(number: int) -> Change:
+    return np.array([number], np.uint64)
+
+
+class _Live:
+    """Changes that are made when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: list[Waiting] = []
+        self.refuses: set[int] = set()  # which of the attempts to begin one, from 0
+        self.attempts = 0
+
+    def begin(self, change: Change, after: Waiting | None = None) -> Waiting:
+        self.attempts += 1
+        if self.attempts - 1 in self.refuses:
+            raise OverloadedError("too many wait", retry_after_s=1)
+        self.begun.append(Waiting(change, after))
+        return self.begun[-1]
+
+    def make(self, number: int) -> None:
+        self.begun[number].settle(Done(number + 1, 1, 2, 0, 3))
+
+
+class _Source:
+    """Changes that are there at once; then it waits, or raises, or ends."""
+
+    def __init__(
+        self, changes: Sequence[Change], *, waits: bool = False, error: Exception | None = None
+    ) -> None:
+        self.taken = 0
+        self.closed = False
+        self._changes, self._waits, self._error = changes, waits, error
+
+    async def __call__(self) -> AsyncGenerator[Change, None]:
+        try:
+            for change in self._changes:
+                self.taken += 1
+                yield change
+            if self._waits:
+                await asyncio.Event().wait()
+            if self._error is not None:
+                raise self._error
+        finally:
+            self.closed = True
+
+
+async def _settled() -> None:
+    """Let everything run that can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def _make(live: _Live, source: _Source) -> asyncio.Task[Done]:
+    return asyncio.create_task(make_in_order(cast(Any, live), source()))
+
+
+async def test_a_few_changes_are_on_their_way_at_once_and_all_are_counted() -> None:
+    live, source = _Live(), _Source([_change(n) for n in range(20)])
+    task = _make(live, source)
+    for made in range(20):
+        await _settled()
+        assert len(live.begun) == min(made + 8, 20)
+        assert source.taken == min(made + 9, 20)
+        live.make(made)
+    assert await task == Done(20, 20, 40, 0, 60)
+    assert [int(each.change[0]) for each in live.begun if isinstance(each.change, np.ndarray)] == [
+        *range(20)
+    ]
+    for before, after in zip(live.begun[:7], live.begun[1:8], strict=True):
+        assert after.after is before
+
+
+async def test_no_changes_are_nothing() -> None:
+    assert await make_in_order(cast(Any, _Live()), _Source([])()) == Done(0, 0, 0, 0)
+
+
+async def test_large_changes_do_not_fill_the_queue() -> None:
+    live = _Live()
+    task = _make(live, _Source([_LARGE] * 4 + [np.arange(1, 9000, dtype=np.uint64)]))
+    begun: list[int] = []
+    for made in range(5):
+        await _settled()
+        begun.append(len(live.begun))
+        live.make(made)
+    assert begun == [2, 3, 4, 4, 5]  # the last is larger than all that may wait together
+    await task
+
+
+async def test_the_first_that_fails_ends_the_stream_at_once() -> None:
+    live, source = _Live(), _Source([_change(n) for n in range(5)], waits=True)
+    task = _make(live, source)
+    await _settled()
+    live.make(0)
+    live.begun[1].refuse(CorpusFullError("full"))
+    await _settled()
+    assert task.done() and source.closed
+    with pytest.raises(CorpusFullError, match="full"):
+        await task
+    assert not any(each.may_be_made() for each in live.begun[2:])
+
+
+async def test_what_came_before_a_mistake_is_made() -> None:
+    mistake = InvalidRequestError([Violation("change", "is wrong")])
+    live, source = _Live(), _Source([_change(n) for n in range(3)], error=mistake)
+    task = _make(live, source)
+    for made in range(3):
+        await _settled()
+        assert not task.done()
+        assert live.begun[made].may_be_made()
+        live.make(made)
+    with pytest.raises(InvalidRequestError, match="is wrong"):
+        await task
+
+
+async def test_a_failure_before_a_mistake_comes_first() -> None:
+    mistake = InvalidRequestError([Violation("change", "is wrong")])
+    live = _Live()
+    task = _make(live, _Source([_change(n) for n in range(3)], error=mistake))
+    await _settled()
+    live.begun[0].refuse(CorpusFullError("full"))
+    with pytest.raises(CorpusFullError, match="full"):
+        await task
+    assert not any(each.may_be_made() for each in live.begun[1:])
+
+
+async def test_who_gives_up_leaves_nothing_behind() -> None:
+    live, source = _Live(), _Source([_change(n) for n in range(30)])
+    before = asyncio.all_tasks()
+    task = _make(live, source)
+    await _settled()
+    live.make(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert source.closed
+    assert asyncio.all_tasks() == before
+    assert all(each.future.cancelled() for each in live.begun[1:])
+    assert not any(each.may_be_made() for each in live.begun[1:])
+
+
+async def test_a_queue_that_others_have_filled_is_waited_for_while_one_is_on_its_way() -> None:
+    live = _Live()
+    live.refuses = {2, 3}
+    task = _make(live, _Source([_change(n) for n in range(3)]))
+    begun: list[int] = []
+    for made in range(3):
+        await _settled()
+        begun.append(live.attempts)
+        live.make(made)
+    assert begun == [3, 4, 5]
+    assert await task == Done(3, 3, 6, 0, 9)
+
+
+async def test_a_queue_that_others_have_filled_is_told_when_none_is_on_its_way() -> None:
+    live = _Live()
+    live.refuses = {1, 2}
+    task = _make(live, _Source([_change(n) for n in range(3)]))
+    await _settled()
+    live.make(0)
+    with pytest.raises(OverloadedError):
+        await task
+    assert live.attempts == 3
