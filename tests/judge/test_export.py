@@ -186,7 +186,7 @@ class OtherTowers:
     def vectors(count: int) -> npt.NDArray[np.float32]:
         return np.tile(np.eye(1, WIDTH, dtype=np.float32), (count, 1))
 
-    def encode_candidates(
+    def encode_posts(
         self, post_ids: npt.NDArray[np.uint64], author_ids: npt.NDArray[np.uint64]
     ) -> npt.NDArray[np.float32]:
         return self.vectors(len(post_ids))

@@ -62,7 +62,7 @@ def test_vectors_are_the_candidate_towers(
     columns, vectors = snapshot.columns(), np.concatenate(list(snapshot.vectors()))
     np.testing.assert_array_equal(columns.post_ids, post_ids)
     np.testing.assert_array_equal(columns.author_ids, author_ids)
-    served = engine.encode_candidates(post_ids, author_ids)
+    served = engine.encode_posts(post_ids, author_ids)
     np.testing.assert_allclose(vectors, served, rtol=0, atol=1e-6)
     modelled = _model_vectors(golden_layout, bundle, post_ids, author_ids)
     np.testing.assert_allclose(vectors, modelled, rtol=0, atol=1e-6)

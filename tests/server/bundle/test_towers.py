@@ -227,4 +227,4 @@ def test_a_size_that_was_not_compiled_is_a_mistake(own_towers: Towers, own_bundl
         own_towers.encode_users(features.users([], 3, 16))
     one = np.ones(1, np.uint64)
     with pytest.raises(KeyError):
-        own_towers.encode_candidates(features.candidates(one, one, 4))
+        own_towers.run_candidate_tower(features.candidates(one, one, 4))

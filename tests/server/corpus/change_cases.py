@@ -50,7 +50,7 @@ class OwnTowers:
 
     tower = TOWER
 
-    def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
+    def encode_posts(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
         raise AssertionError("all vectors are of these towers")
 
 

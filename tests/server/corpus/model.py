@@ -198,7 +198,7 @@ class Target:
         self.corpus = corpus
         self.tower = tower
 
-    def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> Floats:
+    def encode_posts(self, post_ids: Ids, author_ids: Ids) -> Floats:
         return encode(self.tower, post_ids, author_ids)
 
     def apply(self, change: Net, sequence: int) -> None:
@@ -210,7 +210,7 @@ class Encoder(NamedTuple):
 
     tower: str
 
-    def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> Floats:
+    def encode_posts(self, post_ids: Ids, author_ids: Ids) -> Floats:
         return encode(self.tower, post_ids, author_ids)
 
 

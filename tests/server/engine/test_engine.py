@@ -195,7 +195,7 @@ def test_nothing_compiles_after_the_engine_is_made(bundle: Bundle, snapshot: Sna
                 answers += engine.retrieve([Query(random_user(n), top_k) for n in lengths])
         engine.score_posts(random_user(3), np.zeros(0, np.uint64))()
         engine.apply(Net(None, np.array([5], np.uint64)), engine.corpus.sequence)
-        engine.encode_candidates(*np.arange(1, 15, dtype=np.uint64).reshape(2, 7))
+        engine.encode_posts(*np.arange(1, 15, dtype=np.uint64).reshape(2, 7))
         return answers
 
     before = answer_everything()
@@ -251,12 +251,12 @@ def test_posts_are_scored_and_ranked_as_retrieve_does(engine: Engine, oracle: Or
 @pytest.mark.parametrize("count", [1, 4, 5, 6, 13])
 def test_any_number_of_candidates_is_encoded(engine: Engine, count: int) -> None:
     posts, authors = np.random.default_rng(0).integers(1, 2**64, (2, 13), np.uint64)
-    everything = engine.encode_candidates(posts, authors)
-    vectors = engine.encode_candidates(posts[:count], authors[:count])
+    everything = engine.encode_posts(posts, authors)
+    vectors = engine.encode_posts(posts[:count], authors[:count])
     assert vectors.shape == (count, 128)
     np.testing.assert_array_equal(vectors, everything[:count])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-    assert not np.allclose(vectors, engine.encode_candidates(authors[:count], posts[:count]))
+    assert not np.allclose(vectors, engine.encode_posts(authors[:count], posts[:count]))
 
 
 def test_the_generation_names_bundle_and_corpus(

@@ -30,7 +30,7 @@ class _Slow:
         self.batcher = self.engine = self
         self.config = SimpleNamespace(candidate_batch=batch)
 
-    def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> np.ndarray[Any, Any]:
+    def encode_posts(self, post_ids: Ids, author_ids: Ids) -> np.ndarray[Any, Any]:
         self.calls.append(len(post_ids))
         return np.stack([post_ids, author_ids], axis=1).astype(np.float32)
 

@@ -221,7 +221,7 @@ async def test_encode_candidates_gives_vectors_one_after_the_other(
     request = pb.EncodeCandidatesRequest(post_ids=posts.tolist(), author_ids=authors.tolist())
     response = await servicer.EncodeCandidates(request, _CONTEXT)
     assert response.embedding_size == 128
-    expected = engine.encode_candidates(posts, authors).ravel()
+    expected = engine.encode_posts(posts, authors).ravel()
     assert response.candidate_representations == expected.tolist()
 
 

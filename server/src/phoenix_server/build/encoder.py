@@ -82,7 +82,7 @@ class PartEncoder:
             if posts.num_rows:
                 post_ids, author_ids = (posts.column(i).to_numpy() for i in range(2))
                 inputs = self._bundle.features.candidates(post_ids, author_ids, self._batch_rows)
-                yield posts, self._towers.encode_candidates(inputs)
+                yield posts, self._towers.run_candidate_tower(inputs)
 
 
 def _one_ahead(items: Iterator[_T]) -> Iterator[_T]:

@@ -52,7 +52,7 @@ def sample_vectors(snapshot: Snapshot, bundle: Bundle) -> Sample:
     towers.compile_candidates(_SAMPLE)
     ids = columns.post_ids[rows], columns.author_ids[rows]
     inputs = bundle.features.candidates(*ids, _SAMPLE)
-    given = np.asarray(towers.encode_candidates(inputs))[: len(rows)]
+    given = np.asarray(towers.run_candidate_tower(inputs))[: len(rows)]
     cosines = np.einsum("nd,nd->n", held, given)
     worst = int(cosines.argmin())
     return Sample(

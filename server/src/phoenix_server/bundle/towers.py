@@ -119,7 +119,7 @@ class Towers:
         for start in range(0, len(post_ids), size):
             chunk = slice(start, start + size)
             inputs = self._bundle.features.candidates(post_ids[chunk], author_ids[chunk], size)
-            parts.append(np.asarray(self.encode_candidates(inputs)))
+            parts.append(np.asarray(self.run_candidate_tower(inputs)))
         return np.concatenate(parts)[: len(post_ids)]
 
     def compile_candidates(self, batch_size: int) -> None:
@@ -132,7 +132,7 @@ class Towers:
         outputs = run(jax.device_put(inputs, self._device))
         return EncodedUsers(outputs["user_representation"], outputs["user_norm"])
 
-    def encode_candidates(self, inputs: HostArrays) -> jax.Array:
+    def run_candidate_tower(self, inputs: HostArrays) -> jax.Array:
         """Encode a batch of a compiled size, as `FeatureBuilder.candidates` gives it: [P, D]."""
         run = self._candidate_programs[len(inputs["post_rows"])]
         return run(jax.device_put(inputs, self._device))["candidate_representation"]
@@ -181,7 +181,7 @@ class Towers:
 
     def _check_candidates(self, arrays: HostArrays) -> None:
         batches = _batches(_part(arrays, "candidate_tower/inputs/"), max(self._candidate_programs))
-        vectors = np.concatenate([np.asarray(self.encode_candidates(batch)) for batch in batches])
+        vectors = np.concatenate([np.asarray(self.run_candidate_tower(batch)) for batch in batches])
         expected = arrays["candidate_tower/outputs/candidate_representation"]
         self._check_close("candidate_representation", vectors[: len(expected)], expected)
 

@@ -292,7 +292,7 @@ class Engine:
             )
         return answers
 
-    def encode_candidates(
+    def encode_posts(
         self, post_ids: npt.NDArray[np.uint64], author_ids: npt.NDArray[np.uint64]
     ) -> npt.NDArray[np.float32]:
         """Return the unit vectors of posts, [n, D]."""

@@ -38,7 +38,7 @@ class _TowerEncoder:
         self._size = size
         self._give_way = give_way
 
-    def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
+    def encode_posts(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
         """Return the unit vectors of posts, [n, D]."""
         parts = [self._towers.encode_posts(post_ids[:0], author_ids[:0])]
         for start in range(0, len(post_ids), self._size):

@@ -38,7 +38,7 @@ async def encode_posts(
         if timeout_s is not None and start:
             left_s = timeout_s - (time.monotonic() - began_s)
         chunk = slice(start, start + size)
-        encode = partial(generation.engine.encode_candidates, post_ids[chunk], author_ids[chunk])
+        encode = partial(generation.engine.encode_posts, post_ids[chunk], author_ids[chunk])
         parts.append(
             await generation.batcher.call(encode, kind="encode_candidates", timeout_s=left_s)
         )

@@ -67,7 +67,7 @@ def _width(last: Snapshot, encoder: Encoder) -> int:
     if last.manifest.tower_fingerprint == encoder.tower:
         return last.manifest.embedding_size
     nobody = np.zeros(0, np.uint64)
-    return encoder.encode_candidates(nobody, nobody).shape[1]
+    return encoder.encode_posts(nobody, nobody).shape[1]
 
 
 def read_history(store: Store, after: int) -> History:

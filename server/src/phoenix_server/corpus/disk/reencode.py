@@ -22,7 +22,7 @@ class Encoder(Protocol):
         """Its fingerprint."""
         ...
 
-    def encode_candidates(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
+    def encode_posts(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
         """Return the unit vectors of posts, [n, D]."""
         ...
 
@@ -33,7 +33,7 @@ def renewed(change: Change, encoder: Encoder) -> Change:
         return change
     if not change.tower:
         return replace(change, tower=encoder.tower)
-    vectors = encoder.encode_candidates(change.post_ids, change.author_ids)
+    vectors = encoder.encode_posts(change.post_ids, change.author_ids)
     return replace(change, vectors=vectors, tower=encoder.tower)
 
 
@@ -45,4 +45,4 @@ def renewed_history(history: History, encoder: Encoder) -> History:
 
 def renewed_batch(posts: ArrowPosts, encoder: Encoder) -> ArrowPosts:
     """Return posts with an encoder's vectors."""
-    return posts._replace(vectors=encoder.encode_candidates(posts.post_ids, posts.author_ids))
+    return posts._replace(vectors=encoder.encode_posts(posts.post_ids, posts.author_ids))
