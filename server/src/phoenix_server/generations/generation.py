@@ -1,61 +1,121 @@
-"""A generation: a bundle and a corpus, loaded, and the queue before them."""
+"""A generation: a bundle and a corpus, from the request to load them until they are unloaded."""
 
 import threading
-import time
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
 
 from phoenix_server.batching.batcher import Batcher
 from phoenix_server.config import QueueConfig
 from phoenix_server.corpus.disk.store import Store
-from phoenix_server.corpus.updates.pending import Home
-from phoenix_server.corpus.updates.replay import catch_up
+from phoenix_server.corpus.updates.commands import UpdateTarget
+from phoenix_server.corpus.updates.replay import replay
 from phoenix_server.engine.engine import Engine
-from phoenix_server.errors import CorpusError
+from phoenix_server.errors import CorpusError, NotReadyError
+
+
+class GenerationState(Enum):
+    """The state of a generation.
+
+    LOADING -> READY or FAILED; READY -> ACTIVE; ACTIVE -> ROLLBACK when another becomes ACTIVE;
+    ROLLBACK -> ACTIVE; READY and ROLLBACK -> UNLOADING, then it is gone, or FAILED. `MOVES` has them.
+    """
+
+    LOADING = "loading"
+    READY = "ready"
+    ACTIVE = "active"
+    ROLLBACK = "rollback"
+    UNLOADING = "unloading"
+    FAILED = "failed"
+
+
+_S = GenerationState
+MOVES = {
+    _S.LOADING: {_S.READY, _S.FAILED},
+    _S.READY: {_S.ACTIVE, _S.UNLOADING, _S.FAILED},
+    _S.ACTIVE: {_S.ROLLBACK},
+    _S.ROLLBACK: {_S.ACTIVE, _S.UNLOADING, _S.FAILED},
+    _S.UNLOADING: set[GenerationState](),
+    _S.FAILED: set[GenerationState](),
+}
+
+
+class _Loaded(NamedTuple):
+    """What a generation has in memory."""
+
+    engine: Engine
+    batcher: Batcher
+    store: Store
 
 
 class Generation:
-    """What answers requests. Each request is answered by one generation from its begin to its end.
+    """What answers requests. One generation answers a request from its begin to its end.
 
     Attributes:
         number: Counts the generations of a server, from 1.
-        engine: Answers.
-        batcher: The queue before it.
-        store: Its corpus on the disk; others may share it.
-        loaded_at_unix_s: When it was ready, in seconds since 1970 UTC.
+        bundle: The bundle's directory.
+        corpus: The corpus's directory.
+        state: Its state; only the `GenerationManager` changes it.
+        reason: Why it is FAILED; else empty.
     """
 
-    def __init__(self, number: int, engine: Engine, store: Store, queue: QueueConfig) -> None:
-        """Start the queue's threads."""
+    def __init__(self, number: int, bundle: Path, corpus: Path) -> None:
         self.number = number
-        self.engine = engine
-        self.store = store
-        self.batcher = Batcher(engine, queue)
-        self.loaded_at_unix_s = time.time()
+        self.bundle = bundle
+        self.corpus = corpus
+        self.state = GenerationState.LOADING
+        self.reason = ""
+        self._loaded: _Loaded | None = None
         self._catching_up = threading.Lock()
 
+    def attach(self, engine: Engine, store: Store, queue: QueueConfig) -> None:
+        """Take what was loaded, and start the queue's threads, with the caller's priority."""
+        self._loaded = _Loaded(engine, Batcher(engine, queue), store)
+
     @property
-    def home(self) -> Home:
-        """Where changes of its corpus go while it is active."""
-        return Home(self.store, self.engine, self.batcher.run_between)
+    def is_loaded(self) -> bool:
+        """Whether it is in memory. Otherwise the next four properties raise `NotReadyError`."""
+        return self._loaded is not None
+
+    @property
+    def engine(self) -> Engine:
+        """Answers."""
+        return self._in_memory().engine
+
+    @property
+    def batcher(self) -> Batcher:
+        """The request queue before the engine."""
+        return self._in_memory().batcher
+
+    @property
+    def store(self) -> Store:
+        """Its corpus on the disk; other generations may share it."""
+        return self._in_memory().store
+
+    @property
+    def update_target(self) -> UpdateTarget:
+        """Where changes of its corpus go while it is ACTIVE."""
+        engine, batcher, store = self._in_memory()
+        return UpdateTarget(store, engine, batcher.run_between)
 
     def catch_up(self) -> None:
-        """Apply changes that it has not seen, because it was not active; from a thread.
+        """Apply the changes that were made while it was not ACTIVE; in any thread.
 
-        A corpus that is served read-only stays as it was loaded: others change it, and drop what
-        it would need.
+        A corpus that is served read-only stays as it was loaded: another server changes it, and
+        may drop changes that would be needed.
 
         Raises:
-            CorpusError: One is missing or damaged, or there is no room for them.
+            CorpusError: A change is missing or damaged, or there is no room for the posts.
         """
-        if self.store.read_only:
-            return
-        with self._catching_up:
-            catch_up(self.store, self.engine, self.batcher.run_between)
+        if not self.store.read_only:
+            with self._catching_up:
+                replay(*self.update_target)
 
-    def settle_in(self) -> None:
-        """Catch up, and have the corpus on the disk go on from what was loaded.
+    def prepare_activation(self) -> None:
+        """Catch up, and have the corpus on the disk continue from the snapshot that was loaded.
 
         Raises:
-            CorpusError: As `catch_up`, or a change has failed half-way.
+            CorpusError: As `catch_up`, or a change failed half-way.
         """
         if self.engine.corpus.torn:
             raise CorpusError(self.store.path, "a change of it failed half-way in memory")
@@ -63,11 +123,20 @@ class Generation:
         self.store.adopt(self.engine.snapshot)
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Finish the requests that it has, and end its threads; its corpus stays open.
+        """Answer the requests in the queue, and end its threads; its corpus stays open.
 
         Returns:
-            Whether they have ended.
+            Whether the threads have ended.
         """
         ended = self.batcher.close(timeout_s)
         self.engine.close()
         return ended
+
+    def detach(self) -> None:
+        """Forget what was loaded, after `close`."""
+        self._loaded = None
+
+    def _in_memory(self) -> _Loaded:
+        if self._loaded is None:
+            raise NotReadyError(f"generation {self.number} is {self.state.value}")
+        return self._loaded

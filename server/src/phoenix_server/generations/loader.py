@@ -1,111 +1,214 @@
-"""Bring up an engine over a corpus as it is now, whichever towers its vectors are of."""
+"""Load a bundle and a corpus into memory: the one way, at start-up and beside an active generation."""
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-import numpy.typing as npt
-
-from phoenix_server.bundle.bundle import Bundle
-from phoenix_server.bundle.towers import Towers
-from phoenix_server.config import EngineConfig
-from phoenix_server.corpus.changes import Ids
+from phoenix_server.config import EngineConfig, ServeConfig
 from phoenix_server.corpus.disk import snapshot as snapshots
-from phoenix_server.corpus.disk.compaction import write_snapshot
+from phoenix_server.corpus.disk.compaction import prune_snapshots, write_snapshot
+from phoenix_server.corpus.disk.reencode import Encoder
 from phoenix_server.corpus.disk.snapshot import Snapshot
-from phoenix_server.corpus.disk.store import Store
-from phoenix_server.corpus.memory.index import default_capacity
-from phoenix_server.engine.engine import Engine
+from phoenix_server.corpus.disk.store import MAX_OPENINGS, Store
+from phoenix_server.corpus.memory.index import CorpusIndex, default_capacity
+from phoenix_server.corpus.updates.replay import replay
+from phoenix_server.engine.engine import Engine, Query
+from phoenix_server.errors import CorpusError, GenerationError
+from phoenix_server.generations.memory_budget import check_memory
+from phoenix_server.generations.sources import Source, Sources
 from phoenix_server.runtime.compile_counter import CompileCounter
-from phoenix_server.runtime.devices import Device
+from phoenix_server.runtime.devices import Device, choose_devices
+from phoenix_server.runtime.memory import release_unused_memory
 from phoenix_server.runtime.program_cache import ProgramCache
+from phoenix_server.bundle.towers import Towers
 
 _log = logging.getLogger(__name__)
 
 
-class _TowerEncoder:
-    """The candidate tower of a bundle, before there is an engine."""
-
-    def __init__(
-        self, bundle: Bundle, towers: Towers, size: int, give_way: Callable[[], None]
-    ) -> None:
-        self.tower = bundle.manifest.tower_fingerprint
-        self._towers = towers
-        self._size = size
-        self._give_way = give_way
-
-    def encode_posts(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
-        """Return the unit vectors of posts, [n, D]."""
-        parts = [self._towers.encode_posts(post_ids[:0], author_ids[:0])]
-        for start in range(0, len(post_ids), self._size):
-            chunk = slice(start, start + self._size)
-            parts.append(self._towers.encode_posts(post_ids[chunk], author_ids[chunk]))
-            self._give_way()
-        return np.concatenate(parts)
+def _no_pause() -> None: ...
 
 
-def sizes_for(store: Store, config: EngineConfig) -> EngineConfig:
-    """Return sizes with a capacity: the same for all states of a corpus, or programs would not fit.
+class Loader:
+    """Loads generations of one server. For any thread.
 
-    Args:
-        store: The corpus.
-        config: The sizes as they were asked for.
+    Attributes:
+        sources: The bundles and corpora that are open.
     """
-    if config.capacity is not None:
-        return config
-    return replace(config, capacity=default_capacity(store.built.manifest.rows))
+
+    def __init__(self, config: ServeConfig, sources: Sources) -> None:
+        """Begin.
+
+        Args:
+            config: The sizes to compile for, and the devices.
+            sources: Opens bundles and corpora.
+        """
+        self.sources = sources
+        self._config = config
+        self._programs = ProgramCache()
+
+    def check_memory(self, source: Source, loaded: CorpusIndex | None = None) -> None:
+        """Check that a generation fits in the free memory; arguments as `load`.
+
+        Raises:
+            NoMemoryError: It does not.
+        """
+        devices = choose_devices(self._config.shards)
+        check_memory(source, devices, self._sizes(source.store, loaded))
+
+    def load(
+        self,
+        source: Source,
+        loaded: CorpusIndex | None = None,
+        *,
+        throttle: Callable[[], None] = _no_pause,
+        compile_all: bool = False,
+    ) -> tuple[Engine, Store]:
+        """Load a generation, with all changes of its corpus.
+
+        If the corpus has vectors of other towers, a snapshot with the bundle's is written first,
+        which takes a while.
+
+        Args:
+            source: The bundle and the corpus. If this raises, its store is released.
+            loaded: The same corpus in another generation; it may have grown.
+            throttle: Called between two pieces of work, to let requests go first.
+            compile_all: Compile the programs of all sizes, not only those that every request fits.
+
+        Returns:
+            The engine, and its store: that of the source, or one that was opened later.
+
+        Raises:
+            ArtifactError: The bundle or the corpus cannot be used, or the disk refuses.
+            StartupError: There are too few devices, or the search does not work on them.
+        """
+        try:
+            for left in reversed(range(MAX_OPENINGS)):
+                try:
+                    return self._load(source, loaded, throttle, compile_all), source.store
+                except (CorpusError, OSError) as exc:
+                    if not left or not source.store.is_overtaken:
+                        raise
+                    _log.info("opening the corpus again, another server changed it: %s", exc)
+                newer = self.sources.open(source.bundle.path, source.store.path)
+                self.sources.release(source.store)
+                source = newer
+            raise AssertionError("it is loaded at least once")
+        except BaseException:
+            self.sources.release(source.store)
+            raise
+
+    def _load(
+        self,
+        source: Source,
+        loaded: CorpusIndex | None,
+        throttle: Callable[[], None],
+        compile_all: bool,
+    ) -> Engine:
+        store = source.store
+        _log.info("loading %s and %s", source.bundle.path, store.path)
+        engine = self._make_engine(source, self._sizes(store, loaded), throttle)
+        try:
+            replayed = replay(store, engine)
+            store.check_last(engine.corpus.sequence)
+            _log.info("applied %d changes since the snapshot", replayed)
+            if compile_all:
+                engine.compile_rest()
+        except BaseException:
+            engine.close()
+            raise
+        if not (store.read_only or source.is_shared):
+            prune_snapshots(store)
+        release_unused_memory()
+        return engine
+
+    def _make_engine(
+        self, source: Source, sizes: EngineConfig, throttle: Callable[[], None]
+    ) -> Engine:
+        """Load towers and the snapshot, and compile what can serve every request."""
+        devices = choose_devices(self._config.shards)
+        programs = ProgramCache(beside=self._programs)
+        if not source.has_own_vectors:  # all of the files are read before there is an engine
+            source.verify()
+        try:
+            with ExitStack() as stack:
+                snapshot, towers = source.store.snapshot, None
+                if not source.has_own_vectors:
+                    towers = _load_towers(source, devices[0], sizes, programs)
+                    folder = None
+                    if source.store.read_only:
+                        folder = stack.enter_context(TemporaryDirectory(prefix="phoenix-corpus-"))
+                    snapshot = _reencode(source.store, towers, throttle, folder)
+                return Engine(source.bundle, snapshot, devices, sizes, programs, towers)
+        finally:
+            source.verify()  # a damaged file is the cause of any other error
+
+    def _sizes(self, store: Store, loaded: CorpusIndex | None) -> EngineConfig:
+        """Return the sizes to compile for: one capacity for all states of a corpus."""
+        config = self._config.engine
+        if loaded is not None:
+            return replace(config, capacity=loaded.capacity, max_labels=loaded.max_labels)
+        if config.capacity is not None:
+            return config
+        return replace(config, capacity=default_capacity(store.built.manifest.rows))
 
 
-def make_engine(
-    bundle: Bundle,
-    store: Store,
-    devices: tuple[Device, ...],
-    config: EngineConfig,
-    programs: ProgramCache | None = None,
-    *,
-    give_way: Callable[[], None] = lambda: None,
-) -> Engine:
-    """Load a bundle and a corpus, without the changes since its snapshot; see `following.catch_up`.
-
-    If its vectors are of other towers, a snapshot with the bundle's is written first, which takes a
-    while; of a corpus that is served read-only in a temporary place.
+def answer_recent(
+    engine: Engine, queries: Iterable[Query], throttle: Callable[[], None]
+) -> None:
+    """Answer queries that callers asked lately, to see that they have answers.
 
     Args:
-        bundle: The bundle; its files have been verified.
-        store: The corpus; the files of its snapshot have been verified.
-        devices: One a shard.
-        config: The sizes to compile for.
-        programs: Share programs with these. Default: with none.
-        give_way: Called between two pieces of work while vectors are made anew.
+        engine: Answers.
+        queries: The queries.
+        throttle: Called before each.
 
     Raises:
-        ArtifactError: One cannot be used, or the disk refuses.
-        StartupError: The search does not work on these devices.
+        GenerationError: A query has no answer that could be sent.
     """
-    programs = ProgramCache(beside=programs)
-    config = sizes_for(store, config)
-    with ExitStack() as stack:
-        snapshot, towers = store.snapshot, None
-        if snapshot.manifest.tower_fingerprint != bundle.manifest.tower_fingerprint:
-            with CompileCounter.expected():
-                towers = Towers(bundle, devices[0], programs)
-                towers.compile_candidates(config.candidate_batch)
-                towers.self_test()
-            folder = None
-            if store.read_only:
-                folder = Path(stack.enter_context(TemporaryDirectory(prefix="phoenix-corpus-")))
-            encoder = _TowerEncoder(bundle, towers, config.candidate_batch, give_way)
-            snapshot = _encode_anew(store, encoder, folder)
-        return Engine(bundle, snapshot, devices, config, programs, towers)
+    for query in queries:
+        throttle()
+        conditions = query.filter
+        if conditions is not None:
+            names = (*conditions.any_labels, *conditions.all_labels, *conditions.none_labels)
+            if not all(map(engine.corpus.knows_label, names)):  # the corpus is another
+                conditions = None
+        (answer,) = engine.retrieve([query._replace(filter=conditions)])
+        if not (math.isfinite(answer.norm) and answer.norm > 0):
+            raise GenerationError(
+                "a recent request has no answer: the user tower returns a vector without a direction"
+            )
 
 
-def _encode_anew(store: Store, encoder: _TowerEncoder, folder: Path | None) -> Snapshot:
-    rows = store.snapshot.manifest.rows
-    _log.info("encoding %d posts anew with towers %s", rows, encoder.tower[:12])
-    snapshot = write_snapshot(store, encoder, folder)
-    snapshots.verify(snapshot)  # it may have been there
+class _ThrottledEncoder:
+    """The candidate tower of a bundle, with pauses between its batches."""
+
+    def __init__(self, towers: Towers, throttle: Callable[[], None]) -> None:
+        self.tower = towers.tower
+        self.encode_posts = partial(towers.encode_posts, between_batches=throttle)
+
+
+def _load_towers(
+    source: Source, device: Device, sizes: EngineConfig, programs: ProgramCache
+) -> Towers:
+    with CompileCounter.expected():
+        towers = Towers(source.bundle, device, programs)
+        towers.compile_candidates(sizes.candidate_batch)
+        towers.self_test()
+    return towers
+
+
+def _reencode(
+    store: Store, towers: Towers, throttle: Callable[[], None], folder: str | None
+) -> Snapshot:
+    """Write a snapshot with the vectors of some towers, and verify it."""
+    rows, tower = store.snapshot.manifest.rows, towers.tower
+    _log.info("re-encoding %d posts with towers %s", rows, tower[:12])
+    encoder: Encoder = _ThrottledEncoder(towers, throttle)
+    snapshot = write_snapshot(store, encoder, None if folder is None else Path(folder))
+    snapshots.verify(snapshot)  # it may have existed
     return snapshot

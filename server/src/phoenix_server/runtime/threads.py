@@ -1,46 +1,49 @@
-"""Work in threads of its own, awaited on the event loop."""
+"""The one bridge between threads and the event loop: `concurrent.futures.Future`.
 
-import asyncio
+A thread settles a future; a coroutine awaits it with `asyncio.wrap_future`.
+"""
+
 import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
 
+_BACKGROUND_NICE = 10  # of 19
 
-_LATER = 10  # of 19; what Linux calls nice
 
-
-def in_thread(
+def run_in_thread(
     function: Callable[[], T], name: str, *, in_background: bool = False
-) -> asyncio.Future[T]:
-    """Run a function in a thread of its own, which does not keep the process alive.
+) -> Future[T]:
+    """Run a function in a daemon thread of its own.
 
     Args:
-        function: What to run.
-        name: The thread's.
-        in_background: Let other threads go before it, and before those that it starts. Only Linux
-            has priorities of threads; elsewhere it is as any.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
+        function: The function.
+        name: Name of the thread.
+        in_background: Give the thread, and the threads that it starts, a low priority. Only Linux
+            has priorities of threads.
 
-    def resolve(settle: Callable[[], None]) -> None:
-        if not future.done():
-            settle()
+    Returns:
+        Its result or its exception. It cannot be cancelled.
+    """
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
 
     def run() -> None:
         if in_background and sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LATER)
-        try:
-            result = function()
-        except BaseException as exc:
-            error = exc
-            loop.call_soon_threadsafe(resolve, lambda: future.set_exception(error))
-        else:
-            loop.call_soon_threadsafe(resolve, lambda: future.set_result(result))
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND_NICE)
+        settle(future, function)
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+def settle(future: Future[T], function: Callable[[], T]) -> None:
+    """Call a function, and give a running future its result or its exception."""
+    try:
+        future.set_result(function())
+    except BaseException as exc:
+        future.set_exception(exc)

@@ -3,46 +3,46 @@
 from collections.abc import Callable
 
 from phoenix_server.corpus.disk.compaction import read_history
-from phoenix_server.corpus.disk.reencode import renewed_history
+from phoenix_server.corpus.disk.reencode import reencode_history
 from phoenix_server.corpus.disk.store import Store
-from phoenix_server.corpus.updates.pending import Target
+from phoenix_server.corpus.updates.commands import SearchedCorpus
 from phoenix_server.errors import CorpusError
 
-Between = Callable[[Callable[[], None]], None]
 
-
-def catch_up(store: Store, target: Target, between: Between | None = None) -> int:
-    """Apply the changes that a target has not seen, with vectors of its own towers.
+def replay(
+    store: Store,
+    engine: SearchedCorpus,
+    run_between: Callable[[Callable[[], None]], None] = lambda function: function(),
+) -> int:
+    """Apply the changes that a corpus in memory has not seen, with vectors of its own towers.
 
     Args:
-        store: The corpus, with its journal.
-        target: Holds the posts.
-        between: Runs a function between two of its batches. Default: it has none.
+        store: The corpus on the disk.
+        engine: The corpus in memory.
+        run_between: Runs a function between two batches. Default: there are no batches.
 
     Returns:
-        How many there were.
+        How many changes there were.
 
     Raises:
-        CorpusError: One is missing or damaged, or there is no room for them.
+        CorpusError: A change is missing or damaged, or there is no room for the posts.
     """
-    began = target.corpus.sequence
-    history = read_history(store, began)
+    seen = engine.corpus.sequence
+    history = read_history(store, seen)
     if not history.changes:
-        if store.snapshot.manifest.sequence > began:  # the journal was trimmed
-            raise CorpusError(store.path, f"does not hold the changes from {began + 1} on any more")
+        if store.snapshot.manifest.sequence > seen:  # the journal was trimmed
+            what = f"does not hold the changes from {seen + 1} on any more"
+            raise CorpusError(store.path, what)
         return 0
-    change = renewed_history(history, target).net()
-    last = began + history.changes
+    change = reencode_history(history, engine).net()
+    last = seen + history.changes
 
     def apply() -> None:
-        if target.corpus.sequence == began:  # or changes go there by now, and have overtaken these
-            target.apply(change, last)
+        if engine.corpus.sequence == seen:  # or the worker has applied these changes meanwhile
+            engine.apply(change, last)
 
     try:
-        if between is None:
-            apply()
-        else:
-            between(apply)
+        run_between(apply)
     except ValueError as exc:
         raise CorpusError(store.path, f"cannot hold its changes: {exc}") from exc
     return history.changes

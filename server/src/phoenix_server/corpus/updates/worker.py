@@ -1,158 +1,123 @@
-"""Takes changes of a corpus while it is searched: first on the disk, then into the index.
+"""Writes changes of a corpus while it is searched: first to the disk, then to memory.
 
-One thread does so. It takes all changes that wait, judges each by what those before it will have
-done, writes them to the journal in one transaction, and has them applied together between two
-batches. Then it answers: a change that was answered is on the disk, and visible.
+One thread takes commands from one queue. It takes consecutive changes together: each is admitted
+against the state that those before it leave, all are written to the journal in one transaction, and
+applied together between two batches. Then their callers are answered: an acknowledged change is on
+the disk and visible.
 """
 
 import asyncio
 import logging
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
-from phoenix_server.corpus.changes import Change, net
-from phoenix_server.corpus.disk.compaction import remove_old, write_snapshot
-from phoenix_server.corpus.disk.journal import Journal
-from phoenix_server.corpus.disk.reencode import renewed
+from phoenix_server.corpus.changes import Change, ChangeResult, net
+from phoenix_server.corpus.disk.reencode import reencode
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.corpus.disk.store import Store
-from phoenix_server.corpus.updates.admission import Judge
-from phoenix_server.corpus.updates.eviction import Oldest
-from phoenix_server.corpus.updates.pending import Done, Home, Switching, Target, Waiting, Watching
-from phoenix_server.errors import (
-    CorpusError,
-    DeadlineExceededError,
-    NotReadyError,
-    OverloadedError,
-    PhoenixServerError,
-    ReadOnlyError,
-    StorageError,
+from phoenix_server.corpus.updates.admission import Admission
+from phoenix_server.corpus.updates.checkpointer import Checkpointer
+from phoenix_server.corpus.updates.eviction import EvictionQueue
+from phoenix_server.corpus.updates.command_queue import Command, CommandQueue
+from phoenix_server.corpus.updates.commands import (
+    PendingChange,
+    SnapshotCommand,
+    SnapshotFinished,
+    SwitchCommand,
+    UpdateTarget,
 )
-from phoenix_server.runtime.threads import in_thread
+from phoenix_server.corpus.updates.visibility import Visibility
+from phoenix_server.errors import PhoenixServerError, ReadOnlyError, StorageError
+from phoenix_server.runtime.threads import settle
 
 _log = logging.getLogger(__name__)
 
-_MOST_WAITING = 1 << 16  # posts
-_MOST_TOGETHER = 1 << 13  # posts, more or less
-_RETRY_S = 0.1
-_LONG_S = 10.0
-_PAUSE_S = 60.0  # after a snapshot that failed
-
 
 class UpdateWorker:
-    """The changes of a corpus, and whoever waits for them.
-
-    Its coroutines raise
+    """Takes changes of one corpus at a time. Its coroutines raise
 
     * `ReadOnlyError` if the corpus takes no changes;
     * `CorpusFullError` if it has no room for the posts or their labels;
     * `StorageError` if the disk refuses;
-    * `OverloadedError` if too many changes wait;
-    * `NotReadyError` once it is closed.
+    * `OverloadedError` if too many changes are pending;
+    * `NotReadyError` after `close`.
 
     Attributes:
-        evict_oldest: Whether the oldest posts make room for others.
+        evict_oldest: Whether the oldest posts are deleted to make room for others.
     """
 
     def __init__(
         self,
-        store: Store,
-        target: Target,
-        between: Callable[[Callable[[], None]], None],
+        target: UpdateTarget,
         *,
         snapshot_after: int = 200_000,
         evict_oldest: bool = False,
+        before_trim: Callable[[Store], None] = lambda store: None,
     ) -> None:
         """Start the thread.
 
         Args:
-            store: Keeps the changes.
-            target: Holds the posts.
-            between: Runs a function between two batches, and returns when it has.
-            snapshot_after: Write a snapshot when the changes since the last have written and
+            target: Where changes go at first.
+            snapshot_after: Write a snapshot when the changes since the last one have written and
                 deleted so many posts.
             evict_oldest: Delete the oldest posts where there is no room for others.
+            before_trim: Called with the corpus before its journal loses the changes that a new
+                snapshot holds; on the snapshot's thread.
         """
         self.evict_oldest = evict_oldest
-        self._oldest: Oldest | None = None
-        self._home = Home(store, target, between)
-        self._waiting: deque[Waiting] = deque()
-        self._switching: deque[Switching] = deque()
-        self._posts = 0
-        self._journal_posts = 0 if store.read_only else store.journal_posts()
-        self._closed = False
-        self._broken: PhoenixServerError | None = None
         self._snapshot_after = snapshot_after
-        self._snapshotting = threading.Lock()
-        self._next_try_s = 0.0
-        self.before_trimming: Callable[[Store], None] = lambda store: None
-        self._work = threading.Condition()
-        self._visible: list[Watching] = []
-        self._thread = threading.Thread(target=self._run, name="changes", daemon=True)
+        self._target = target
+        self._journal_posts = _count_journal(target.store)
+        self._broken: PhoenixServerError | None = None
+        self._eviction: EvictionQueue | None = None
+        self._commands = CommandQueue()
+        self._checkpointer = Checkpointer(before_trim, self._commands.put_finished)
+        self._visibility = Visibility(lambda: self._target.engine.corpus.sequence)
+        self._thread = threading.Thread(target=self._run, name="updates", daemon=True)
         self._thread.start()
 
     @property
     def store(self) -> Store:
-        """Keeps the changes."""
-        return self._home.store
+        """The corpus on the disk."""
+        return self._target.store
 
     @property
-    def _target(self) -> Target:
-        return self._home.target
+    def journal_posts(self) -> int:
+        """How many posts the changes since the snapshot have written and deleted."""
+        return self._journal_posts
 
-    async def submit(self, change: Change) -> Done:
-        """Make a change; return when it is on the disk and visible."""
-        return await self.begin(change).future
+    async def submit(self, change: Change) -> ChangeResult:
+        """Write a change; return when it is on the disk and visible."""
+        return await asyncio.wrap_future(self.begin(change).future)
 
-    def begin(self, change: Change, after: Waiting | None = None) -> Waiting:
-        """Have a change made; its `future` is done when it is on the disk and visible.
+    def begin(self, change: Change, after: PendingChange | None = None) -> PendingChange:
+        """Queue a change; its `future` is done when it is on the disk and visible.
 
         Args:
             change: The change.
-            after: One that was begun before: if that is not made, this is not made either.
+            after: An earlier one; unless that is written, this is not written either.
         """
-        waiting = Waiting(change, after)
-        with self._work:
-            self.check_open()
-            if self._posts + len(change) > _MOST_WAITING and self._waiting:
-                raise OverloadedError(
-                    f"{self._posts} posts wait to be written", retry_after_s=_RETRY_S
-                )
-            self._waiting.append(waiting)
-            self._posts += len(change)
-            self._work.notify()
-        return waiting
+        self.check_open()
+        pending = PendingChange(change, after)
+        self._commands.put(pending)
+        return pending
+
+    def check_open(self) -> None:
+        """Raise what `submit` would raise whatever the change is."""
+        if self.store.read_only:
+            raise ReadOnlyError("this server takes no changes of its corpus")
+        self._commands.check_open()
+        if self._broken is not None:
+            raise self._broken
 
     async def wait_for(self, sequence: int, timeout_s: float | None) -> None:
-        """Wait until a change is visible.
-
-        Args:
-            sequence: Its number.
-            timeout_s: At most so long, in seconds. None: a while.
-
-        Raises:
-            DeadlineExceededError: It was not visible in time.
-        """
-        with self._work:
-            if self._target.corpus.sequence >= sequence:
-                return
-            watching = Watching(sequence)
-            self._visible.append(watching)
-        try:
-            await asyncio.wait_for(watching.future, _LONG_S if timeout_s is None else timeout_s)
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"change {sequence} is not visible yet, the last is {self._target.corpus.sequence}"
-            ) from None
-        finally:
-            with self._work:
-                self._visible.remove(watching)
+        """Wait until a change is visible; see `Visibility.wait_for`."""
+        await self._visibility.wait_for(sequence, timeout_s)
 
     async def snapshot(self) -> Snapshot:
-        """Write a snapshot of all changes so far, in the background; one at a time.
+        """Write a snapshot of all changes so far, in the background.
 
         Raises:
             ReadOnlyError: The corpus takes no changes.
@@ -160,196 +125,123 @@ class UpdateWorker:
         """
         if self.store.read_only:
             raise ReadOnlyError("this server takes no changes of its corpus nor writes snapshots")
-        return await in_thread(self._snapshot, "snapshot")
+        command = SnapshotCommand()
+        self._commands.put(command)
+        return await asyncio.wrap_future(command.future)
 
-    async def switch(
-        self, home: Home, catch_up: Callable[[], None], flip: Callable[[], None]
-    ) -> None:
-        """Have changes go elsewhere: those that wait too, between two of them.
+    async def switch(self, target: UpdateTarget, prepare: Callable[[], None]) -> None:
+        """Send the changes from now on to another target.
 
         Args:
-            home: Where.
-            catch_up: Brings that up to date, while nothing changes; in a thread.
-            flip: Has requests go there, so that whoever comes later finds what was changed before;
-                on the event loop.
+            target: The target.
+            prepare: Brings the target up to date and has requests go there; called on the worker's
+                thread, between two changes.
 
         Raises:
-            NotReadyError: The server drains.
-            Exception: What these raise. Then all is as it was.
+            NotReadyError: The server is shutting down.
+            Exception: What `prepare` raises. Then changes go where they went.
         """
-        switching = Switching(home, catch_up, flip)
-        with self._work:
-            if self._closed:
-                raise NotReadyError("the server drains")
-            self._switching.append(switching)
-            self._work.notify()
-        await switching.future
+        command = SwitchCommand(target, prepare)
+        self._commands.put(command)
+        await asyncio.wrap_future(command.future)
 
-    @contextmanager
-    def without_snapshots(self) -> Generator[None, None, None]:
+    def snapshots_paused(self) -> AbstractContextManager[None]:
         """Keep snapshots from being written, and the journal from being trimmed, meanwhile."""
-        with self._snapshotting:
-            yield
-
-    def _snapshot(self) -> Snapshot:
-        began_s = time.monotonic()
-        with self._snapshotting:
-            if self._closed:
-                raise NotReadyError("the server drains")
-            store, target, _ = self._home
-            before = store.snapshot.manifest.sequence
-            try:
-                written = write_snapshot(store, target)
-                self.before_trimming(store)
-                journal = Journal(store.journal_path, store.names)
-                try:
-                    after = written.manifest.sequence
-                    with self._work:
-                        since = max(before, store.snapshot.manifest.sequence)  # adopted meanwhile
-                        store.snapshot = written
-                        if store is self.store and since < after:
-                            self._journal_posts -= journal.posts(since, after)
-                    journal.trim(after)
-                finally:
-                    journal.close()
-                remove_old(store)
-            except CorpusError as exc:
-                raise StorageError(exc.path, exc.reason) from exc
-        took_s = time.monotonic() - began_s
-        rows = written.manifest.rows
-        _log.info("a snapshot holds %d posts, through change %d: %.1f s", rows, after, took_s)
-        return written
-
-    def _snapshot_if_due(self) -> None:
-        if self._journal_posts < self._snapshot_after or self._snapshotting.locked():
-            return
-        if time.monotonic() < self._next_try_s:
-            return
-
-        def snapshot() -> None:
-            try:
-                self._snapshot()
-            except Exception:
-                self._next_try_s = time.monotonic() + _PAUSE_S
-                _log.exception("no snapshot was written; the journal grows on")
-
-        threading.Thread(target=snapshot, name="snapshot", daemon=True).start()
-
-    @property
-    def journal_posts(self) -> int:
-        """How many posts the changes since the snapshot have written and deleted."""
-        return self._journal_posts
+        return self._checkpointer.paused()
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Refuse new changes, finish those that wait, end the thread, and close the store.
+        """Refuse new commands, carry out those in the queue, and end the thread.
 
         Returns:
-            Whether it has ended.
+            Whether the thread, and a snapshot that was being written, have ended.
         """
-        with self._work:
-            self._closed = True
-            self._work.notify()
+        self._checkpointer.close()
+        self._commands.close()
         self._thread.join(timeout_s)
-        idle = self._snapshotting.acquire(timeout=-1 if timeout_s is None else timeout_s)
-        if ended := idle and not self._thread.is_alive():
-            self.store.close()
-        if idle:
-            self._snapshotting.release()
-        return ended
-
-    def check_open(self) -> None:
-        """Raise what `submit` would, if that is known before there is a change."""
-        if self.store.read_only:
-            raise ReadOnlyError("this server takes no changes of its corpus")
-        if self._closed:
-            raise NotReadyError("the server drains")
-        if self._broken is not None:
-            raise self._broken
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while group := self._take():
-            try:
-                if isinstance(group, Switching):
-                    self._switch(group)
-                else:
-                    self._write(group)
-            except BaseException as exc:  # whoever waits must hear of it
-                if not isinstance(exc, PhoenixServerError):
-                    _log.exception("changes failed")
-                if isinstance(group, Switching):
-                    group.settle(exc)
-                else:
-                    self._oldest = None  # what was taken from it may still be there
-                    for each in group:
-                        each.refuse(exc)
+        """Carry out commands; the body of the worker's thread."""
+        while command := self._commands.take(until_empty=not self._checkpointer.is_running):
+            match command:
+                case SnapshotCommand():
+                    self._checkpointer.request(self._target, command)
+                case SnapshotFinished():
+                    if command.store is self.store:
+                        self._journal_posts = _count_journal(self.store)
+                    self._checkpointer.finish(command, self._target)
+                case SwitchCommand():
+                    if command.future.set_running_or_notify_cancel():
+                        settle(command.future, partial(self._switch, command))
+                case list():
+                    self._write(command)
 
-    def _take(self) -> Switching | list[Waiting]:
-        """Wait for something to do, and take it; nothing once closed."""
-        with self._work:
-            while not self._waiting and not self._switching and not self._closed:
-                self._work.wait()
-            if self._switching:
-                return self._switching.popleft()
-            group: list[Waiting] = []
-            posts = 0
-            while self._waiting and posts < _MOST_TOGETHER:
-                group.append(self._waiting.popleft())
-                posts += len(group[-1].change)
-            self._posts -= posts
-            return group
+    def _switch(self, command: SwitchCommand) -> None:
+        command.prepare()
+        self._target = command.target
+        self._journal_posts = _count_journal(command.target.store)
+        self._broken = self._eviction = None
 
-    def _switch(self, switching: Switching) -> None:
-        store = switching.home.store
-        switching.catch_up()
-        held = 0 if store.read_only else store.journal_posts()
-        switching.flip(lambda: self._closed)
-        with self._work:
-            self._home, self._journal_posts, self._broken = switching.home, held, None
-        self._oldest = None
-        switching.settle(None)
+    def _write(self, group: list[PendingChange]) -> None:
+        group = [pending for pending in group if pending.start()]
+        try:
+            results = self._admit_and_apply(group)
+        except BaseException as exc:
+            if not isinstance(exc, PhoenixServerError):
+                _log.exception("changes failed")
+            self._eviction = None  # posts that were taken from it may still be there
+            for pending in group:
+                if not pending.refused:
+                    pending.refuse(exc)
+        else:
+            for pending, result in results:
+                pending.future.set_result(result)
 
-    def _write(self, group: list[Waiting]) -> None:
+    def _admit_and_apply(
+        self, group: list[PendingChange]
+    ) -> list[tuple[PendingChange, ChangeResult]]:
+        """Write the changes that are admitted, and return their results; refuse the others."""
         if self._broken is not None:
             raise self._broken
-        first = self._target.corpus.sequence + 1
-        if self.evict_oldest and self._oldest is None:
-            self._oldest = Oldest(self._target.corpus)
-        judge = Judge(self._target.corpus, first, self._oldest)
-        taken: list[tuple[Waiting, Done]] = []
-        for each in group:
-            if not each.may_be_made():
-                continue
+        corpus = self._target.engine.corpus
+        first = corpus.sequence + 1
+        if self.evict_oldest and self._eviction is None:
+            self._eviction = EvictionQueue(corpus)
+        admission = Admission(corpus, first, self._eviction)
+        admitted: list[tuple[PendingChange, ChangeResult]] = []
+        for pending in group:
             try:
-                taken.append((each, judge.take(each.change)))
+                admitted.append((pending, admission.take(pending.change)))
             except PhoenixServerError as exc:
-                each.refuse(exc)
-        if taken:
-            self._make(judge.changes, first)
-        for each, done in taken:
-            each.settle(done)
+                pending.refuse(exc)
+        if admitted:
+            self._apply(admission.changes, first)
+        return admitted
 
-    def _make(self, changes: list[Change], first: int) -> None:
-        """Write changes down, numbered from `first` on, and apply them.
+    def _apply(self, changes: list[Change], first: int) -> None:
+        """Write changes to the disk, numbered from `first` on, and apply them in memory.
 
         Raises:
-            StorageError: The disk refuses.
+            StorageError: The disk refuses; nothing has changed.
         """
-        if first <= self.store.snapshot.manifest.sequence:
-            raise StorageError(self.store.path, f"change {first} has been made; restart the server")
-        changes = [renewed(change, self._target) for change in changes]
-        self.store.journal.append(first, changes)
+        store, engine, run_between = self._target
+        if first <= store.snapshot.manifest.sequence:
+            raise StorageError(store.path, f"change {first} exists; restart the server")
+        changes = [reencode(change, engine) for change in changes]
+        store.journal.append(first, changes)
         last = first + len(changes) - 1
         change = net(changes)
         try:
-            self._home.between(lambda: self._target.apply(change, last))
+            run_between(lambda: engine.apply(change, last))
         except BaseException:
-            self._broken = StorageError(
-                self.store.path, "a change is on the disk but not in memory; restart the server"
-            )
+            what = "a change is on the disk but not in memory; restart the server"
+            self._broken = StorageError(store.path, what)
             raise
-        with self._work:
-            self._journal_posts += sum(map(len, changes))
-            visible = [each for each in self._visible if each.sequence <= last]
-        for each in visible:
-            each.settle(None)
-        self._snapshot_if_due()
+        self._journal_posts += sum(map(len, changes))
+        self._visibility.wake()
+        if self._journal_posts >= self._snapshot_after:
+            self._checkpointer.write_due(self._target)
+
+
+def _count_journal(store: Store) -> int:
+    return 0 if store.read_only else store.journal_posts()
