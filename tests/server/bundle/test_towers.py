@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from phoenix_server.bundle.bundle import open_bundle, verify
 from phoenix_server.bundle.towers import Towers
 from phoenix_server.config import ServeConfig
+from phoenix_server.corpus.disk.reencode import Encoder
 from phoenix_server.errors import BundleError
 from phoenix_server.runtime.compile_counter import CompileCounter
 from phoenix_server.runtime.program_cache import ProgramCache
@@ -228,3 +229,28 @@ def test_a_size_that_was_not_compiled_is_a_mistake(own_towers: Towers, own_bundl
     one = np.ones(1, np.uint64)
     with pytest.raises(KeyError):
         own_towers.run_candidate_tower(features.candidates(one, one, 4))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7])
+def test_posts_are_cut_into_batches_of_the_compiled_size(own_towers: Towers, count: int) -> None:
+    batches = list(own_towers.post_batches(count))
+    assert [i for batch in batches for i in range(count)[batch]] == list(range(count))
+    assert all(batch.stop - batch.start == 3 for batch in batches[:-1])
+    assert all(0 < batch.stop - batch.start <= 3 for batch in batches[-1:])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 7])
+def test_posts_are_encoded_with_a_call_between_batches(own_towers: Towers, count: int) -> None:
+    posts, authors = np.arange(1, 2 * count + 1, dtype=np.uint64).reshape(2, count)
+    calls: list[int] = []
+    vectors = own_towers.encode_posts(posts, authors, between_batches=lambda: calls.append(1))
+    assert vectors.shape == (count, 128)
+    assert len(calls) == -(-count // 3)
+    for i in range(count):
+        alone = own_towers.encode_posts(posts[i : i + 1], authors[i : i + 1])
+        assert alone.tobytes() == vectors[i].tobytes()
+
+
+def test_towers_are_an_encoder_of_their_fingerprint(own_towers: Towers, own_bundle: Path) -> None:
+    encoder: Encoder = own_towers
+    assert encoder.tower == open_bundle(own_bundle).manifest.tower_fingerprint

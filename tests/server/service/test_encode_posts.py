@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -28,7 +28,10 @@ class _Slow:
         self.calls: list[int] = []
         self.timeouts_s: list[float | None] = []
         self.batcher = self.engine = self
-        self.config = SimpleNamespace(candidate_batch=batch)
+        self._batch = batch
+
+    def post_batches(self, count: int) -> Iterator[slice]:
+        return (slice(start, start + self._batch) for start in range(0, count, self._batch))
 
     def encode_posts(self, post_ids: Ids, author_ids: Ids) -> np.ndarray[Any, Any]:
         self.calls.append(len(post_ids))

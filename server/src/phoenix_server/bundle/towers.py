@@ -110,17 +110,38 @@ class Towers:
         self._user_seconds = {**self._user_seconds, size: seconds}
         self._user_programs = {**self._user_programs, size: program}
 
-    def encode_posts(
-        self, post_ids: npt.NDArray[np.uint64], author_ids: npt.NDArray[np.uint64]
-    ) -> npt.NDArray[np.float32]:
-        """Return the unit vectors of posts, [n, D], in batches of the largest compiled size."""
+    @property
+    def tower(self) -> str:
+        """The fingerprint of the towers."""
+        return self._bundle.manifest.tower_fingerprint
+
+    def post_batches(self, count: int) -> Iterator[slice]:
+        """Cut `count` posts into batches of the largest compiled size; the last may be shorter."""
         size = max(self._candidate_programs)
-        parts = [np.zeros((0, self._bundle.manifest.model.embedding_size), np.float32)]
-        for start in range(0, len(post_ids), size):
-            chunk = slice(start, start + size)
-            inputs = self._bundle.features.candidates(post_ids[chunk], author_ids[chunk], size)
-            parts.append(np.asarray(self.run_candidate_tower(inputs)))
-        return np.concatenate(parts)[: len(post_ids)]
+        return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+    def encode_posts(
+        self,
+        post_ids: npt.NDArray[np.uint64],
+        author_ids: npt.NDArray[np.uint64],
+        *,
+        between_batches: Callable[[], None] = lambda: None,
+    ) -> npt.NDArray[np.float32]:
+        """Return the unit vectors of posts, [n, D].
+
+        Args:
+            post_ids: [n] u64; n may be 0.
+            author_ids: [n] u64.
+            between_batches: Called after each batch, for example to throttle background work.
+        """
+        size = max(self._candidate_programs)
+        vectors = np.empty((len(post_ids), self._bundle.manifest.model.embedding_size), np.float32)
+        for batch in self.post_batches(len(post_ids)):
+            inputs = self._bundle.features.candidates(post_ids[batch], author_ids[batch], size)
+            encoded = np.asarray(self.run_candidate_tower(inputs))  # [size, D]
+            vectors[batch] = encoded[: batch.stop - batch.start]
+            between_batches()
+        return vectors
 
     def compile_candidates(self, batch_size: int) -> None:
         """Compile the candidate tower for batches of P posts."""

@@ -210,7 +210,7 @@ class Engine:
     @property
     def tower(self) -> str:
         """The fingerprint of the towers."""
-        return self.bundle.manifest.tower_fingerprint
+        return self._towers.tower
 
     @property
     def max_batch(self) -> int:
@@ -297,6 +297,10 @@ class Engine:
     ) -> npt.NDArray[np.float32]:
         """Return the unit vectors of posts, [n, D]."""
         return self._towers.encode_posts(post_ids, author_ids)
+
+    def post_batches(self, count: int) -> Iterator[slice]:
+        """Cut `count` posts into the batches that the candidate tower encodes at once."""
+        return self._towers.post_batches(count)
 
     def score_posts(
         self, user: UserColumns, post_ids: npt.NDArray[np.uint64]

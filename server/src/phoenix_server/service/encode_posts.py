@@ -32,13 +32,11 @@ async def encode_posts(
         DeadlineExceededError: The deadline passes before all are encoded.
     """
     began_s, left_s = time.monotonic(), timeout_s
-    size = generation.engine.config.candidate_batch
     parts: list[npt.NDArray[np.float32]] = []
-    for start in range(0, len(post_ids), size):
-        if timeout_s is not None and start:
+    for batch in generation.engine.post_batches(len(post_ids)):
+        if timeout_s is not None and batch.start:
             left_s = timeout_s - (time.monotonic() - began_s)
-        chunk = slice(start, start + size)
-        encode = partial(generation.engine.encode_posts, post_ids[chunk], author_ids[chunk])
+        encode = partial(generation.engine.encode_posts, post_ids[batch], author_ids[batch])
         parts.append(
             await generation.batcher.call(encode, kind="encode_candidates", timeout_s=left_s)
         )
