@@ -1,4 +1,4 @@
-"""A server's life: bind, load, serve, drain. The only place that builds things."""
+"""A server's life: start, serve, shut down. The only place that builds the parts."""
 
 import asyncio
 import logging
@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -21,16 +20,11 @@ from phoenix_retrieval.v1 import (
     retrieval_service_pb2_grpc,
 )
 from phoenix_server.config import ServeConfig
-from phoenix_server.corpus.disk.compaction import remove_old
-from phoenix_server.corpus.disk.store import MOST_OPENINGS, Store
-from phoenix_server.corpus.updates.replay import catch_up
-from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.engine.engine import Engine
-from phoenix_server.errors import CorpusError, StartupError
-from phoenix_server.generations.generation import Generation
-from phoenix_server.generations.loader import make_engine
+from phoenix_server.errors import StartupError
+from phoenix_server.generations.loader import Loader
 from phoenix_server.generations.manager import GenerationManager
-from phoenix_server.generations.opening_tmp import Opened
+from phoenix_server.generations.sources import Source, Sources
 from phoenix_server.generations.watcher import watch
 from phoenix_server.runtime.devices import choose_devices, split_cpu
 from phoenix_server.runtime.memory import (
@@ -39,8 +33,6 @@ from phoenix_server.runtime.memory import (
     release_unused_memory,
 )
 from phoenix_server.runtime.persistent_cache import compiled_path, use_compiled
-from phoenix_server.runtime.program_cache import ProgramCache
-from phoenix_server.runtime.threads import in_thread
 from phoenix_server.service.corpus import CorpusServicer
 from phoenix_server.service.interceptor import CallInterceptor
 from phoenix_server.service.model import ModelServicer
@@ -49,8 +41,6 @@ from phoenix_server.service.state import ServingState
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 SERVICES = (
     retrieval_service_pb2.DESCRIPTOR.services_by_name["RetrievalService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
@@ -58,38 +48,51 @@ SERVICES = (
 )
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVING = health_pb2.HealthCheckResponse.SERVING
-# gRPC itself refuses what is far beyond the limit, before it is in memory; what is a little beyond
-# reaches the interceptor, whose error names the field.
+# gRPC refuses a request beyond four times the limit before it is in memory. A smaller one reaches the
+# interceptor, whose error names the field.
 _TRANSPORT_LIMIT_FACTOR = 4
 _MAX_PORT = 65535
-_MOST_PENDING = 1 << 20
+_MAX_PENDING = 1 << 20
 
 
 class Server:
     """One server.
 
     Attributes:
-        address: Where it listens, once it does.
+        address: Where it listens, as host:port; the port is known once it listens.
     """
 
-    def __init__(self, config: ServeConfig, opened: Opened | None = None) -> None:
+    def __init__(
+        self, config: ServeConfig, sources: Sources | None = None, first: Source | None = None
+    ) -> None:
+        """Build the parts; nothing is loaded yet.
+
+        Args:
+            config: What to serve, and how.
+            sources: What has been opened. Default: nothing.
+            first: The bundle and the corpus, if they are open.
+        """
         self.address = config.listen
-        self._opened = opened
         self._config = config
-        self._state = ServingState(config.limits)
+        self._sources = sources or Sources(
+            read_only=config.read_only, encode_anew=config.encode_anew
+        )
+        self._first = first
+        self._manager = GenerationManager(config, Loader(config, self._sources))
+        self._state = ServingState(self._manager, config.limits)
         self._health = health.aio.HealthServicer()
         self._calls = CallInterceptor(max_request_bytes=config.limits.max_request_bytes)
-        self._stop = asyncio.Event()
+        self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Begin to drain; from the event loop's thread."""
-        self._stop.set()
+        """Begin to shut down; from the event loop's thread."""
+        self._stopping.set()
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> bool:
         """Serve until `stop`.
 
         Args:
-            on_ready: Called when the server has begun to answer.
+            on_ready: Called when the server begins to answer.
 
         Returns:
             Whether all work has ended; if not, a thread still loads or answers.
@@ -101,66 +104,67 @@ class Server:
         await self._set_health(_NOT_SERVING)
         server = self._listen()
         await server.start()
-        stopped = asyncio.create_task(self._stop.wait())
-        programs = ProgramCache()
-        loading = in_thread(lambda: load(self._config, self._opened, programs), "load")
-        watching: asyncio.Task[None] | None = None
+        stopped = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
-            if self._stop.is_set():
-                return loading.done()
-            generations, live = self._begin(*loading.result(), programs)
-            del loading  # what it has loaded may be dropped one day
-            compiling = self._compile_rest(generations.active.engine)
-            await self._set_health(_SERVING)
-            on_ready()
-            if (directory := self._config.watch) is not None:
-                watching = asyncio.create_task(
-                    watch(generations, directory, self._config.watch_interval_s)
-                )
-            await stopped
-            _log.info("draining, for at most %g s", self._config.grace_s)
-            await self._set_health(_NOT_SERVING)
-            unfinished = await self._calls.drain(self._config.grace_s)
-            if unfinished:
-                _log.warning("%d calls did not finish in time", unfinished)
-            # Nobody waits for what these may still do.
-            ended = live.close(timeout_s=0.1 if unfinished else 1.0)
-            if unfinished or not ended:
+            if not await self._load(stopped):
                 return False
-            return generations.close(timeout_s=1.0) and not compiling.is_alive()
+            compiling = self._compile_rest(self._manager.active.engine)
+            await self._serve(stopped, on_ready)
+            ended = await self._shut_down() and not compiling.is_alive()
+            if ended:
+                self._sources.close()
+            return ended
         finally:
             stopped.cancel()
-            if watching is not None:
-                watching.cancel()
             await server.stop(None)
 
-    def _begin(
-        self, engine: Engine, store: Store, programs: ProgramCache
-    ) -> tuple[GenerationManager, UpdateWorker]:
-        """Let requests in."""
-        first = Generation(1, engine, store, self._config.queue)
-        live = UpdateWorker(
-            *first.home,
-            snapshot_after=self._config.snapshot_after,
-            evict_oldest=self._config.evict_oldest,
-        )
-        generations = GenerationManager(first, live, self._config, programs)
-        self._state.set_ready(generations, live)
-        return generations, live
+    async def _load(self, stopped: asyncio.Task[bool]) -> bool:
+        """Load the first generation; return whether it is active before `stop` is called."""
+        first, self._first = self._first, None
+        loading = asyncio.create_task(self._manager.start(first))
+        await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            return False
+        loading.result()  # raises what it raised
+        return not self._stopping.is_set()
+
+    async def _serve(self, stopped: asyncio.Task[bool], on_ready: Callable[[], None]) -> None:
+        """Answer requests until `stop` is called."""
+        await self._set_health(_SERVING)
+        on_ready()
+        watching: asyncio.Task[None] | None = None
+        if (directory := self._config.watch) is not None:
+            interval_s = self._config.watch_interval_s
+            watching = asyncio.create_task(watch(self._manager, directory, interval_s))
+        try:
+            await stopped
+        finally:
+            if watching is not None:
+                watching.cancel()
+
+    async def _shut_down(self) -> bool:
+        """Finish the calls in flight, then the threads; return whether all have ended."""
+        _log.info("shutting down, in at most %g s", self._config.grace_s)
+        await self._set_health(_NOT_SERVING)
+        unfinished = await self._calls.drain(self._config.grace_s)
+        if unfinished:
+            _log.warning("%d calls did not finish in time", unfinished)
+        # Nobody waits for changes that are still pending.
+        ended = self._manager.updates.close(timeout_s=0.1 if unfinished else 1.0)
+        return not unfinished and ended and self._manager.close(timeout_s=1.0)
 
     def _compile_rest(self, engine: Engine) -> threading.Thread:
-        """Compile the other sizes while the server answers."""
+        """Compile the other sizes while the server answers, in a thread."""
 
         def stopped() -> bool:
             release_freed_memory()  # of the last program
-            return self._stop.is_set()
+            return self._stopping.is_set()
 
         def compile_rest() -> None:
             try:
                 engine.compile_rest(stopped)
             except Exception:
-                _log.exception("compiling failed; what is compiled serves on")
+                _log.exception("compiling failed; the compiled programs go on serving")
             release_unused_memory()
             loaded, total = engine.loaded_programs
             _log.info("%d programs, %d of them compiled ahead", total, loaded)
@@ -183,8 +187,8 @@ class Server:
                 ("grpc.max_receive_message_length", _TRANSPORT_LIMIT_FACTOR * limit),
                 ("grpc.so_reuseport", 0),  # or a second server would take half of the calls
                 # Or gRPC cancels calls beyond a thousand before ours can say RESOURCE_EXHAUSTED.
-                ("grpc.server.max_pending_requests", _MOST_PENDING),
-                ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
+                ("grpc.server.max_pending_requests", _MAX_PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
             ],
         )
         retrieval_service_pb2_grpc.add_RetrievalServiceServicer_to_server(
@@ -215,79 +219,15 @@ class Server:
             await self._health.set(service, status)
 
 
-def load(
-    config: ServeConfig, opened: Opened | None = None, programs: ProgramCache | None = None
-) -> tuple[Engine, Store]:
-    """Bring up the engine, with all changes of its corpus, and see that its files are verified.
-
-    Args:
-        config: What to serve.
-        opened: The bundle and the corpus, if they were opened before.
-        programs: Share programs with these. Default: with none.
-
-    Raises:
-        ArtifactError: The bundle or the corpus cannot be used.
-        StartupError: There are too few devices, or the search does not work on them.
-
-    Returns:
-        The engine, and where further changes are kept.
-    """
-    programs = ProgramCache(beside=programs)
-    for left in reversed(range(MOST_OPENINGS)):
-        opened = opened or Opened(
-            config.bundle, config.corpus, read_only=config.read_only, encode_anew=config.encode_anew
-        )
-        store = opened.store
-        try:
-            return _bring_up(config, opened, programs), store
-        except (CorpusError, OSError) as exc:
-            if not left or not store.is_overtaken:
-                raise
-            _log.info("opening the corpus again, which another server has written anew: %s", exc)
-        opened = None
-    raise AssertionError("it is opened at least once")
-
-
-def _bring_up(config: ServeConfig, opened: Opened, programs: ProgramCache) -> Engine:
-    store = opened.store
-    _log.info("loading %s and %s", config.bundle, config.corpus)
-    try:
-        engine = _make_engine(config, opened, programs)
-        try:
-            caught_up = catch_up(store, engine)
-            store.check_last(engine.corpus.sequence)
-        except BaseException:
-            engine.close()
-            raise
-        store.adopt(engine.snapshot)
-        _log.info("applied %d changes since the snapshot", caught_up)
-    except BaseException:
-        store.close()
-        raise
-    if not store.read_only:
-        remove_old(store)
-    release_unused_memory()
-    return engine
-
-
-def _make_engine(config: ServeConfig, opened: Opened, programs: ProgramCache) -> Engine:
-    devices = choose_devices(config.shards)
-    if not opened.fit:  # all of it is read before the engine is made
-        opened.verify()
-    try:
-        return make_engine(opened.bundle, opened.store, devices, config.engine, programs)
-    finally:
-        opened.verify()  # a damaged file is then the cause of any other error
-
-
-async def serve(config: ServeConfig, opened: Opened | None = None) -> None:
-    """Be the server of this process: serve until SIGTERM or SIGINT, then drain.
+async def serve(config: ServeConfig, sources: Sources, first: Source) -> None:
+    """Be the server of this process: serve until SIGTERM or SIGINT, then shut down.
 
     A second signal ends the process at once.
 
     Args:
         config: What to serve.
-        opened: The bundle and the corpus, if they were opened before.
+        sources: Owns what has been opened.
+        first: The bundle and the corpus.
 
     Raises:
         PhoenixServerError: As `Server.run`.
@@ -297,16 +237,16 @@ async def serve(config: ServeConfig, opened: Opened | None = None) -> None:
         split_cpu(config.shards)
     if config.bundle.is_dir():
         use_compiled(compiled_path(config.bundle, choose_devices(config.shards)[0]))
-    server = Server(config, opened)
+    server = Server(config, sources, first)
     loop = asyncio.get_running_loop()
 
-    def drain() -> None:
+    def shut_down() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
         server.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, drain)
+        loop.add_signal_handler(number, shut_down)
     began = loop.time()
     ended = await server.run(
         on_ready=lambda: _log.info(
@@ -314,6 +254,6 @@ async def serve(config: ServeConfig, opened: Opened | None = None) -> None:
         )
     )
     _log.info("stopped")
-    if not ended:  # Python would take itself down under a thread that is inside XLA, and abort
+    if not ended:  # a thread may be inside XLA, and Python would abort when it finalizes under it
         logging.shutdown()
         os._exit(0)

@@ -66,9 +66,9 @@ def test_where_there_is_no_memory_it_waits_longer_each_time(
             raise asyncio.CancelledError
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    served = SimpleNamespace(engine=SimpleNamespace(bundle=SimpleNamespace(path=tmp_path / "1")))
-    generations: Any = SimpleNamespace(active=served, load=load)
+    served = SimpleNamespace(bundle=tmp_path / "1")
+    manager: Any = SimpleNamespace(active=served, load=load)
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(watch(generations, tmp_path, 2.0))
+        asyncio.run(watch(manager, tmp_path, 2.0))
     assert pauses == [2, 4, 8, 16, 32, 60, 60, 60, 2, 4, 2, 2]
     assert not outcomes

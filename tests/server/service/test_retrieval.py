@@ -45,7 +45,8 @@ _CONTEXT = cast(Any, _Context())
 @pytest.fixture
 def generation(engine: Engine, snapshot: Snapshot) -> Iterator[Generation]:
     store = Store(snapshot.path, read_only=True)
-    generation = Generation(1, engine, store, QueueConfig(max_waiting=100))
+    generation = Generation(1, engine.bundle.path, store.path)
+    generation.attach(engine, store, QueueConfig(max_waiting=100))
     yield generation
     generation.batcher.close()
 
@@ -57,12 +58,12 @@ def batcher(generation: Generation) -> Batcher:
 
 @pytest.fixture
 def state(generation: Generation) -> ServingState:
-    engine = generation.engine
-    config = ServeConfig(bundle=engine.bundle.path, corpus=generation.store.path)
-    state = ServingState(Limits(max_batch_users=4, max_candidates=6))
-    live = UpdateWorker(*generation.home)
-    state.set_ready(GenerationManager(generation, live, config, ProgramCache()), live)
-    return state
+    manager = SimpleNamespace(
+        active=generation,
+        updates=UpdateWorker(generation.update_target),
+        stats=generation.batcher.stats,
+    )
+    return ServingState(cast(Any, manager), Limits(max_batch_users=4, max_candidates=6))
 
 
 @pytest.fixture
@@ -239,9 +240,10 @@ async def test_score_posts_ranks_as_retrieve_does(
 
 
 async def test_a_server_that_loads_is_not_ready() -> None:
-    state = ServingState(Limits())
+    config = ServeConfig(bundle=Path("bundle"), corpus=Path("corpus"))
+    state = ServingState(GenerationManager(config, Loader(config, Sources())), Limits())
     servicer = RetrievalServicer(state)
-    with pytest.raises(NotReadyError, match="loads its bundle and corpus"):
+    with pytest.raises(NotReadyError, match="is loading its bundle and corpus"):
         await servicer.Retrieve(_request(), _CONTEXT)
     with pytest.raises(NotReadyError):
         await ModelServicer(state).GetModel(_CONTEXT, _CONTEXT)

@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +22,7 @@ from phoenix_server.bundle.bundle import Bundle, open_bundle, verify
 from phoenix_server.config import MAX_REQUEST_BYTES, EngineConfig, Limits, QueueConfig, ServeConfig
 from phoenix_server.corpus.disk.snapshot import open_snapshot
 from phoenix_server.errors import PhoenixServerError
-from phoenix_server.generations.opening_tmp import Opened
+from phoenix_server.generations.sources import Sources
 from phoenix_server.generations.watcher import first_bundle
 
 app = typer.Typer(
@@ -205,15 +205,14 @@ def serve_command(
             max_top_k=max_top_k, capacity=capacity, max_labels=max_labels, scan=scan
         ),
     )
-    opened = Opened(  # verifies while the rest is imported
-        bundle, corpus, read_only=read_only, encode_anew=config.encode_anew
-    )
-    from phoenix_server.server import serve
-
+    sources = Sources(read_only=read_only, encode_anew=config.encode_anew)
     try:
-        asyncio.run(serve(config, opened))
+        first = sources.open(bundle, corpus)  # verifies files while the rest is imported
+        from phoenix_server.server import serve
+
+        asyncio.run(serve(config, sources, first))
     finally:
-        opened.store.close()
+        sources.close()
 
 
 @app.command(name="compile")
@@ -236,7 +235,7 @@ def compile_command(
     from phoenix_server.engine.engine import compile_towers
     from phoenix_server.runtime.devices import choose_devices, split_cpu
     from phoenix_server.runtime.persistent_cache import compiled_path, writing_compiled
-    from phoenix_server.server import load
+    from phoenix_server.generations.loader import Loader
 
     began = time.monotonic()
     if shards is not None:
@@ -252,8 +251,8 @@ def compile_command(
             config = ServeConfig(
                 bundle=bundle, corpus=corpus, read_only=True, shards=shards, engine=engine
             )
-            engine, _ = load(config)
-            engine.compile_rest()
+            with closing(Sources(read_only=True)) as sources:
+                Loader(config, sources).load(sources.open(bundle, corpus), compile_all=True)
     what = f"Wrote {path} in {time.monotonic() - began:.1f} s."
     _console.print(what, markup=False, soft_wrap=True)
 

@@ -17,8 +17,8 @@ from phoenix_server.errors import CorpusError, NotReadyError
 class GenerationState(Enum):
     """The state of a generation.
 
-    LOADING -> READY or FAILED; READY -> ACTIVE; ACTIVE -> ROLLBACK when another becomes ACTIVE;
-    ROLLBACK -> ACTIVE; READY and ROLLBACK -> UNLOADING, then it is gone, or FAILED. `MOVES` has them.
+    LOADING -> READY -> ACTIVE -> ROLLBACK (when another becomes ACTIVE) -> ACTIVE -> ...
+    LOADING, READY, ROLLBACK -> FAILED; READY, ROLLBACK -> UNLOADING, and then it is gone.
     """
 
     LOADING = "loading"
@@ -30,13 +30,13 @@ class GenerationState(Enum):
 
 
 _S = GenerationState
-MOVES = {
+MOVES: dict[GenerationState, set[GenerationState]] = {
     _S.LOADING: {_S.READY, _S.FAILED},
     _S.READY: {_S.ACTIVE, _S.UNLOADING, _S.FAILED},
     _S.ACTIVE: {_S.ROLLBACK},
     _S.ROLLBACK: {_S.ACTIVE, _S.UNLOADING, _S.FAILED},
-    _S.UNLOADING: set[GenerationState](),
-    _S.FAILED: set[GenerationState](),
+    _S.UNLOADING: set(),
+    _S.FAILED: set(),
 }
 
 
@@ -55,7 +55,7 @@ class Generation:
         number: Counts the generations of a server, from 1.
         bundle: The bundle's directory.
         corpus: The corpus's directory.
-        state: Its state; only the `GenerationManager` changes it.
+        state: Its state; only the `Registry` changes it.
         reason: Why it is FAILED; else empty.
     """
 
@@ -76,6 +76,11 @@ class Generation:
     def is_loaded(self) -> bool:
         """Whether it is in memory. Otherwise the next four properties raise `NotReadyError`."""
         return self._loaded is not None
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether it can become ACTIVE."""
+        return GenerationState.ACTIVE in MOVES[self.state]
 
     @property
     def engine(self) -> Engine:

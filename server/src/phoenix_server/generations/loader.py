@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -28,9 +28,6 @@ from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.bundle.towers import Towers
 
 _log = logging.getLogger(__name__)
-
-
-def _no_pause() -> None: ...
 
 
 class Loader:
@@ -65,8 +62,9 @@ class Loader:
         source: Source,
         loaded: CorpusIndex | None = None,
         *,
-        throttle: Callable[[], None] = _no_pause,
+        throttle: Callable[[], None] = lambda: None,
         compile_all: bool = False,
+        recent: Callable[[], Sequence[Query]] = tuple,
     ) -> tuple[Engine, Store]:
         """Load a generation, with all changes of its corpus.
 
@@ -78,6 +76,7 @@ class Loader:
             loaded: The same corpus in another generation; it may have grown.
             throttle: Called between two pieces of work, to let requests go first.
             compile_all: Compile the programs of all sizes, not only those that every request fits.
+            recent: Returns queries that callers asked lately; they must have answers.
 
         Returns:
             The engine, and its store: that of the source, or one that was opened later.
@@ -89,7 +88,8 @@ class Loader:
         try:
             for left in reversed(range(MAX_OPENINGS)):
                 try:
-                    return self._load(source, loaded, throttle, compile_all), source.store
+                    engine = self._load(source, loaded, throttle, compile_all, recent)
+                    return engine, source.store
                 except (CorpusError, OSError) as exc:
                     if not left or not source.store.is_overtaken:
                         raise
@@ -108,16 +108,18 @@ class Loader:
         loaded: CorpusIndex | None,
         throttle: Callable[[], None],
         compile_all: bool,
+        recent: Callable[[], Sequence[Query]],
     ) -> Engine:
         store = source.store
         _log.info("loading %s and %s", source.bundle.path, store.path)
         engine = self._make_engine(source, self._sizes(store, loaded), throttle)
         try:
+            if compile_all:
+                engine.compile_rest()
             replayed = replay(store, engine)
             store.check_last(engine.corpus.sequence)
             _log.info("applied %d changes since the snapshot", replayed)
-            if compile_all:
-                engine.compile_rest()
+            _answer(engine, recent(), throttle)
         except BaseException:
             engine.close()
             raise
@@ -157,15 +159,8 @@ class Loader:
         return replace(config, capacity=default_capacity(store.built.manifest.rows))
 
 
-def answer_recent(
-    engine: Engine, queries: Iterable[Query], throttle: Callable[[], None]
-) -> None:
-    """Answer queries that callers asked lately, to see that they have answers.
-
-    Args:
-        engine: Answers.
-        queries: The queries.
-        throttle: Called before each.
+def _answer(engine: Engine, queries: Sequence[Query], throttle: Callable[[], None]) -> None:
+    """Check that queries have answers; wait for the throttle before each.
 
     Raises:
         GenerationError: A query has no answer that could be sent.
@@ -180,7 +175,7 @@ def answer_recent(
         (answer,) = engine.retrieve([query._replace(filter=conditions)])
         if not (math.isfinite(answer.norm) and answer.norm > 0):
             raise GenerationError(
-                "a recent request has no answer: the user tower returns a vector without a direction"
+                "a recent request has no answer: the user tower gives a vector without a direction"
             )
 
 

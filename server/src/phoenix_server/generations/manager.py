@@ -2,19 +2,19 @@
 
 import asyncio
 import logging
-import threading
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
 from phoenix_server.artifacts import describe_error
-from phoenix_server.batching.stats import QueueStats, added
+from phoenix_server.batching.stats import QueueStats
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.disk.store import Store
+from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.corpus.updates.worker import UpdateWorker
+from phoenix_server.engine.engine import Engine
 from phoenix_server.errors import (
     BusyError,
     GenerationError,
@@ -23,8 +23,9 @@ from phoenix_server.errors import (
     NotReadyError,
     PhoenixServerError,
 )
-from phoenix_server.generations.generation import MOVES, Generation, GenerationState
-from phoenix_server.generations.loader import Loader, answer_recent
+from phoenix_server.generations.generation import Generation, GenerationState
+from phoenix_server.generations.loader import Loader
+from phoenix_server.generations.registry import Registry
 from phoenix_server.generations.sources import Source
 from phoenix_server.generations.throttle import Throttle
 from phoenix_server.runtime.memory import release_unused_memory
@@ -34,11 +35,9 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_MAX_FAILED = 8  # generations that are remembered
 _FEW_CHANGES, _MAX_ROUNDS = 64, 10  # of catching up while changes go on, before a switch
 
 _S = GenerationState
-_STANDBY = (_S.READY, _S.ROLLBACK)
 
 
 class GenerationManager:
@@ -53,13 +52,9 @@ class GenerationManager:
         """
         self._config = config
         self._loader = loader
-        self._numbers = count(1)
-        self._generations: dict[int, Generation] = {}
-        self._active: Generation | None = None
+        self._registry = Registry()
         self._updates: UpdateWorker | None = None
-        self._states = threading.Lock()
         self._busy = asyncio.Lock()  # while one is loaded, activated or unloaded
-        self._unloaded_stats = QueueStats()
 
     @property
     def active(self) -> Generation:
@@ -68,9 +63,7 @@ class GenerationManager:
         Raises:
             NotReadyError: The first is still being loaded.
         """
-        if self._active is None:
-            raise NotReadyError("the server is loading its bundle and corpus")
-        return self._active
+        return self._registry.active
 
     @property
     def updates(self) -> UpdateWorker:
@@ -79,21 +72,13 @@ class GenerationManager:
             raise NotReadyError("the server is loading its bundle and corpus")
         return self._updates
 
-    def list(self) -> list[Generation]:
+    def listed(self) -> list[Generation]:
         """Return the generations in the order of their numbers, but for UNLOADING ones."""
-        found = sorted(self._generations.values(), key=lambda generation: generation.number)
-        return [generation for generation in found if generation.state is not _S.UNLOADING]
+        return [each for each in self._registry.all() if each.state is not _S.UNLOADING]
 
     def stats(self) -> QueueStats:
-        """Return the state of the active queue, and the counts of all queues."""
-        total = self.active.batcher.stats()
-        others = [each for each in self._generations.values() if each is not self._active]
-        for stats in (
-            self._unloaded_stats,
-            *(each.batcher.stats() for each in others if each.is_loaded),
-        ):
-            total = added(total, stats)
-        return total
+        """Return the state of the active queue, and the counts since the server began to answer."""
+        return self._registry.stats()
 
     async def start(self, source: Source | None = None) -> None:
         """Load the first generation and activate it.
@@ -106,16 +91,16 @@ class GenerationManager:
             StartupError: There are too few devices, or the search does not work on them.
         """
         async with self._busy:
-            generation = self._add(self._config.bundle, self._config.corpus)
+            generation = self._registry.add(self._config.bundle, self._config.corpus)
             await self._load(generation, source)
-            await _thread(generation.prepare_activation, "load")
+            await _run(generation.prepare_activation, "load")
             self._updates = UpdateWorker(
                 generation.update_target,
                 snapshot_after=self._config.snapshot_after,
                 evict_oldest=self._config.evict_oldest,
                 before_trim=self._catch_up_standbys,
             )
-            self._set_active(generation)
+            self._registry.set_active(generation)
 
     async def load(
         self, bundle: Path | None, corpus: Path | None, *, activate: bool = False
@@ -147,7 +132,7 @@ class GenerationManager:
             NoGenerationError: There is none of this number.
             GenerationError: It cannot be brought up to date, or another is being loaded.
         """
-        generation = self._standby(number)
+        generation = self._registry.standby(number)
         self._check_not_busy()
         async with self._busy:
             try:
@@ -162,10 +147,7 @@ class GenerationManager:
         Raises:
             GenerationError: There is none, or another is being loaded.
         """
-        for generation in self._generations.values():
-            if generation.state is _S.ROLLBACK:
-                return await self.activate(generation.number)
-        raise GenerationError("there is no generation to roll back to")
+        return await self.activate(self._registry.rollback.number)
 
     def close(self, timeout_s: float | None = None) -> bool:
         """End all generations, after the update worker has been closed.
@@ -173,13 +155,12 @@ class GenerationManager:
         Returns:
             Whether all threads have ended and nothing is being loaded.
         """
-        loaded = [each for each in self._generations.values() if each.is_loaded]
-        ended = [generation.close(timeout_s) for generation in loaded]
+        ended = [each.close(timeout_s) for each in self._registry.all() if each.is_loaded]
         return all(ended) and not self._busy.locked()
 
     async def _load_beside(self, bundle: Path, corpus: Path, activate: bool) -> Generation:
         async with self._busy:
-            generation = self._add(bundle, corpus)
+            generation = self._registry.add(bundle, corpus)
             try:
                 await self._load(generation)
                 if activate:
@@ -190,25 +171,139 @@ class GenerationManager:
                 _log.warning(
                     "generation %d failed: %s", generation.number, reason, exc_info=unexpected
                 )
-                await self._fail(generation, reason)
+                self._registry.fail(generation, reason)
+                await self._unload([generation])
                 raise _as_generation_error(exc) from exc
             return generation
 
     async def _load(self, generation: Generation, source: Source | None = None) -> None:
         """Bring a generation from LOADING to READY."""
-        beside = self._active is not None
-        in_thread = partial(_thread, name="load", in_background=beside)
+        beside = self._registry.has_active
         bundle, corpus = generation.bundle, generation.corpus
         if source is None:
-            source = await in_thread(lambda: self._loader.sources.open(bundle, corpus))
+            source = await _run(
+                lambda: self._loader.sources.open(bundle, corpus), "load", in_background=beside
+            )
         if beside:
             await self._make_room(source)
         async with self._snapshots_paused():  # so the journal keeps all changes that it will need
-            engine, store = await in_thread(lambda: self._load_engine(source, beside))
-            # Here, not in that thread, whose low priority the queue's threads would inherit.
+            engine, store = await _run(
+                partial(self._load_engine, source), "load", in_background=beside
+            )
+            # Not in that thread: the queue's threads would inherit its low priority.
             generation.attach(engine, store, self._config.queue)
-            self._set_state(generation, _S.READY)
+            self._registry.set_state(generation, _S.READY)
         _log.info("generation %d is ready: %s, %s", generation.number, bundle, corpus)
 
-    def _load_engine(self, source: Source, beside: bool) -> tuple[Engine, Store]:
-        ...
+    def _load_engine(self, source: Source) -> tuple[Engine, Store]:
+        if not self._registry.has_active:
+            return self._loader.load(source)
+        return self._loader.load(
+            source,
+            self._index_of(source),
+            throttle=Throttle(lambda: self.active.batcher.is_idle),
+            compile_all=True,
+            recent=lambda: list(self.active.batcher.recent),
+        )
+
+    async def _make_room(self, source: Source) -> None:
+        """Unload the generations that are not active, if there is no memory for another.
+
+        Raises:
+            NoMemoryError: There is none even so; the source's store is released.
+        """
+        try:
+            try:
+                self._loader.check_memory(source, self._index_of(source))
+            except NoMemoryError:
+                if not (idle := self._registry.idle()):
+                    raise
+                _log.info("unloading %d generations to make room", len(idle))
+                await self._unload(idle)
+                self._loader.check_memory(source, self._index_of(source))
+        except BaseException:
+            self._loader.sources.release(source.store)
+            raise
+
+    def _index_of(self, source: Source) -> CorpusIndex | None:
+        """Return the same corpus in another generation."""
+        loaded = [each for each in self._registry.all() if each.is_loaded]
+        same = (each.engine.corpus for each in loaded if each.store is source.store)
+        return next(same, None)
+
+    async def _activate(self, generation: Generation) -> None:
+        before = self.active
+        if generation is before:
+            return
+        await self._catch_up(generation)
+        await self.updates.switch(generation.update_target, partial(self._switch_to, generation))
+        _log.info("generation %d is active", generation.number)
+        keep = None if before.engine.corpus.torn else before
+        await self._unload([each for each in self._registry.idle() if each is not keep])
+
+    async def _catch_up(self, generation: Generation) -> None:
+        """Apply most of the changes that a generation lacks, while others are written."""
+        for _ in range(_MAX_ROUNDS):
+            missed = self.active.engine.corpus.sequence - generation.engine.corpus.sequence
+            if generation.store is not self.active.store or missed < _FEW_CHANGES:
+                return
+            await _run(generation.catch_up, "replay", in_background=True)
+
+    def _switch_to(self, generation: Generation) -> None:
+        """Have requests go to a generation that is up to date; on the update worker's thread.
+
+        Nothing is written meanwhile: a request that comes later sees every acknowledged change.
+        """
+        generation.prepare_activation()
+        self._registry.set_active(generation)
+
+    def _catch_up_standbys(self, store: Store) -> None:
+        """Apply the changes of a journal that is about to be trimmed; on the snapshot's thread."""
+        for generation in self._registry.all():
+            if generation.is_standby and generation.store is store:
+                try:
+                    generation.catch_up()
+                except Exception as exc:  # the snapshot goes on, without this generation
+                    _log.exception("generation %d misses changes", generation.number)
+                    reason = f"it misses changes, load it again: {describe_error(exc)}"
+                    self._registry.fail(generation, reason)
+
+    async def _unload(self, generations: Iterable[Generation]) -> None:
+        """Answer the requests in the queues of generations, then free their memory."""
+        freed = False
+        for generation in generations:
+            if generation.state is not _S.FAILED:
+                self._registry.set_state(generation, _S.UNLOADING)
+            if generation.is_loaded:
+                store = generation.store
+                await _run(generation.close, "unload")
+                self._registry.remove(generation)
+                async with self._snapshots_paused():  # one may still be written of its corpus
+                    self._loader.sources.release(store)
+                freed = True
+        if freed:
+            await _run(partial(release_unused_memory, of_what_served=True), "unload")
+
+    @asynccontextmanager
+    async def _snapshots_paused(self) -> AsyncGenerator[None, None]:
+        with ExitStack() as stack:
+            if self._updates is not None:
+                paused = self._updates.snapshots_paused()
+                await _run(lambda: stack.enter_context(paused), "pause")
+            yield
+
+    def _check_not_busy(self) -> None:
+        if self._busy.locked():
+            raise BusyError("another generation is being loaded, or activated")
+
+
+async def _run(function: Callable[[], T], name: str, *, in_background: bool = False) -> T:
+    """Run a function in a thread of its own, and wait for it."""
+    return await asyncio.wrap_future(run_in_thread(function, name, in_background=in_background))
+
+
+def _as_generation_error(exc: Exception) -> PhoenixServerError:
+    """Return the error that a caller gets for one of loading or activating."""
+    if isinstance(exc, GenerationError | NoGenerationError | NoMemoryError | NotReadyError):
+        return exc
+    return GenerationError(describe_error(exc))

@@ -1,4 +1,4 @@
-"""Load what appears in a directory of numbered bundles, as TensorFlow Serving does."""
+"""Load the newest bundle of a watched directory, as TensorFlow Serving does."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from phoenix_server.errors import (
     StartupError,
 )
 
-if TYPE_CHECKING:  # it needs JAX, which takes long to import
+if TYPE_CHECKING:  # it imports JAX, which takes seconds
     from phoenix_server.generations.manager import GenerationManager
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_S = 60.0
+_MAX_PAUSE_S = 60.0
 
 
 def newest(directory: Path) -> Path | None:
-    """Return the bundle of the largest number, if there is one: DIRECTORY/NUMBER/manifest.json.
+    """Return the bundle of the largest number: DIRECTORY/NUMBER/manifest.json. None: there is none.
 
     Raises:
         OSError: The directory cannot be read.
@@ -40,7 +40,7 @@ def newest(directory: Path) -> Path | None:
 
 
 def first_bundle(directory: Path) -> Path:
-    """Return the bundle to begin with.
+    """Return the bundle to start with.
 
     Raises:
         StartupError: There is none.
@@ -54,42 +54,42 @@ def first_bundle(directory: Path) -> Path:
     return found
 
 
-async def watch(generations: GenerationManager, directory: Path, interval_s: float) -> None:
-    """Load and activate the newest bundle whenever another is, until cancelled.
+async def watch(manager: GenerationManager, directory: Path, interval_s: float) -> None:
+    """Load and activate the newest bundle whenever it changes, until cancelled.
 
-    A bundle is another if its number is larger than those before, or if its manifest was written
-    anew. One that cannot be loaded is tried again when it is; one that came while another was being
-    loaded is tried until it can be, and so is one for which there was no memory, but less and less
-    often.
+    A bundle is new if its number is larger than that of the last one, or if its manifest was
+    written again. One that fails is tried again when its manifest changes. One that arrives while
+    another is being loaded is tried until it can be loaded, and so is one for which there is no
+    memory, at growing intervals up to a minute.
 
     Args:
-        generations: Where to load it.
+        manager: Loads and activates it.
         directory: Numbered bundles.
-        interval_s: How often to look, in seconds.
+        interval_s: Time between two looks, in seconds.
     """
-    served = generations.active.engine.bundle.path
+    served = manager.active.bundle
     tried = version = None
     if served.parent.resolve() == directory.resolve() and served.name.isdecimal():
         tried = int(served.name), 0
-        with suppress(OSError):  # it may be gone
+        with suppress(OSError):  # it may have been removed
             tried = _version(served)
     pause_s = interval_s
     while True:
         await asyncio.sleep(pause_s)
-        last_s, pause_s = pause_s, interval_s
+        last_pause_s, pause_s = pause_s, interval_s
         try:
             found = await asyncio.to_thread(newest, directory)
             version = None if found is None else _version(found)
             if version is None or (tried is not None and version <= tried):
                 continue
-            await generations.load(found, None, activate=True)
+            await manager.load(found, None, activate=True)
             tried = version
         except (BusyError, NotReadyError) as exc:
             _log.info("%s: %s", directory, describe_error(exc))
-        except NoMemoryError as exc:  # to try is to verify its files, which takes a while
-            pause_s = max(interval_s, min(2 * last_s, _LONGEST_S))
+        except NoMemoryError as exc:  # each try verifies the files, which takes a while
+            pause_s = max(interval_s, min(2 * last_pause_s, _MAX_PAUSE_S))
             _log.warning("%s: %s; next try in %.0f s", directory, describe_error(exc), pause_s)
-        except PhoenixServerError as exc:  # what answers goes on
+        except PhoenixServerError as exc:  # the active generation goes on
             tried = version
             _log.warning("%s: %s", directory, describe_error(exc))
         except OSError as exc:
@@ -97,5 +97,5 @@ async def watch(generations: GenerationManager, directory: Path, interval_s: flo
 
 
 def _version(bundle: Path) -> tuple[int, int]:
-    """Return a bundle's number, and when its manifest was written, in nanoseconds."""
+    """Return a bundle's number, and when its manifest was written, in nanoseconds since 1970."""
     return int(bundle.name), (bundle / MANIFEST).stat().st_mtime_ns

@@ -37,7 +37,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
     ) -> pb.UpsertPostsResponse:
         """Write posts."""
         posts = await self._read(request, context.time_remaining())
-        done = await self._state.live.submit(posts)
+        done = await self._state.updates.submit(posts)
         return pb.UpsertPostsResponse(
             sequence=done.sequence,
             inserted=done.inserted,
@@ -59,7 +59,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
                 except InvalidRequestError as exc:
                     raise exc.within("change") from exc
 
-        done = await make_in_order(self._state.live, changes())
+        done = await make_in_order(self._state.updates, changes())
         return pb.StreamUpsertPostsResponse(
             sequence=done.sequence,
             inserted=done.inserted,
@@ -71,7 +71,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         self, request: pb.DeletePostsRequest, context: Context[Any, Any]
     ) -> pb.DeletePostsResponse:
         """Delete posts."""
-        live = self._state.live
+        live = self._state.updates
         ids = requests.read_distinct_ids(request.post_ids, self._state.limits.max_candidates)
         done = await live.submit(ids)
         return pb.DeletePostsResponse(sequence=done.sequence, deleted=done.deleted)
@@ -99,7 +99,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         self, request: pb.GetCorpusRequest, context: Context[Any, Any]
     ) -> pb.GetCorpusResponse:
         """Describe the corpus."""
-        corpus, live = self._state.generation.engine.corpus, self._state.live
+        corpus, live = self._state.generation.engine.corpus, self._state.updates
         return pb.GetCorpusResponse(
             rows=len(corpus),
             capacity=corpus.capacity,
@@ -117,7 +117,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         self, request: pb.CreateSnapshotRequest, context: Context[Any, Any]
     ) -> pb.CreateSnapshotResponse:
         """Write a snapshot."""
-        live = self._state.live
+        live = self._state.updates
         snapshot = await live.snapshot()
         return pb.CreateSnapshotResponse(snapshot=_described(snapshot, live.store.path))
 
@@ -125,7 +125,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         self, request: pb.ListSnapshotsRequest, context: Context[Any, Any]
     ) -> pb.ListSnapshotsResponse:
         """List the snapshots."""
-        store = self._state.live.store
+        store = self._state.updates.store
         snapshots = await asyncio.to_thread(list_snapshots, store)
         return pb.ListSnapshotsResponse(
             snapshots=[_described(each, store.path) for each in snapshots]
@@ -134,7 +134,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
     async def _read(self, request: pb.UpsertPostsRequest, timeout_s: float | None) -> Posts:
         """Read posts, and encode them if they come without vectors."""
         generation = self._state.generation
-        self._state.live.check_open()  # before anything is encoded
+        self._state.updates.check_open()  # before anything is encoded
         posts = requests.read_posts(
             request,
             limit=self._state.limits.max_candidates,

@@ -12,15 +12,15 @@ import grpc
 
 from phoenix_retrieval.v1 import model_service_pb2, model_service_pb2_grpc
 from phoenix_server.errors import ForbiddenError, InvalidRequestError, Violation
-from phoenix_server.generations.generation import Generation
-from phoenix_server.generations.manager import State, Status
+from phoenix_server.generations.generation import Generation, GenerationState
 from phoenix_server.service.state import ServingState
 
 _STATES = {
-    State.LOADING: model_service_pb2.GENERATION_STATE_LOADING,
-    State.READY: model_service_pb2.GENERATION_STATE_READY,
-    State.ACTIVE: model_service_pb2.GENERATION_STATE_ACTIVE,
-    State.FAILED: model_service_pb2.GENERATION_STATE_FAILED,
+    GenerationState.LOADING: model_service_pb2.GENERATION_STATE_LOADING,
+    GenerationState.READY: model_service_pb2.GENERATION_STATE_READY,
+    GenerationState.ACTIVE: model_service_pb2.GENERATION_STATE_ACTIVE,
+    GenerationState.ROLLBACK: model_service_pb2.GENERATION_STATE_READY,  # and `previous` is set
+    GenerationState.FAILED: model_service_pb2.GENERATION_STATE_FAILED,
 }
 
 
@@ -43,17 +43,16 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> model_service_pb2.LoadGenerationResponse:
         """Load a generation."""
-        generations = self._state.generations
         if not request.bundle and not request.corpus:
             raise InvalidRequestError(
                 [Violation("bundle", "a bundle, a corpus or both are needed")]
             )
-        loaded = await generations.load(
+        loaded = await self._state.manager.load(
             self._read_path("bundle", request.bundle),
             self._read_path("corpus", request.corpus),
             activate=request.activate,
         )
-        return model_service_pb2.LoadGenerationResponse(generation=self._described(loaded))
+        return model_service_pb2.LoadGenerationResponse(generation=_describe(loaded))
 
     async def ActivateGeneration(
         self,
@@ -61,8 +60,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> model_service_pb2.ActivateGenerationResponse:
         """Have a generation answer."""
-        active = await self._state.generations.activate(request.number)
-        return model_service_pb2.ActivateGenerationResponse(generation=self._described(active))
+        active = await self._state.manager.activate(request.number)
+        return model_service_pb2.ActivateGenerationResponse(generation=_describe(active))
 
     async def RollbackGeneration(
         self,
@@ -70,8 +69,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> model_service_pb2.RollbackGenerationResponse:
         """Have the generation answer that did before."""
-        active = await self._state.generations.roll_back()
-        return model_service_pb2.RollbackGenerationResponse(generation=self._described(active))
+        active = await self._state.manager.roll_back()
+        return model_service_pb2.RollbackGenerationResponse(generation=_describe(active))
 
     async def ListGenerations(
         self,
@@ -80,7 +79,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     ) -> model_service_pb2.ListGenerationsResponse:
         """List the generations."""
         return model_service_pb2.ListGenerationsResponse(
-            generations=map(self._message, self._state.generations.statuses())
+            generations=map(_describe, self._state.manager.listed())
         )
 
     async def GetModel(
@@ -113,7 +112,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     ) -> model_service_pb2.GetServingStatsResponse:
         """Tell what waits, and what has become of the calls so far."""
         # The message and `QueueStats` name their fields alike.
-        return model_service_pb2.GetServingStatsResponse(**asdict(self._state.stats()))
+        return model_service_pb2.GetServingStatsResponse(**asdict(self._state.manager.stats()))
 
     def _read_path(self, field: str, given: str) -> Path | None:
         if not given:
@@ -128,25 +127,20 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             )
         return path
 
-    def _described(self, generation: Generation) -> model_service_pb2.Generation:
-        (status,) = [
-            each for each in self._state.generations.statuses() if each.number == generation.number
-        ]
-        return self._message(status)
 
-    def _message(self, status: Status) -> model_service_pb2.Generation:
-        message = model_service_pb2.Generation(
-            number=status.number,
-            state=_STATES[status.state],
-            bundle=str(status.bundle),
-            corpus=str(status.corpus),
-            reason=status.reason,
-        )
-        if status.generation is not None:
-            engine = status.generation.engine
-            message.generation = engine.generation
-            message.tower_fingerprint = engine.tower
-            message.corpus_rows = len(engine.corpus)
-            message.sequence = engine.corpus.sequence
-            message.previous = status.generation is self._state.generations.previous
-        return message
+def _describe(generation: Generation) -> model_service_pb2.Generation:
+    message = model_service_pb2.Generation(
+        number=generation.number,
+        state=_STATES[generation.state],
+        bundle=str(generation.bundle),
+        corpus=str(generation.corpus),
+        reason=generation.reason,
+        previous=generation.state is GenerationState.ROLLBACK,
+    )
+    if generation.is_loaded:
+        engine = generation.engine
+        message.generation = engine.generation
+        message.tower_fingerprint = engine.tower
+        message.corpus_rows = len(engine.corpus)
+        message.sequence = engine.corpus.sequence
+    return message

@@ -127,7 +127,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
     async def _wait_for(self, sequence: int, timeout_s: float | None) -> float | None:
         """Wait until a change is visible; return what is left of the time."""
         began_s = time.monotonic()
-        await self._state.live.wait_for(sequence, timeout_s)
+        await self._state.updates.wait_for(sequence, timeout_s)
         return None if timeout_s is None else timeout_s - (time.monotonic() - began_s)
 
     async def _result(

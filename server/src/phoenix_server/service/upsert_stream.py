@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from phoenix_server.corpus.changes import Change
-from phoenix_server.corpus.updates.pending import Done, Waiting
+from phoenix_server.corpus.changes import Change, ChangeResult
+from phoenix_server.corpus.updates.commands import PendingChange
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.errors import OverloadedError
 
@@ -14,11 +14,11 @@ _MOST_CHANGES = 8  # on their way at once
 _MOST_POSTS = 1 << 13  # likewise, or a few streams would fill the queue of changes
 
 
-async def make_in_order(live: UpdateWorker, changes: AsyncGenerator[Change, None]) -> Done:
+async def make_in_order(updates: UpdateWorker, changes: AsyncGenerator[Change, None]) -> ChangeResult:
     """Make changes as they come, in order; none after one that fails.
 
     Args:
-        live: Makes them.
+        updates: Makes them.
         changes: They. When it raises, those that came before are made.
 
     Returns:
@@ -27,7 +27,7 @@ async def make_in_order(live: UpdateWorker, changes: AsyncGenerator[Change, None
     Raises:
         Exception: What the first that failed was refused with, or what `changes` raises.
     """
-    stream = _Stream(live)
+    stream = _Stream(updates)
     failure: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
@@ -51,10 +51,10 @@ async def make_in_order(live: UpdateWorker, changes: AsyncGenerator[Change, None
 class _Stream:
     """The changes that are on their way."""
 
-    def __init__(self, live: UpdateWorker) -> None:
-        self.done = Done(0, 0, 0, 0)
-        self._live = live
-        self._waiting: deque[Waiting] = deque()
+    def __init__(self, updates: UpdateWorker) -> None:
+        self.done = ChangeResult(0, 0, 0, 0)
+        self._updates = updates
+        self._waiting: deque[PendingChange] = deque()
         self._posts = 0
         self._ended = False
         self._moved = asyncio.Condition()
@@ -85,8 +85,8 @@ class _Stream:
                 await self._moved.wait_for(lambda: self._waiting or self._ended)
             if not self._waiting:
                 return
-            made, done = await self._waiting[0].future, self.done
-            self.done = Done(
+            made, done = await asyncio.wrap_future(self._waiting[0].future), self.done
+            self.done = ChangeResult(
                 made.sequence,
                 done.inserted + made.inserted,
                 done.replaced + made.replaced,
@@ -100,9 +100,7 @@ class _Stream:
     def abandon(self) -> None:
         """Give up what is not made yet."""
         for waiting in self._waiting:
-            future = waiting.future
-            if not future.cancel() and not future.cancelled():
-                future.exception()  # or Python says that nobody has seen it
+            waiting.future.cancel()
         self._waiting.clear()
 
     def _has_room_for(self, change: Change) -> bool:
@@ -113,7 +111,7 @@ class _Stream:
         """Begin a change, unless others have filled the queue; then those before it go first."""
         last = self._waiting[-1] if self._waiting else None
         try:
-            self._waiting.append(self._live.begin(change, last))
+            self._waiting.append(self._updates.begin(change, last))
         except OverloadedError:
             if last is None:
                 raise
