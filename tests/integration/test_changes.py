@@ -20,14 +20,13 @@ from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
-from phoenix_server import server as serve
 from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.config import EngineConfig, ServeConfig
 from phoenix_server.corpus.disk.snapshot import open_snapshot, verify
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.engine.engine import Engine
 from phoenix_server.errors import CorpusError, InvalidRequestError
-from phoenix_server.generations import loader as loading
+from phoenix_server.generations import loader
 from phoenix_server.service.requests import read_posts
 from running import run_server, spawn_server
 from server.cases import copied
@@ -355,19 +354,19 @@ def test_a_snapshot_that_is_written_while_another_server_begins_is_taken_instead
 ) -> None:
     loads = 0
 
-    def make_engine(bundle: Bundle, store: Store, *others: Any) -> Engine:
+    def make_engine(*arguments: Any) -> Engine:
         nonlocal loads
         loads += 1
         if loads == 1:
             request = pb.UpsertPostsRequest(post_ids=[8], author_ids=[1], vectors=mine)
             writer.corpus.UpsertPosts(request)
             writer.corpus.CreateSnapshot(pb.CreateSnapshotRequest())
-        return loading.make_engine(bundle, store, *others)
+        return Engine(*arguments)
 
     with run_server(config) as server, _stubs(server.address) as writer:
         mine = _vector_of(writer)
         writer.corpus.UpsertPosts(pb.UpsertPostsRequest(post_ids=[7], author_ids=[1], vectors=mine))
-        monkeypatch.setattr(serve, "make_engine", make_engine)
+        monkeypatch.setattr(loader, "Engine", make_engine)
         with run_server(replace(config, read_only=True)) as other, _stubs(other.address) as reader:
             assert list(reader.retrieve().post_ids[:2]) == [7, 8]
             assert (_state(reader).sequence, _state(reader).snapshot_sequence) == (2, 2)

@@ -23,15 +23,13 @@ from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
-from phoenix_server import server as serve
 from phoenix_server.build.import_npz import import_corpus
 from phoenix_server.bundle.bundle import open_bundle
 from phoenix_server.config import QueueConfig, ServeConfig
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.engine.engine import Engine
 from phoenix_server.errors import CorpusError
-from phoenix_server.generations import manager
-from phoenix_server.generations import preparing_tmp as preparing
+from phoenix_server.generations import memory_budget
 from phoenix_server.generations.generation import Generation
 from running import run_server
 from server.cases import copied, flip_bit, resum
@@ -213,30 +211,54 @@ def test_two_are_kept(served: Stubs, others: list[Path]) -> None:
     assert served.roll_back().number == 2
 
 
+class _EnginesInMemory:
+    """Counts the engines of generations, from the moment they are loaded until they are freed."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._changed = threading.Condition()
+
+    def add(self, engine: Engine) -> None:
+        self._change(1)
+        weakref.finalize(engine, self._change, -1)
+
+    def wait_for(self, count: int) -> bool:
+        """Wait until there are `count`, which unloading leads to."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._count == count, timeout=60)
+
+    def _change(self, by: int) -> None:
+        with self._changed:
+            self._count += by
+            self._changed.notify_all()
+
+
 @pytest.fixture
-def alive(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[Engine]:
+def engines(monkeypatch: pytest.MonkeyPatch) -> _EnginesInMemory:
     """Return the engines in memory of servers that start from now on."""
-    engines = weakref.WeakSet[Engine]()
+    in_memory = _EnginesInMemory()
+    attach = Generation.attach
 
-    class Tracked(Generation):
-        def __init__(self, number: int, engine: Engine, store: Store, queue: QueueConfig) -> None:
-            engines.add(engine)
-            super().__init__(number, engine, store, queue)
+    def counted(
+        generation: Generation, engine: Engine, store: Store, queue: QueueConfig
+    ) -> None:
+        in_memory.add(engine)
+        attach(generation, engine, store, queue)
 
-    monkeypatch.setattr(manager, "Generation", Tracked)
-    monkeypatch.setattr(serve, "Generation", Tracked)
-    return engines
+    monkeypatch.setattr(Generation, "attach", counted)
+    return in_memory
 
 
 def test_what_is_not_kept_leaves_memory_and_the_rest_has_its_priority(
-    alive: weakref.WeakSet[Engine], config: ServeConfig, others: list[Path]
+    engines: _EnginesInMemory, config: ServeConfig, others: list[Path]
 ) -> None:
     with _served(config) as served:
         before = os.getpriority(os.PRIO_PROCESS, 0)
         for bundle in (*others, *others):
             served.retrieve()
             served.load(bundle=str(bundle), activate=True)
-            assert len(alive) == 2 == len(served.generations())
+            assert len(served.generations()) == 2
+            assert engines.wait_for(2)
         assert served.stats().answered >= 4
         threads = [each for each in threading.enumerate() if each.name in ("device", "preparation")]
         assert threads
@@ -398,7 +420,7 @@ def test_what_cannot_be_loaded_is_refused_and_the_first_answers_on(
     assert refused(corpus="a\0b")[0] == grpc.StatusCode.INVALID_ARGUMENT
     assert refused(corpus=str(tmp_path / "none"))[0] == grpc.StatusCode.FAILED_PRECONDITION
 
-    monkeypatch.setattr(preparing, "available_host_bytes", lambda: 10_000_000)
+    monkeypatch.setattr(memory_budget, "available_host_bytes", lambda: 10_000_000)
     code, reason = refused(bundle=str(others[0]))
     assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "10 MB are free" in reason
@@ -418,7 +440,7 @@ def test_what_does_not_answer_makes_room(
 ) -> None:
     served.load(bundle=str(others[0]), activate=True)
     free = iter([10_000_000, 10**12])  # before the other is dropped, and after
-    monkeypatch.setattr(preparing, "available_host_bytes", lambda: next(free))
+    monkeypatch.setattr(memory_budget, "available_host_bytes", lambda: next(free))
     served.load(bundle=str(others[1]), activate=True)
     assert list(served.generations()) == [2, 3]
 

@@ -23,8 +23,8 @@ from phoenix_server import server as serve
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.engine.engine import Answer, Engine, LaunchedBatch
-from phoenix_server.generations.opening_tmp import Opened
-from phoenix_server.runtime.program_cache import ProgramCache
+from phoenix_server.generations.loader import Loader
+from phoenix_server.generations.sources import Source
 from running import run_server, spawn_server
 
 QUICK = replace(SMALL, batch_sizes=(1,), history_lengths=(), result_sizes=())
@@ -99,16 +99,14 @@ def test_while_it_loads_calls_are_unavailable_and_health_says_so(
 ) -> None:
     listening: list[str] = []
     seen: list[object] = []
-    load = serve.load
+    load = Loader.load
 
-    def look_around_then_load(
-        config: ServeConfig, opened: Opened | None, programs: ProgramCache
-    ) -> tuple[Engine, Store]:
+    def look_around_then_load(loader: Loader, source: Source) -> tuple[Engine, Store]:
         (address,) = listening
         seen.append(health(address))
-        with PhoenixClient(address) as client, pytest.raises(UnavailableError, match="loads"):
+        with PhoenixClient(address) as client, pytest.raises(UnavailableError, match="is loading"):
             client.get_model()
-        return load(config, opened, programs)
+        return load(loader, source)
 
     listen = serve.Server._listen  # pyright: ignore[reportPrivateUsage]
 
@@ -117,7 +115,7 @@ def test_while_it_loads_calls_are_unavailable_and_health_says_so(
         listening.append(server.address)
         return result
 
-    monkeypatch.setattr(serve, "load", look_around_then_load)
+    monkeypatch.setattr(Loader, "load", look_around_then_load)
     monkeypatch.setattr(serve.Server, "_listen", note_address)
     with run_server(config) as server:
         assert health(server.address) == health_pb2.HealthCheckResponse.SERVING

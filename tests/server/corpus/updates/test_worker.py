@@ -557,7 +557,7 @@ async def test_closing_makes_the_changes_that_wait_and_refuses_others(
         running.gate.clear()
         tasks = await running.submit(*changes)
         assert not await asyncio.to_thread(running.live.close, 0.01)
-        with pytest.raises(NotReadyError, match="drains"):
+        with pytest.raises(NotReadyError, match="shutting down"):
             await running.live.submit(id_array(4))
         with pytest.raises(NotReadyError):
             running.live.check_open()
