@@ -1,0 +1,38 @@
+"""Generations over fake engines."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from phoenix_server.config import QueueConfig
+from phoenix_server.generations.generation import Generation
+from server.batching.fakes import Device
+
+BUNDLE, CORPUS = Path("bundle"), Path("corpus")
+
+
+def fake_store(**attributes: Any) -> Any:
+    """Return what a generation needs of a store."""
+    return SimpleNamespace(**{"read_only": False, "path": CORPUS} | attributes)
+
+
+def attach(generation: Generation, store: Any = None, **corpus: Any) -> Device:
+    """Give a generation a device that is idle, with a corpus of these attributes."""
+    engine: Any = Device()
+    engine.corpus = SimpleNamespace(**{"torn": False, "sequence": 0} | corpus)
+    engine.close = lambda: None
+    generation.attach(engine, store or fake_store(), QueueConfig())
+    return engine
+
+
+@contextmanager
+def loaded(generation: Generation, store: Any = None, **corpus: Any) -> Iterator[Generation]:
+    """Have a generation in memory until the block ends."""
+    attach(generation, store, **corpus)
+    try:
+        yield generation
+    finally:
+        if generation.is_loaded:
+            assert generation.close()

@@ -1,0 +1,120 @@
+"""The states of generations change in one place, along the table of moves."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from phoenix_server.errors import GenerationError, NoGenerationError, NotReadyError
+from phoenix_server.generations.generation import MOVES, Generation, GenerationState
+from phoenix_server.generations.registry import Registry
+from server.generations.cases import BUNDLE, CORPUS, attach
+
+S = GenerationState
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    made = Registry()
+    yield made
+    for generation in made.all():
+        if generation.is_loaded:
+            assert generation.close()
+
+
+def add_ready(registry: Registry) -> Generation:
+    generation = registry.add(BUNDLE, CORPUS)
+    attach(generation)
+    registry.set_state(generation, S.READY)
+    return generation
+
+
+def test_numbers_count_from_one(registry: Registry) -> None:
+    assert [registry.add(BUNDLE, CORPUS).number for _ in range(3)] == [1, 2, 3]
+    assert [each.number for each in registry.all()] == [1, 2, 3]
+    assert all(each.state is S.LOADING for each in registry.all())
+
+
+def test_nothing_is_active_before_the_first_is_loaded(registry: Registry) -> None:
+    generation = registry.add(BUNDLE, CORPUS)
+    assert not registry.has_active
+    with pytest.raises(NotReadyError, match="is loading its bundle and corpus"):
+        _ = registry.active
+    with pytest.raises(NotReadyError, match="generation 1 is loading"):
+        _ = generation.engine
+    with pytest.raises(NoGenerationError, match="no generation 1 that is ready"):
+        registry.standby(1)
+
+
+def test_the_active_generation_becomes_the_rollback_generation(registry: Registry) -> None:
+    first, second = add_ready(registry), add_ready(registry)
+    registry.set_active(first)
+    with pytest.raises(GenerationError, match="no generation to roll back to"):
+        _ = registry.rollback
+    registry.set_active(second)
+    assert (registry.active, registry.rollback) == (second, first)
+    assert (first.state, second.state) == (S.ROLLBACK, S.ACTIVE)
+    registry.set_active(first)
+    assert (registry.active, registry.rollback) == (first, second)
+    assert registry.idle() == [second]
+    assert [registry.standby(number) for number in (1, 2)] == [first, second]
+
+
+@pytest.mark.parametrize(("state", "next_state"), itertools.product(S, (S.READY, S.UNLOADING)))
+def test_only_the_moves_of_the_table_are_made(
+    registry: Registry, state: GenerationState, next_state: GenerationState
+) -> None:
+    generation = registry.add(BUNDLE, CORPUS)
+    generation.state = state
+    if next_state in MOVES[state]:
+        registry.set_state(generation, next_state)
+        assert generation.state is next_state
+    else:
+        with pytest.raises(AssertionError, match=f"{state} does not become {next_state}"):
+            registry.set_state(generation, next_state)
+
+
+def test_a_failed_generation_says_why_and_cannot_be_activated(registry: Registry) -> None:
+    generation = add_ready(registry)
+    registry.fail(generation, "out of memory")
+    assert (generation.state, generation.reason) == (S.FAILED, "out of memory")
+    assert not generation.is_standby
+    with pytest.raises(NoGenerationError):
+        registry.standby(1)
+    assert registry.idle() == [generation]  # it is still in memory
+    assert generation.close()
+    registry.remove(generation)
+    assert not generation.is_loaded
+    assert registry.all() == [generation]  # it stays listed
+
+
+def test_a_generation_that_is_unloading_does_not_fail_any_more(registry: Registry) -> None:
+    generation = add_ready(registry)
+    registry.set_state(generation, S.UNLOADING)
+    registry.fail(generation, "it misses changes")
+    assert generation.state is S.UNLOADING
+    assert generation.close()
+    registry.remove(generation)
+    assert registry.all() == []
+
+
+def test_the_last_eight_failures_are_remembered(registry: Registry) -> None:
+    for _ in range(12):
+        registry.fail(registry.add(BUNDLE, CORPUS), "damaged")
+    assert [each.number for each in registry.all()] == list(range(5, 13))
+
+
+def test_the_counts_of_unloaded_generations_stay(registry: Registry) -> None:
+    first, second = add_ready(registry), add_ready(registry)
+    registry.set_active(first)
+    registry.set_active(second)
+    assert first.close()
+    with pytest.raises(NotReadyError):
+        first.batcher.run_between(lambda: None)
+    before = registry.stats()
+    registry.set_state(first, S.UNLOADING)
+    registry.remove(first)
+    after = registry.stats()
+    assert after.answered == before.answered
+    assert after.uptime_s >= before.uptime_s > 0
+    assert [each.number for each in registry.all()] == [2]
