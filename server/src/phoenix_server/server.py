@@ -21,8 +21,8 @@ from phoenix_retrieval.v1 import (
     retrieval_service_pb2_grpc,
 )
 from phoenix_server.config import ServeConfig
-from phoenix_server.corpus.disk.compaction import remove_old
-from phoenix_server.corpus.disk.store import MOST_OPENINGS, Store
+from phoenix_server.corpus.disk.compaction import prune_snapshots
+from phoenix_server.corpus.disk.store import MAX_ATTEMPTS, Store
 from phoenix_server.corpus.updates.replay import catch_up
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.engine.engine import Engine
@@ -233,7 +233,7 @@ def load(
         The engine, and where further changes are kept.
     """
     programs = ProgramCache(beside=programs)
-    for left in reversed(range(MOST_OPENINGS)):
+    for left in reversed(range(MAX_ATTEMPTS)):
         opened = opened or Opened(
             config.bundle, config.corpus, read_only=config.read_only, encode_anew=config.encode_anew
         )
@@ -265,7 +265,7 @@ def _bring_up(config: ServeConfig, opened: Opened, programs: ProgramCache) -> En
         store.close()
         raise
     if not store.read_only:
-        remove_old(store)
+        prune_snapshots(store)
     release_unused_memory()
     return engine
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from phoenix_server.corpus.changes import Change
-from phoenix_server.corpus.updates.pending import Done, Waiting
+from phoenix_server.corpus.changes import Change, ChangeResult
+from phoenix_server.corpus.updates.pending import Waiting
 from phoenix_server.errors import CorpusFullError, InvalidRequestError, OverloadedError, Violation
 from phoenix_server.service.upsert_stream import make_in_order
 
@@ -37,7 +37,7 @@ class _Live:
         return self.begun[-1]
 
     def make(self, number: int) -> None:
-        self.begun[number].settle(Done(number + 1, 1, 2, 0, 3))
+        self.begun[number].settle(ChangeResult(number + 1, 1, 2, 0, 3))
 
 
 class _Source:
@@ -69,7 +69,7 @@ async def _settled() -> None:
         await asyncio.sleep(0)
 
 
-def _make(live: _Live, source: _Source) -> asyncio.Task[Done]:
+def _make(live: _Live, source: _Source) -> asyncio.Task[ChangeResult]:
     return asyncio.create_task(make_in_order(cast(Any, live), source()))
 
 
@@ -81,7 +81,7 @@ async def test_a_few_changes_are_on_their_way_at_once_and_all_are_counted() -> N
         assert len(live.begun) == min(made + 8, 20)
         assert source.taken == min(made + 9, 20)
         live.make(made)
-    assert await task == Done(20, 20, 40, 0, 60)
+    assert await task == ChangeResult(20, 20, 40, 0, 60)
     assert [int(each.change[0]) for each in live.begun if isinstance(each.change, np.ndarray)] == [
         *range(20)
     ]
@@ -90,7 +90,7 @@ async def test_a_few_changes_are_on_their_way_at_once_and_all_are_counted() -> N
 
 
 async def test_no_changes_are_nothing() -> None:
-    assert await make_in_order(cast(Any, _Live()), _Source([])()) == Done(0, 0, 0, 0)
+    assert await make_in_order(cast(Any, _Live()), _Source([])()) == ChangeResult(0, 0, 0, 0)
 
 
 async def test_large_changes_do_not_fill_the_queue() -> None:
@@ -167,7 +167,7 @@ async def test_a_queue_that_others_have_filled_is_waited_for_while_one_is_on_its
         begun.append(live.attempts)
         live.make(made)
     assert begun == [3, 4, 5]
-    assert await task == Done(3, 3, 6, 0, 9)
+    assert await task == ChangeResult(3, 3, 6, 0, 9)
 
 
 async def test_a_queue_that_others_have_filled_is_told_when_none_is_on_its_way() -> None:

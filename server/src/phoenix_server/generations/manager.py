@@ -261,7 +261,7 @@ class GenerationManager:
         await self._live.switch(generation.home, generation.settle_in, flip)
         _log.info("generation %d answers", generation.number)
         keep = {generation.number}
-        if not before.engine.corpus.torn:
+        if not before.engine.corpus.arrays.torn:
             keep.add(before.number)
         if old := [number for number in self._kept if number not in keep]:
             del generation, before

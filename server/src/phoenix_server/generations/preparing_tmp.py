@@ -130,7 +130,7 @@ def replay(engine: Engine, queries: Sequence[Query], give_way: Callable[[], None
     Raises:
         GenerationError: One has no answer that could be sent.
     """
-    known = engine.corpus.knows_label
+    known = engine.corpus.labels.knows
     for query in queries:
         give_way()
         wanted = query.filter

@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from phoenix_server.corpus.changes import Change
-from phoenix_server.corpus.updates.pending import Done, Waiting
+from phoenix_server.corpus.changes import Change, ChangeResult
+from phoenix_server.corpus.updates.pending import Waiting
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.errors import OverloadedError
 
@@ -14,7 +14,7 @@ _MOST_CHANGES = 8  # on their way at once
 _MOST_POSTS = 1 << 13  # likewise, or a few streams would fill the queue of changes
 
 
-async def make_in_order(live: UpdateWorker, changes: AsyncGenerator[Change, None]) -> Done:
+async def make_in_order(live: UpdateWorker, changes: AsyncGenerator[Change, None]) -> ChangeResult:
     """Make changes as they come, in order; none after one that fails.
 
     Args:
@@ -52,7 +52,7 @@ class _Stream:
     """The changes that are on their way."""
 
     def __init__(self, live: UpdateWorker) -> None:
-        self.done = Done(0, 0, 0, 0)
+        self.done = ChangeResult(0, 0, 0, 0)
         self._live = live
         self._waiting: deque[Waiting] = deque()
         self._posts = 0
@@ -86,7 +86,7 @@ class _Stream:
             if not self._waiting:
                 return
             made, done = await self._waiting[0].future, self.done
-            self.done = Done(
+            self.done = ChangeResult(
                 made.sequence,
                 done.inserted + made.inserted,
                 done.replaced + made.replaced,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from phoenix_server.corpus.changes import Change, Net
+from phoenix_server.corpus.changes import Change, ChangeResult, NetChange
 from phoenix_server.corpus.disk.reencode import Encoder
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.memory.index import CorpusIndex
@@ -17,24 +17,6 @@ T = TypeVar("T")
 _PATIENCE_S = 0.1
 
 
-class Done(NamedTuple):
-    """What a change did.
-
-    Attributes:
-        sequence: Its number.
-        inserted: Posts that are new.
-        replaced: Posts that took the place of others.
-        deleted: Posts that were deleted.
-        evicted: Posts that were deleted to make room, by the change before.
-    """
-
-    sequence: int
-    inserted: int
-    replaced: int
-    deleted: int
-    evicted: int = 0
-
-
 class Target(Encoder, Protocol):
     """What changes are applied to; an `Engine`."""
 
@@ -43,7 +25,7 @@ class Target(Encoder, Protocol):
         """The corpus as it is now."""
         ...
 
-    def apply(self, change: Net, sequence: int) -> None:
+    def apply(self, change: NetChange, sequence: int) -> None:
         """Apply changes; between two batches."""
         ...
 
@@ -84,7 +66,7 @@ class Waiter(Generic[T]):
             self.loop.call_soon_threadsafe(settle)
 
 
-class Waiting(Waiter[Done]):
+class Waiting(Waiter[ChangeResult]):
     """Somebody who waits for a change to be made.
 
     Attributes:

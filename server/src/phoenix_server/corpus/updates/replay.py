@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from phoenix_server.corpus.disk.compaction import read_history
-from phoenix_server.corpus.disk.reencode import renewed_history
+from phoenix_server.corpus.disk.reencode import reencode_history
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.updates.pending import Target
 from phoenix_server.errors import CorpusError
@@ -31,7 +31,7 @@ def catch_up(store: Store, target: Target, between: Between | None = None) -> in
         if store.snapshot.manifest.sequence > began:  # the journal was trimmed
             raise CorpusError(store.path, f"does not hold the changes from {began + 1} on any more")
         return 0
-    change = renewed_history(history, target).net()
+    change = reencode_history(history, target).net()
     last = began + history.changes
 
     def apply() -> None:

@@ -13,15 +13,15 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from phoenix_server.corpus.changes import Change, net
-from phoenix_server.corpus.disk.compaction import remove_old, write_snapshot
+from phoenix_server.corpus.changes import Change, ChangeResult, net
+from phoenix_server.corpus.disk.compaction import prune_snapshots, write_snapshot
 from phoenix_server.corpus.disk.journal import Journal
-from phoenix_server.corpus.disk.reencode import renewed
+from phoenix_server.corpus.disk.reencode import reencode
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.corpus.disk.store import Store
-from phoenix_server.corpus.updates.admission import Judge
-from phoenix_server.corpus.updates.eviction import Oldest
-from phoenix_server.corpus.updates.pending import Done, Home, Switching, Target, Waiting, Watching
+from phoenix_server.corpus.updates.admission import Admission
+from phoenix_server.corpus.updates.eviction import EvictionQueue
+from phoenix_server.corpus.updates.pending import Home, Switching, Target, Waiting, Watching
 from phoenix_server.errors import (
     CorpusError,
     DeadlineExceededError,
@@ -77,7 +77,7 @@ class UpdateWorker:
             evict_oldest: Delete the oldest posts where there is no room for others.
         """
         self.evict_oldest = evict_oldest
-        self._oldest: Oldest | None = None
+        self._oldest: EvictionQueue | None = None
         self._home = Home(store, target, between)
         self._waiting: deque[Waiting] = deque()
         self._switching: deque[Switching] = deque()
@@ -103,7 +103,7 @@ class UpdateWorker:
     def _target(self) -> Target:
         return self._home.target
 
-    async def submit(self, change: Change) -> Done:
+    async def submit(self, change: Change) -> ChangeResult:
         """Make a change; return when it is on the disk and visible."""
         return await self.begin(change).future
 
@@ -212,7 +212,7 @@ class UpdateWorker:
                     journal.trim(after)
                 finally:
                     journal.close()
-                remove_old(store)
+                prune_snapshots(store)
             except CorpusError as exc:
                 raise StorageError(exc.path, exc.reason) from exc
         took_s = time.monotonic() - began_s
@@ -313,18 +313,18 @@ class UpdateWorker:
             raise self._broken
         first = self._target.corpus.sequence + 1
         if self.evict_oldest and self._oldest is None:
-            self._oldest = Oldest(self._target.corpus)
-        judge = Judge(self._target.corpus, first, self._oldest)
-        taken: list[tuple[Waiting, Done]] = []
+            self._oldest = EvictionQueue(self._target.corpus)
+        admission = Admission(self._target.corpus, first, self._oldest)
+        taken: list[tuple[Waiting, ChangeResult]] = []
         for each in group:
             if not each.may_be_made():
                 continue
             try:
-                taken.append((each, judge.take(each.change)))
+                taken.append((each, admission.take(each.change)))
             except PhoenixServerError as exc:
                 each.refuse(exc)
         if taken:
-            self._make(judge.changes, first)
+            self._make(admission.changes, first)
         for each, done in taken:
             each.settle(done)
 
@@ -336,7 +336,7 @@ class UpdateWorker:
         """
         if first <= self.store.snapshot.manifest.sequence:
             raise StorageError(self.store.path, f"change {first} has been made; restart the server")
-        changes = [renewed(change, self._target) for change in changes]
+        changes = [reencode(change, self._target) for change in changes]
         self.store.journal.append(first, changes)
         last = first + len(changes) - 1
         change = net(changes)
