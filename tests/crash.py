@@ -251,7 +251,7 @@ def _marks(found: pb.GetPostsResponse) -> dict[int, Mark]:
 def _built_marks(built: Snapshot) -> Iterator[Mark]:
     """Yield what tells the posts of a corpus as it was built."""
     columns, names = built.columns(), built.manifest.label_names
-    codes, ends = columns.label_codes.tolist(), columns.label_offsets[1:].tolist()
+    codes, ends = columns.labels.indices.tolist(), np.cumsum(columns.labels.counts).tolist()
     begin = 0
     for author, created, end in zip(
         columns.author_ids.tolist(), columns.created_at_unix_ms.tolist(), ends, strict=True

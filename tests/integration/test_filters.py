@@ -28,9 +28,9 @@ class Oracle:
         self.ids, self.authors = columns.post_ids, columns.author_ids
         self.times = columns.created_at_unix_ms
         self.names = list(snapshot.manifest.label_names)
-        counts = np.diff(columns.label_offsets)
+        counts = columns.labels.counts
         self.labels = np.zeros((len(self.ids), len(self.names)), np.bool_)
-        self.labels[np.repeat(np.arange(len(self.ids)), counts), columns.label_codes] = True
+        self.labels[np.repeat(np.arange(len(self.ids)), counts), columns.labels.indices] = True
         self.vectors = np.concatenate([v.astype(np.float64) for v in snapshot.vectors()])
 
     def eligible(self, wanted: pb.Filter) -> Bools:

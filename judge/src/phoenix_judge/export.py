@@ -29,10 +29,10 @@ from phoenix_judge.index_builders import (
     ScannOptions,
 )
 from phoenix_server.artifacts import new_directory
-from phoenix_server.corpus.changes import Net
+from phoenix_server.corpus.changes import NetChange
 from phoenix_server.corpus.disk.compaction import merged
 from phoenix_server.corpus.disk.snapshot import ArrowPosts, Snapshot, verify
-from phoenix_server.corpus.disk.store import Store, read_steadily
+from phoenix_server.corpus.disk.store import Store, read_with_retries
 from phoenix_server.errors import CorpusError
 
 MANIFEST = "index.json"
@@ -49,7 +49,7 @@ class _Corpus:
     """A corpus at one moment: a snapshot and what came after it."""
 
     snapshot: Snapshot
-    change: Net
+    change: NetChange
     sequence: int
 
     def batches(self) -> Iterator[ArrowPosts]:
@@ -90,7 +90,7 @@ def export_index(
         IndexOptionError: The index cannot be made as the options say.
         StartupError: The library of the index is not installed.
     """
-    corpus = read_steadily(path, partial(_read, tower=tower), tower=tower)
+    corpus = read_with_retries(path, partial(_read, tower=tower), tower=tower)
     verify(corpus.snapshot)
     rows = sum(len(posts.post_ids) for posts in corpus.batches())
     if not rows:

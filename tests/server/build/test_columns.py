@@ -2,6 +2,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -53,8 +54,8 @@ def test_labels_may_be_lists_of_any_kind_of_string(
     snapshot = open_snapshot(tmp_path / "corpus")
     assert snapshot.manifest.label_names == ["a", "b", "c"]
     columns = snapshot.columns()
-    assert columns.label_offsets.tolist() == [0, 2, 2, 3]
-    assert columns.label_codes.tolist() == [1, 0, 2]
+    assert columns.labels.counts.tolist() == [2, 0, 1]
+    assert columns.labels.indices.tolist() == [1, 0, 2]
 
 
 def test_labels_may_be_lists_of_one_length(bundle: Bundle, tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_labels_may_be_strings(bundle: Bundle, tmp_path: Path, kind: pa.DataType
 def test_no_list_is_an_empty_list(bundle: Bundle, tmp_path: Path) -> None:
     built(bundle, tmp_path, labels=pa.array([["a"], None, []], pa.list_(pa.string())))
     columns = open_snapshot(tmp_path / "corpus").columns()
-    assert columns.label_offsets.tolist() == [0, 1, 1, 1]
+    assert columns.labels.counts.tolist() == [1, 0, 0]
 
 
 def test_labels_of_several_batches_stay_with_their_posts(bundle: Bundle, tmp_path: Path) -> None:
@@ -84,8 +85,8 @@ def test_labels_of_several_batches_stay_with_their_posts(bundle: Bundle, tmp_pat
     built(bundle, tmp_path, post_id=ids, author_id=ids, labels=labels)
     snapshot = open_snapshot(tmp_path / "corpus")
     columns, names = snapshot.columns(), snapshot.manifest.label_names
-    bounds = zip(columns.label_offsets[:-1], columns.label_offsets[1:], strict=True)
-    assert [[names[c] for c in columns.label_codes[a:b]] for a, b in bounds] == labels
+    codes = np.split(columns.labels.indices, np.cumsum(columns.labels.counts)[:-1])
+    assert [[names[code] for code in own] for own in codes] == labels
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])

@@ -183,7 +183,7 @@ def test_columns_may_be_stored_otherwise_in_each_file(bundle: Bundle, tmp_path: 
     held = open_snapshot(tmp_path / "corpus").columns()
     assert held.post_ids.tolist()[3:] == ids
     assert held.created_at_unix_ms.tolist() == [1, 2, 3, 4, 5, 6]
-    assert held.label_codes.tolist() == [1, 0, 1, 0]
+    assert held.labels.indices.tolist() == [1, 0, 1, 0]
 
 
 @pytest.mark.parametrize("column", ["labels", "post_id"])

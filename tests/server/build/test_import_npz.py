@@ -64,8 +64,8 @@ def test_the_published_corpus_is_imported_as_it_is(golden_layout: Path, snapshot
     np.testing.assert_array_equal(np.concatenate(list(snapshot.vectors())), golden[_VECTORS])
     names = list(snapshot.manifest.label_names)
     assert names == sorted(set(golden["topics"]))
-    assert [names[code] for code in columns.label_codes] == golden["topics"].tolist()
-    np.testing.assert_array_equal(columns.label_offsets, np.arange(3001))
+    assert [names[code] for code in columns.labels.indices] == golden["topics"].tolist()
+    assert columns.labels.counts.tolist() == [1] * 3000
     times = (golden["post_ids"] >> np.uint64(22)).astype(np.int64) + _SNOWFLAKE_EPOCH_MS
     np.testing.assert_array_equal(columns.created_at_unix_ms, times)
 
@@ -106,7 +106,7 @@ def test_topics_may_be_absent(bundle: Bundle, tmp_path: Path) -> None:
     del arrays["topics"]
     import_corpus(_write(tmp_path / "posts.npz", arrays), bundle, tmp_path / "corpus")
     assert _table(tmp_path / "corpus").column("labels").to_pylist() == [[]] * _ROWS
-    assert open_snapshot(tmp_path / "corpus").columns().label_offsets.tolist() == [0] * (_ROWS + 1)
+    assert open_snapshot(tmp_path / "corpus").columns().labels.counts.tolist() == [0] * _ROWS
 
 
 def test_a_corpus_of_several_chunks_keeps_its_order(bundle: Bundle, tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_a_corpus_of_several_chunks_keeps_its_order(bundle: Bundle, tmp_path: Pa
     columns = snapshot.columns()
     np.testing.assert_array_equal(columns.post_ids, arrays["post_ids"])
     np.testing.assert_array_equal(np.concatenate(list(snapshot.vectors())), arrays[_VECTORS])
-    labels = np.array(snapshot.manifest.label_names)[columns.label_codes]
+    labels = np.array(snapshot.manifest.label_names)[columns.labels.indices]
     np.testing.assert_array_equal(labels, arrays["topics"][arrays["topics"] != ""])
-    np.testing.assert_array_equal(np.diff(columns.label_offsets), arrays["topics"] != "")
+    np.testing.assert_array_equal(columns.labels.counts, arrays["topics"] != "")
 
 
 def test_object_arrays_are_read_only_when_the_file_is_trusted(

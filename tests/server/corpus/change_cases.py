@@ -161,28 +161,28 @@ def held(index: CorpusIndex) -> Model:
             _bits(device.live)[0],
         )
 
-    vectors, longest, ids, times, labels, live = index.use_columns(read)
+    vectors, longest, ids, times, labels, live = index.arrays.use(read)
     rows = np.flatnonzero(live).astype(np.int32)
     np.testing.assert_array_equal(index.find(ids[rows]), rows)
     assert (np.linalg.norm(vectors[rows], axis=1) <= longest[rows]).all()
-    post_ids, author_ids, created_at = index.posts_at(rows)
+    post_ids, created_at = index.post_ids[rows], index.created_at_unix_ms[rows]
     np.testing.assert_array_equal(post_ids, ids[rows])
     np.testing.assert_array_equal(created_at, times[rows])
-    names = index.label_names
+    names = index.labels.names
     posts, codes = np.nonzero(labels[:, rows].T)
     counts = np.bincount(posts, minlength=len(rows)).astype(np.int32)
     on_devices = Labels(names, counts, codes.astype(np.int32))
     model = described(
         Posts(
             post_ids=post_ids,
-            author_ids=author_ids,
+            author_ids=index.author_ids[rows],
             created_at_unix_ms=created_at,
             labels=on_devices,
             vectors=vectors[rows],
         )
     )
     assert len(model) == len(rows) == len(index)
-    on_host = index.labels_at(rows)
+    on_host = index.labels.at(rows)
     assert on_host.counts.tolist() == on_devices.counts.tolist()
     assert [on_host.names[index] for index in on_host.indices] == [names[code] for code in codes]
     return model

@@ -15,13 +15,13 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from phoenix_server.corpus.changes import Change, Ids, Labels, Net, Posts
-from phoenix_server.corpus.disk.compaction import as_arrow, remove_old, write_snapshot
+from phoenix_server.corpus.changes import Change, ChangeResult, Ids, Labels, NetChange, Posts
+from phoenix_server.corpus.disk.compaction import as_arrow, prune_snapshots, write_snapshot
 from phoenix_server.corpus.disk.snapshot import Snapshot, verify
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.memory.index import CorpusIndex
-from phoenix_server.corpus.updates.pending import Done, Home
+from phoenix_server.corpus.updates.pending import Home
 from phoenix_server.corpus.updates.replay import catch_up
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.engine.compiled_search import CompiledSearch
@@ -152,7 +152,7 @@ class Model:
             return
         self.labels |= set(change.labels.names)
         for i, post_id in enumerate(change.post_ids.tolist()):
-            mine = change.labels.of(np.array([i]))
+            mine = change.labels.take(np.array([i]))
             chosen = slice(i, i + 1)
             self.posts[post_id] = Post(
                 int(change.author_ids[i]),
@@ -201,7 +201,7 @@ class Target:
     def encode_posts(self, post_ids: Ids, author_ids: Ids) -> Floats:
         return encode(self.tower, post_ids, author_ids)
 
-    def apply(self, change: Net, sequence: int) -> None:
+    def apply(self, change: NetChange, sequence: int) -> None:
         self.corpus.apply(change, sequence)
 
 
@@ -252,10 +252,10 @@ class Real:
         self._thread.start()
         self._open(TOWERS[0])
 
-    def submit(self, *changes: Change) -> list[Done | BaseException]:
+    def submit(self, *changes: Change) -> list[ChangeResult | BaseException]:
         """Submit changes at once; return what became of each."""
 
-        async def submit() -> list[Done | BaseException]:
+        async def submit() -> list[ChangeResult | BaseException]:
             tasks = [asyncio.ensure_future(self._live.submit(change)) for change in changes]
             return await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -312,7 +312,7 @@ class Real:
         found = self._served.searches.top_k(jax.device_put(queries, first), self.top_k, masks)
         scores, rows = np.asarray(found.scores), np.asarray(found.rows)
         eligible = np.resize(np.asarray(found.eligible), len(queries)).tolist()
-        ids, _, _ = corpus.posts_at(rows)
+        ids = corpus.post_ids[rows]
         answers = [
             list(zip(ids[i, :n].tolist(), scores[i, :n].tolist(), strict=True))
             for i, n in enumerate(min(count, self.top_k) for count in eligible)
@@ -339,7 +339,7 @@ class Real:
         self._served = self._serve(snapshot)
         self._kept = {tower: self._served}
         catch_up(store, self.target)
-        remove_old(store)
+        prune_snapshots(store)
         self._live = UpdateWorker(
             store, self.target, run, snapshot_after=10**9, evict_oldest=self._evict_oldest
         )
@@ -352,7 +352,7 @@ class Real:
             capacity=CAPACITY,
             max_labels=MAX_LABELS,
         )
-        corpus.compile_updates(self._programs)
+        corpus.arrays.compile_updates(self._programs)
         searches = CompiledSearch(corpus, self._programs)
         searches.compile(BATCH, self.top_k)
         filters = Filters(corpus, self._programs)
@@ -381,21 +381,18 @@ def check(model: Model, real: Real, rng: np.random.Generator) -> None:
     corpus = real.target.corpus
     assert corpus.sequence == model.sequence
     assert len(corpus) == len(model.posts)
-    assert set(corpus.label_names) == model.labels
+    assert set(corpus.labels.names) == model.labels
     ids = sorted({*model.posts, *rng.integers(1, 600, 5).tolist()})
-    found = corpus.look_up(np.array(ids, np.uint64))
-    there = iter(range(len(found.labels.counts)))
-    for i, post_id in enumerate(ids):
-        post = model.posts.get(post_id)
-        assert (found.rows[i] >= 0) == (post is not None)
-        if post is not None:
-            assert (int(found.author_ids[i]), int(found.created_at_unix_ms[i])) == (
-                post.author,
-                post.created,
-            )
-            mine = found.labels.of(np.array([next(there)]))
-            assert {mine.names[index] for index in mine.indices} == post.labels
-    assert corpus.newest() == max((post.created for post in model.posts.values()), default=0)
+    held, posts, _ = corpus.look_up(np.array(ids, np.uint64))
+    assert held.tolist() == [post_id in model.posts for post_id in ids]
+    for i, post_id in enumerate(posts.post_ids.tolist()):
+        post, labels = model.posts[post_id], posts.labels.take(np.array([i]))
+        assert posts.author_ids[i] == post.author
+        assert posts.created_at_unix_ms[i] == post.created
+        assert {labels.names[index] for index in labels.indices} == post.labels
+    assert corpus.newest_created_at_unix_ms() == max(
+        (post.created for post in model.posts.values()), default=0
+    )
 
 
 def begin(
@@ -423,8 +420,8 @@ def begin(
 def change(model: Model, real: Real, changes: Sequence[Change]) -> None:
     """Make changes, submitted at once, here and there."""
     for each, outcome in zip(changes, real.submit(*changes), strict=True):
-        assert isinstance(outcome, Done) == model.fits(each), outcome
-        if isinstance(outcome, Done):
+        assert isinstance(outcome, ChangeResult) == model.fits(each), outcome
+        if isinstance(outcome, ChangeResult):
             assert outcome.evicted == model.evict(each)
             model.apply(each)
             assert outcome.sequence == model.sequence

@@ -52,7 +52,7 @@ def test_parts_are_concatenated_with_their_labels(parts: list[Posts]) -> None:
     assert len(set(whole.labels.names)) == len(whole.labels.names)
     start = 0
     for part in parts:
-        own = whole.of(np.arange(start, start + len(part)))
+        own = whole.take(np.arange(start, start + len(part)))
         assert list(described(own).items()) == list(described(part).items())
         start += len(part)
 
@@ -70,7 +70,7 @@ def test_labels_of_chosen_posts_are_theirs(labels: list[list[int]], chosen: list
         np.array([len(each) for each in labels], np.int32),
         np.array([code for each in labels for code in each], np.int32),
     )
-    own = columns.of(np.array(chosen, np.intp))
+    own = columns.take(np.array(chosen, np.intp))
     assert own.names == NAMES[:4]
     expected = [labels[place] for place in chosen]
     assert own.counts.tolist() == [len(each) for each in expected]

@@ -8,7 +8,7 @@ import pytest
 
 from phoenix_server.bundle.bundle import Bundle, open_bundle
 from phoenix_server.config import EngineConfig
-from phoenix_server.corpus.changes import Net
+from phoenix_server.corpus.changes import NetChange
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
 from phoenix_server.engine.engine import (
     Answer,
@@ -194,7 +194,7 @@ def test_nothing_compiles_after_the_engine_is_made(bundle: Bundle, snapshot: Sna
             for top_k in (0, 7, 250):
                 answers += engine.retrieve([Query(random_user(n), top_k) for n in lengths])
         engine.score_posts(random_user(3), np.zeros(0, np.uint64))()
-        engine.apply(Net(None, np.array([5], np.uint64)), engine.corpus.sequence)
+        engine.apply(NetChange(None, np.array([5], np.uint64)), engine.corpus.sequence)
         engine.encode_posts(*np.arange(1, 15, dtype=np.uint64).reshape(2, 7))
         return answers
 

@@ -113,7 +113,7 @@ async def test_retrieve_returns_what_is_asked_for(
     assert response.author_ids == columns.author_ids[rows].tolist()
     assert response.created_at_unix_ms == columns.created_at_unix_ms[rows].tolist()
     assert response.label_counts == [1] * 5
-    labels = [snapshot.manifest.label_names[code] for code in columns.label_codes[rows]]
+    labels = [snapshot.manifest.label_names[code] for code in columns.labels.indices[rows]]
     assert [response.label_names[i] for i in response.label_indices] == labels
     assert sorted(set(response.label_names)) == sorted(response.label_names)
     assert set(response.label_names) == set(labels)

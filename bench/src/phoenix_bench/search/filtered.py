@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_bench.timing import Pace, time_in_turns
-from phoenix_server.corpus.disk.snapshot import PostColumns, open_snapshot
+from phoenix_server.corpus.changes import PostColumns
+from phoenix_server.corpus.disk.snapshot import open_snapshot
 from phoenix_server.corpus.memory.index import CorpusIndex, default_capacity
 from phoenix_server.engine.compiled_search import CompiledSearch
 from phoenix_server.engine.filters import Filter, Filters
@@ -63,7 +64,7 @@ def time_filters(
     queries = jax.device_put(
         rng.standard_normal((batch, snapshot.manifest.embedding_size), np.float32)
     )
-    columns, names = snapshot.columns(), index.label_names
+    columns, names = snapshot.columns(), index.labels.names
     everything = [_all_kinds(rng, columns, names, excluded // 10) for _ in range(batch)]
     only = [
         Filter(excluded_post_ids=rng.choice(columns.post_ids, excluded, replace=False))
@@ -78,7 +79,7 @@ def time_filters(
 
     def look_up() -> None:
         for each in only:
-            index.excluded(each.excluded_post_ids, each.excluded_author_ids)
+            index.find_exclusions(each.excluded_post_ids, each.excluded_author_ids)
 
     calls: dict[str, Callable[[], object]] = {
         UNFILTERED: partial(search, None),

@@ -10,7 +10,7 @@ from phoenix_server.bundle.bundle import Bundle, open_bundle
 from phoenix_server.corpus.disk import snapshot as snapshots
 from phoenix_server.corpus.disk.compaction import list_snapshots
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
-from phoenix_server.corpus.disk.store import Store, read_steadily
+from phoenix_server.corpus.disk.store import Store, read_with_retries
 from phoenix_server.engine.pairing import check_pair, generation_name
 from phoenix_server.errors import ArtifactError, BundleError
 
@@ -97,7 +97,7 @@ def _corpus(snapshot: Snapshot) -> Iterator[str]:
     snapshots.verify(snapshot)
     yield "  sums          all hold"
     if snapshot.manifest.sequence == 0:
-        yield from read_steadily(snapshot.path, _later)
+        yield from read_with_retries(snapshot.path, _later)
 
 
 def _later(store: Store) -> list[str]:

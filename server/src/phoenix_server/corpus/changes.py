@@ -1,12 +1,12 @@
-"""Changes of a corpus, in columns, and what is left of many of them.
+"""Changes of a corpus as columns, and the net effect of several of them.
 
 Shapes:
     n  posts of a change        D  width of a vector        L  labels of all its posts
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,12 @@ Ids = npt.NDArray[np.uint64]
 
 
 class Labels(NamedTuple):
-    """The labels of posts, by name.
+    """The labels of posts.
 
     Attributes:
         names: The distinct names.
-        counts: [n] i32, how many labels each post has.
-        indices: [L] i32, the labels of all posts, one post after the other, as indices into names.
+        counts: [n] i32, the number of labels of each post.
+        indices: [L] i32, the labels of all posts, post by post, as indices into `names`.
     """
 
     names: tuple[str, ...]
@@ -28,12 +28,12 @@ class Labels(NamedTuple):
     indices: npt.NDArray[np.int32]
 
     @staticmethod
-    def none(posts: int) -> "Labels":
-        """Return no labels for so many posts."""
-        return Labels((), np.zeros(posts, np.int32), np.zeros(0, np.int32))
+    def none(count: int) -> "Labels":
+        """Return the labels of `count` posts without labels."""
+        return Labels((), np.zeros(count, np.int32), np.zeros(0, np.int32))
 
-    def of(self, chosen: npt.NDArray[np.intp]) -> "Labels":
-        """Return those of [m] chosen posts; all names stay."""
+    def take(self, chosen: npt.NDArray[np.intp]) -> "Labels":
+        """Return the labels of [m] chosen posts; `names` stays as it is."""
         starts = np.cumsum(self.counts) - self.counts
         counts = self.counts[chosen]
         ends = np.cumsum(counts)
@@ -42,51 +42,81 @@ class Labels(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Posts:
-    """Posts with all that is known of them.
+class PostColumns:
+    """Posts without their vectors.
 
     Attributes:
         post_ids: [n] u64, distinct in a change, never 0.
         author_ids: [n] u64, never 0.
         created_at_unix_ms: [n] i64, milliseconds since 1970 UTC, 0 where unknown.
-        labels: Their labels.
-        vectors: [n, D] f32, unit vectors.
-        tower: The fingerprint of the towers that made the vectors; empty where nobody asks.
+        labels: The labels of the posts.
     """
 
     post_ids: Ids
     author_ids: Ids
     created_at_unix_ms: npt.NDArray[np.int64]
     labels: Labels
-    vectors: npt.NDArray[np.float32]
-    tower: str = ""
 
     def __len__(self) -> int:
         return len(self.post_ids)
 
-    def of(self, chosen: npt.NDArray[np.intp]) -> "Posts":
+    def take(self, chosen: npt.NDArray[np.intp]) -> Self:
         """Return [m] chosen posts."""
-        return Posts(
+        return replace(
+            self,
             post_ids=self.post_ids[chosen],
             author_ids=self.author_ids[chosen],
             created_at_unix_ms=self.created_at_unix_ms[chosen],
-            labels=self.labels.of(chosen),
-            vectors=self.vectors[chosen],
-            tower=self.tower,
+            labels=self.labels.take(chosen),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posts(PostColumns):
+    """Posts with their vectors.
+
+    Attributes:
+        vectors: [n, D] f32, unit vectors.
+        tower: The fingerprint of the towers that made the vectors; empty if not known.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    tower: str = ""
+
+    def take(self, chosen: npt.NDArray[np.intp]) -> Self:
+        """Return [m] chosen posts."""
+        return replace(super().take(chosen), vectors=self.vectors[chosen])
 
 
 Change = Posts | Ids
 """Posts to write, or the ids of posts to delete."""
 
 
-class Net(NamedTuple):
-    """What is left of changes: each post comes once.
+class ChangeResult(NamedTuple):
+    """The result of a change.
 
     Attributes:
-        written: Posts as they were last written. None: there are none.
-        deleted: [m] u64, posts that were last deleted; the corpus may not have held them.
-        label_names: The labels of all that was written, also of posts that were deleted since.
+        sequence: The number of the change.
+        inserted: The number of posts that are new.
+        replaced: The number of posts that replaced a post with the same id.
+        deleted: The number of posts that were deleted.
+        evicted: The number of posts that the change before this one deleted to make room.
+    """
+
+    sequence: int
+    inserted: int
+    replaced: int
+    deleted: int
+    evicted: int = 0
+
+
+class NetChange(NamedTuple):
+    """The net effect of several changes; each post occurs once.
+
+    Attributes:
+        written: The posts whose last change is a write, as last written; None if there are none.
+        deleted: [m] u64, the posts whose last change is a deletion. The corpus may not hold them.
+        label_names: The labels of all posts written, including posts deleted later.
     """
 
     written: Posts | None
@@ -95,13 +125,13 @@ class Net(NamedTuple):
 
 
 class History(NamedTuple):
-    """Changes, one after the other, in columns.
+    """Consecutive changes, as columns.
 
     Attributes:
-        changes: How many there are.
-        post_ids: [n] u64, of the posts that they write and delete, in order.
-        is_write: [n] bool, which they write.
-        writes: Those, in order, in one part or more; a part may hold a post several times.
+        changes: The number of changes.
+        post_ids: [n] u64, the posts that the changes write and delete, in order.
+        is_write: [n] bool, True where the post is written.
+        writes: The written posts, in order, in parts; a part may hold a post several times.
     """
 
     changes: int
@@ -111,7 +141,7 @@ class History(NamedTuple):
 
     @staticmethod
     def of(changes: Sequence[Change]) -> "History":
-        """Return changes so."""
+        """Return the history of some changes."""
         ids = [change.post_ids if isinstance(change, Posts) else change for change in changes]
         kinds = np.array([isinstance(change, Posts) for change in changes], np.bool_)
         return History(
@@ -121,54 +151,51 @@ class History(NamedTuple):
             writes=[change for change in changes if isinstance(change, Posts)],
         )
 
-    def net(self) -> Net:
-        """Return what is left of them: the last of each post counts.
+    def net(self) -> NetChange:
+        """Return the net effect: the last change of each post.
 
         Raises:
             ValueError: The vectors are of several towers.
         """
-        # The first among those from behind is the last.
+        # np.unique returns first occurrences; in reverse order these are the last ones.
         _, first = np.unique(self.post_ids[::-1], return_index=True)
         last = np.zeros(len(self.post_ids), np.bool_)
         last[len(last) - 1 - first] = True
         deleted = self.post_ids[last & ~self.is_write]
         if not self.writes:
-            return Net(None, deleted)
+            return NetChange(None, deleted)
         kept = last[self.is_write]
         written = self.writes[0] if len(self.writes) == 1 else concatenate(self.writes)
         names = written.labels.names
         if not kept.all():
-            written = written.of(np.flatnonzero(kept))
-        return Net(written if len(written) else None, deleted, names)
+            written = written.take(np.flatnonzero(kept))
+        return NetChange(written if len(written) else None, deleted, names)
 
 
-def net(changes: Sequence[Change]) -> Net:
-    """Return what is left of changes; see `History.net`."""
+def net(changes: Sequence[Change]) -> NetChange:
+    """Return the net effect of changes; see `History.net`."""
     return History.of(changes).net()
 
 
 def concatenate(parts: Sequence[Posts]) -> Posts:
-    """Return posts of one tower, one after the other; at least one part.
+    """Concatenate one or more parts, whose vectors are of one tower.
 
     Raises:
-        ValueError: Their vectors are of several towers.
+        ValueError: The vectors are of several towers.
     """
     if len(towers := {part.tower for part in parts}) > 1:
-        raise ValueError(f"vectors of {len(towers)} towers do not go together")
+        raise ValueError(f"posts have vectors of {len(towers)} towers and cannot be concatenated")
     codes: dict[str, int] = {}
     indices: list[npt.NDArray[np.int32]] = []
     for part in parts:
-        mine = [codes.setdefault(name, len(codes)) for name in part.labels.names]
-        indices.append(np.array(mine, np.int32)[part.labels.indices])
+        own = [codes.setdefault(name, len(codes)) for name in part.labels.names]
+        indices.append(np.array(own, np.int32)[part.labels.indices])
+    counts = np.concatenate([part.labels.counts for part in parts])
     return Posts(
         post_ids=np.concatenate([part.post_ids for part in parts]),
         author_ids=np.concatenate([part.author_ids for part in parts]),
         created_at_unix_ms=np.concatenate([part.created_at_unix_ms for part in parts]),
-        labels=Labels(
-            tuple(codes),
-            np.concatenate([part.labels.counts for part in parts]),
-            np.concatenate(indices),
-        ),
+        labels=Labels(tuple(codes), counts, np.concatenate(indices)),
         vectors=np.concatenate([part.vectors for part in parts]),
         tower=parts[0].tower,
     )

@@ -68,7 +68,9 @@ class CompiledSearch:
         def measure() -> float:
             queries = jax.device_put(self._probes(batch_size), layout.replicated)
             return device_seconds(
-                lambda: self._corpus.use(lambda device: program(device.shards, everything, queries))
+                lambda: self._corpus.arrays.use(
+                    lambda device, _: program(device.shards, everything, queries)
+                )
             )
 
         # New dictionaries: another thread may be looking through the old ones.
@@ -153,7 +155,9 @@ class CompiledSearch:
         program = self._searches[size]
         if masks is None:
             masks = self._everything(batch)
-        return TopK(*self._corpus.use(lambda device: program(device.shards, masks, queries)))
+        return TopK(
+            *self._corpus.arrays.use(lambda device, _: program(device.shards, masks, queries))
+        )
 
     def _everything(self, batch_size: int) -> jax.Array:
         """Return masks of all posts, [B, R/32]."""
@@ -167,14 +171,14 @@ class CompiledSearch:
                 .compile()
             ),
         )
-        return self._corpus.use(lambda device: program(device.live))
+        return self._corpus.arrays.use(lambda device, _: program(device.live))
 
     def scores(
         self, representation: jax.Array | npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
         """Return the scores of all rows for [D] f32: [R], -inf where there is no post."""
         query = jax.device_put(representation, self._corpus.layout.replicated)
-        return np.asarray(self._corpus.use(lambda device: self._score(device, query)))
+        return np.asarray(self._corpus.arrays.use(lambda device, _: self._score(device, query)))
 
     def _spec(self, leading: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         layout = self._corpus.layout

@@ -27,9 +27,9 @@ from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.bundle.features import HostArrays, UserColumns
 from phoenix_server.bundle.towers import Towers
 from phoenix_server.config import EngineConfig
-from phoenix_server.corpus.changes import Labels, Net
+from phoenix_server.corpus.changes import Labels, NetChange
 from phoenix_server.corpus.disk.snapshot import Snapshot
-from phoenix_server.corpus.memory.index import CorpusIndex, Excluded, default_capacity
+from phoenix_server.corpus.memory.index import CorpusIndex, Exclusions, default_capacity
 from phoenix_server.engine.compiled_search import Assembled, CompiledSearch
 from phoenix_server.engine.filters import Filter, Filters
 from phoenix_server.engine.pairing import check_pair, generation_name
@@ -117,7 +117,7 @@ class PreparedBatch(NamedTuple):
     queries: tuple[Query, ...]
     batch_size: int
     chunks: tuple[tuple[HostArrays, npt.NDArray[np.int32]], ...]
-    excluded: Sequence[Excluded | None]
+    excluded: Sequence[Exclusions | None]
 
 
 class LaunchedBatch(NamedTuple):
@@ -179,7 +179,7 @@ class Engine:
                     max_labels=config.max_labels,
                     scan=config.scan,
                 )
-                self.corpus.compile_updates(self._programs)
+                self.corpus.arrays.compile_updates(self._programs)
                 self._filters = Filters(self.corpus, self._programs)
                 self._searches = CompiledSearch(self.corpus, self._programs)
                 self._compile_necessary_searches()
@@ -267,7 +267,8 @@ class Engine:
         else:
             scores, rows = np.asarray(launched.found.scores), np.asarray(launched.found.rows)
             eligible = np.asarray(launched.found.eligible)
-        post_ids, author_ids, created_at = self.corpus.posts_at(rows)
+        post_ids, author_ids = self.corpus.post_ids[rows], self.corpus.author_ids[rows]
+        created_at = self.corpus.created_at_unix_ms[rows]
         answers: list[Answer] = []
         for i, query in enumerate(launched.queries):
             could = int(eligible[i % len(eligible)]) if query.top_k else 0
@@ -282,7 +283,7 @@ class Engine:
                     scores[best].copy(),
                     author_ids[best].copy(),
                     created_at[best].copy(),
-                    self.corpus.labels_at(rows[best]) if query.labels else None,
+                    self.corpus.labels.at(rows[best]) if query.labels else None,
                     could,
                     len(self.corpus),
                     self.corpus.sequence,
@@ -318,11 +319,11 @@ class Engine:
         scores = self._searches.scores(np.asarray(users.representations)[0])
         if np.isnan(scores).any():
             raise ArithmeticError("the user tower gave a vector that is not finite")
-        ids = self.corpus.all_ids()
+        ids = self.corpus.post_ids.copy()
         scanned, sequence = len(self.corpus), self.corpus.sequence
         return lambda: Ranking(scores[rows], exact_ranks(scores, ids, rows), scanned, sequence)
 
-    def apply(self, change: Net, sequence: int) -> None:
+    def apply(self, change: NetChange, sequence: int) -> None:
         """Change the corpus; between two batches, on the thread that launches them.
 
         Args:

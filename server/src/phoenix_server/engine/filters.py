@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from phoenix_server.corpus.memory.index import CorpusIndex, Excluded
+from phoenix_server.corpus.memory.index import CorpusIndex, Exclusions
 from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.search.eligibility import MOST_LABELS, Wanted, eligible, exclude
 from phoenix_server.search.sharded import split_ids
@@ -69,7 +69,7 @@ class Filters:
 
     def compile(self, batch_size: int) -> None:
         """Compile what makes masks for B queries; before a search that takes them."""
-        layout, columns = self._corpus.layout, self._corpus.column_specs
+        layout, columns = self._corpus.layout, self._corpus.arrays.column_specs
         wanted = jax.device_put(_wanted([], batch_size, self._corpus), layout.replicated)
         masks = layout.mask_specs(batch_size)
 
@@ -90,10 +90,10 @@ class Filters:
             ("eligible", layout, batch_size, columns.labels.shape), compile_eligible
         )
 
-    def look_up(self, filters: Sequence[Filter | None]) -> list[Excluded | None]:
+    def look_up(self, filters: Sequence[Filter | None]) -> list[Exclusions | None]:
         """Find what each query may not find; in any thread, before `masks`, as it takes a while."""
         return [
-            self._corpus.excluded(each.excluded_post_ids, each.excluded_author_ids)
+            self._corpus.find_exclusions(each.excluded_post_ids, each.excluded_author_ids)
             if each is not None and (len(each.excluded_post_ids) or len(each.excluded_author_ids))
             else None
             for each in filters
@@ -102,7 +102,7 @@ class Filters:
     def masks(
         self,
         filters: Sequence[Filter | None],
-        excluded: Sequence[Excluded | None],
+        excluded: Sequence[Exclusions | None],
         batch_size: int,
     ) -> jax.Array:
         """Return which rows the queries of a batch may find: [B, R/32] u32; between two changes.
@@ -116,7 +116,7 @@ class Filters:
         replicated = corpus.layout.replicated
         wanted = jax.device_put(_wanted(filters, batch_size, corpus), replicated)
         program = self._eligible[batch_size]
-        masks = corpus.use_columns(lambda device, columns: program(columns, device.live, wanted))
+        masks = corpus.arrays.use(lambda device, columns: program(columns, device.live, wanted))
         queries, rows = self._exclusions(excluded)
         for start in range(0, len(rows), _EXCLUSIONS):
             pairs = slice(start, start + _EXCLUSIONS)
@@ -129,11 +129,11 @@ class Filters:
         return masks
 
     def _exclusions(
-        self, excluded: Sequence[Excluded | None]
+        self, excluded: Sequence[Exclusions | None]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Return queries and the rows that each may not find."""
         rows = [
-            np.zeros(0, np.int32) if each is None else self._corpus.still_excluded(each)
+            np.zeros(0, np.int32) if each is None else self._corpus.excluded_rows(each)
             for each in excluded
         ]
         queries = np.repeat(np.arange(len(rows), dtype=np.int32), [len(each) for each in rows])
@@ -149,7 +149,7 @@ def _wanted(filters: Sequence[Filter | None], batch_size: int, corpus: CorpusInd
         if each is None:
             continue
         for kind, names in enumerate((each.any_labels, each.all_labels, each.none_labels)):
-            labels[kind, i, : len(names)] = corpus.label_codes(names)
+            labels[kind, i, : len(names)] = corpus.labels.codes(names)
             most = max(most, len(names))
         if each.since_unix_ms is not None or each.before_unix_ms is not None:
             timed = True

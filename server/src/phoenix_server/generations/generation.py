@@ -122,7 +122,7 @@ class Generation:
         Raises:
             CorpusError: As `catch_up`, or a change failed half-way.
         """
-        if self.engine.corpus.torn:
+        if self.engine.corpus.arrays.torn:
             raise CorpusError(self.store.path, "a change of it failed half-way in memory")
         self.catch_up()
         self.store.adopt(self.engine.snapshot)

@@ -16,7 +16,6 @@ from phoenix_retrieval.v1 import corpus_service_pb2_grpc
 from phoenix_server.corpus.changes import Posts
 from phoenix_server.corpus.disk.compaction import list_snapshots
 from phoenix_server.corpus.disk.snapshot import Snapshot
-from phoenix_server.corpus.memory.id_map import NOWHERE
 from phoenix_server.errors import InvalidRequestError
 from phoenix_server.service import requests
 from phoenix_server.service.encode_posts import encode_posts
@@ -82,17 +81,16 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         """Look posts up."""
         corpus = self._state.generation.engine.corpus
         ids = requests.read_post_ids(request.post_ids, self._state.limits.max_candidates)
-        found = corpus.look_up(ids)
-        there = found.rows != NOWHERE
+        held, posts, sequence = corpus.look_up(ids)
         return pb.GetPostsResponse(
-            post_ids=ids[there].tolist(),
-            author_ids=found.author_ids[there].tolist(),
-            created_at_unix_ms=found.created_at_unix_ms[there].tolist(),
-            label_names=found.labels.names,
-            label_counts=found.labels.counts.tolist(),
-            label_indices=found.labels.indices.tolist(),
-            missing_post_ids=ids[~there].tolist(),
-            sequence=found.sequence,
+            post_ids=posts.post_ids.tolist(),
+            author_ids=posts.author_ids.tolist(),
+            created_at_unix_ms=posts.created_at_unix_ms.tolist(),
+            label_names=posts.labels.names,
+            label_counts=posts.labels.counts.tolist(),
+            label_indices=posts.labels.indices.tolist(),
+            missing_post_ids=ids[~held].tolist(),
+            sequence=sequence,
         )
 
     async def GetCorpus(
@@ -103,12 +101,12 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         return pb.GetCorpusResponse(
             rows=len(corpus),
             capacity=corpus.capacity,
-            label_names=sorted(corpus.label_names),
+            label_names=sorted(corpus.labels.names),
             max_labels=corpus.max_labels,
             sequence=corpus.sequence,
             snapshot_sequence=live.store.snapshot.manifest.sequence,
             journal_posts=live.journal_posts,
-            newest_created_at_unix_ms=corpus.newest(),
+            newest_created_at_unix_ms=corpus.newest_created_at_unix_ms(),
             read_only=live.store.read_only,
             evict_oldest=live.evict_oldest,
         )

@@ -120,7 +120,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         user = requests.read_user(request.user, _model(generation))
         wanted = None
         if request.HasField("filter"):
-            known = engine.corpus.knows_label
+            known = engine.corpus.labels.knows
             wanted = requests.read_filter(request.filter, self._state.limits.max_excluded, known)
         return Query(user, top_k, request.return_labels, wanted)
 

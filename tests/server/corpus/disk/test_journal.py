@@ -120,7 +120,7 @@ def test_changes_that_are_read_together_are_those_that_are_read_one_by_one(
 def _one_by_one(history: History) -> list[tuple[str, object]]:
     """Return all that is written, post by post, with the towers of its vector."""
     return [
-        (posts.tower, described(posts.of(np.array([place]))))
+        (posts.tower, described(posts.take(np.array([place]))))
         for posts in history.writes
         for place in range(len(posts))
     ]

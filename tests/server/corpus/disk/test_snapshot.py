@@ -207,16 +207,17 @@ def test_columns_of_several_batches_are_joined(tmp_path: Path) -> None:
     snapshot = open_snapshot(tmp_path / "corpus")
     verify(snapshot)
     assert snapshot.manifest.label_names == ["a", "b", "c"]
-    columns = snapshot.columns()
-    assert [column.tolist() for column in columns] == [
-        [11, 12, 13, 14, 15],
-        [111, 112, 113, 114, 115],
-        [5, 0, 0, 7, 9],
-        [0, 2, 2, 2, 3, 4],
-        [1, 0, 2, 0],
-    ]
-    dtypes = [column.dtype.name for column in columns]
-    assert dtypes == ["uint64", "uint64", "int64", "int64", "int32"]
+    posts = snapshot.columns()
+    assert posts.labels.names == ("a", "b", "c")
+    columns = (
+        (posts.post_ids, "uint64", [11, 12, 13, 14, 15]),
+        (posts.author_ids, "uint64", [111, 112, 113, 114, 115]),
+        (posts.created_at_unix_ms, "int64", [5, 0, 0, 7, 9]),
+        (posts.labels.counts, "int32", [2, 0, 0, 1, 1]),
+        (posts.labels.indices, "int32", [1, 0, 2, 0]),
+    )
+    for column, dtype, values in columns:
+        assert (column.dtype, column.tolist()) == (dtype, values)
 
 
 def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 from phoenix_server.artifacts import sha256
 from phoenix_server.corpus.disk.store import (
     JOURNAL,
-    MOST_OPENINGS,
+    MAX_ATTEMPTS,
     SNAPSHOTS,
     Named,
     Store,
-    read_steadily,
+    read_with_retries,
 )
 from phoenix_server.errors import CorpusError
 from server.cases import copied, edit_manifest
@@ -203,12 +203,12 @@ def test_what_is_read_while_a_server_writes_a_snapshot_is_read_again(corpus: Pat
 
         def read(store: Store) -> list[int]:
             opened.append(store.snapshot.path)
-            if len(opened) < MOST_OPENINGS:
+            if len(opened) < MAX_ATTEMPTS:
                 _snapshot(corpus, 2 * len(opened))
                 server.journal.trim(2 * len(opened))
             return _numbers(store)
 
-        assert read_steadily(corpus, read) == [8, 9]
+        assert read_with_retries(corpus, read) == [8, 9]
     assert [path.name for path in opened] == ["corpus", "2", "4", "6", "8"]
 
 
@@ -224,9 +224,9 @@ def test_what_is_written_anew_again_and_again_is_given_up(corpus: Path) -> None:
             server.journal.trim(2 * opened)
             return _numbers(store)
 
-        error = _refused(lambda: read_steadily(corpus, read))
+        error = _refused(lambda: read_with_retries(corpus, read))
     assert error.reason.startswith("lacks the changes")
-    assert opened == MOST_OPENINGS
+    assert opened == MAX_ATTEMPTS
 
 
 def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_waited_for(
@@ -257,5 +257,5 @@ def test_a_damaged_journal_is_read_once(corpus: Path) -> None:
         opened.append(store)
         return _numbers(store)
 
-    assert _refused(lambda: read_steadily(corpus, read)).reason == "lacks the changes 1 to 2"
+    assert _refused(lambda: read_with_retries(corpus, read)).reason == "lacks the changes 1 to 2"
     assert len(opened) == 1

@@ -54,7 +54,7 @@ def test_rows_are_those_of_a_dict(expected: int, steps: list[tuple[bool, list[in
             model.update(zip(ids.tolist(), rows.tolist(), strict=True))
         else:
             ids = ids[[post_id in model for post_id in ids.tolist()]]
-            table.take_out(ids)
+            table.remove(ids)
             for post_id in ids.tolist():
                 del model[post_id]
         assert len(table) == len(model)
@@ -71,7 +71,7 @@ def test_a_table_grows_as_posts_come_and_go() -> None:
         chosen = rng.choice(end, end // 3, replace=False)
         if step % 3 == 1:
             chosen = chosen[rows[chosen] != NOWHERE]
-            table.take_out(pool[chosen])
+            table.remove(pool[chosen])
             rows[chosen] = NOWHERE
         else:
             rows[chosen] = rng.integers(0, 2**31, len(chosen))
@@ -85,7 +85,7 @@ def test_thousands_of_ids_that_share_a_place_are_told_apart() -> None:
     ids = np.array(_colliding(2**20 - 5, 2000), np.uint64)
     table = IdMap(10)
     table.put(ids[:1500], np.arange(1500, dtype=np.int32))
-    table.take_out(ids[:1500:2])
+    table.remove(ids[:1500:2])
     table.put(ids[500:], np.arange(500, 2000, dtype=np.int32))
     expected = np.arange(2000)
     expected[:500:2] = NOWHERE
@@ -99,9 +99,9 @@ def test_a_post_that_comes_and_goes_for_ever_takes_no_more_room() -> None:
         table.put(ids, np.array([row, row + 1], np.int32))
         other = np.array([1000 + row], np.uint64)
         table.put(other, np.array([7], np.int32))
-        table.take_out(other)
+        table.remove(other)
         assert table.find(np.append(ids, other)).tolist() == [row, row + 1, NOWHERE]
-        table.take_out(ids)
+        table.remove(ids)
         assert table.find(ids).tolist() == [NOWHERE, NOWHERE]
     assert len(table) == 0
 

@@ -58,7 +58,7 @@ class _Corpus:
         """Check that both hold the same, and that searches find it."""
         assert unordered(held(self.index)) == unordered(self.model)
         times = [post.created_at_unix_ms for post in self.model.values()]
-        assert self.index.newest() == max(times, default=0)
+        assert self.index.newest_created_at_unix_ms() == max(times, default=0)
         ids = np.array(sorted(self.model), np.uint64)
         vectors = self.vectors(ids)
         self.check_found(ids, _QUERIES @ vectors.T)  # of whole numbers: exact
@@ -75,7 +75,7 @@ class _Corpus:
             found = self.searches.top_k(jax.device_put(query[None], device), top_k)
             assert np.asarray(found.eligible).tolist() == [len(ids)]
             rows, claimed = np.asarray(found.rows)[0], np.asarray(found.scores)[0]
-            np.testing.assert_array_equal(self.index.posts_at(rows[: len(best)])[0], ids[best])
+            np.testing.assert_array_equal(self.index.post_ids[rows[: len(best)]], ids[best])
             np.testing.assert_array_equal(claimed[: len(best)], own[best])
             assert np.isneginf(claimed[len(ids) :]).all()
         everything = self.searches.scores(_QUERIES[0])
@@ -98,17 +98,17 @@ def shared(
     devices = tuple(jax.devices()[: request.param])
     index = CorpusIndex(snapshot, devices, capacity=_CAPACITY, max_labels=len(NAMES) + 1)
     programs = ProgramCache()
-    index.compile_updates(programs)
+    index.arrays.compile_updates(programs)
     searches = CompiledSearch(index, programs)
     searches.compile(1, _TOP_K)
     searches.check()
     ids = np.arange(1, _ROWS + 1, dtype=np.uint64)
-    _, author_ids, created_at = index.posts_at(index.rows_of(ids))
+    rows = index.rows_of(ids)
     posts = Posts(
         post_ids=ids,
-        author_ids=author_ids.copy(),
-        created_at_unix_ms=created_at.copy(),
-        labels=index.labels_at(index.rows_of(ids)),
+        author_ids=index.author_ids[rows],
+        created_at_unix_ms=index.created_at_unix_ms[rows],
+        labels=index.labels.at(rows),
         vectors=np.eye(WIDTH, dtype=np.float32)[np.arange(_ROWS) % WIDTH],
     )
     return index, searches, posts, built
@@ -143,17 +143,16 @@ def test_random_changes_leave_exactly_what_a_dict_holds(corpus: _Corpus, seed: i
         corpus.make(*changes)
         corpus.check()
         asked = rng.choice(universe, 50)
-        found = corpus.index.look_up(asked)
-        there = found.rows != NOWHERE
-        assert there.tolist() == [post_id in corpus.model for post_id in asked.tolist()]
-        known = [corpus.model[post_id] for post_id in asked[there].tolist()]
-        assert found.author_ids[there].tolist() == [post.author_id for post in known]
-        times = found.created_at_unix_ms[there].tolist()
-        assert times == [post.created_at_unix_ms for post in known]
-        labels = iter(found.labels.names[index] for index in found.labels.indices)
-        for count, post in zip(found.labels.counts.tolist(), known, strict=True):
+        held, posts, sequence = corpus.index.look_up(asked)
+        assert held.tolist() == [post_id in corpus.model for post_id in asked.tolist()]
+        np.testing.assert_array_equal(posts.post_ids, asked[held])
+        known = [corpus.model[post_id] for post_id in asked[held].tolist()]
+        assert posts.author_ids.tolist() == [post.author_id for post in known]
+        assert posts.created_at_unix_ms.tolist() == [post.created_at_unix_ms for post in known]
+        labels = iter(posts.labels.names[index] for index in posts.labels.indices)
+        for count, post in zip(posts.labels.counts.tolist(), known, strict=True):
             assert {next(labels) for _ in range(count)} == set(post.labels)
-        assert found.sequence == corpus.index.sequence
+        assert sequence == corpus.index.sequence
 
 
 def test_an_index_may_become_empty_and_full(corpus: _Corpus) -> None:
@@ -163,7 +162,7 @@ def test_an_index_may_become_empty_and_full(corpus: _Corpus) -> None:
     corpus.make(ids)
     assert not corpus.model
     corpus.check()
-    assert corpus.index.look_up(ids[:3]).rows.tolist() == [NOWHERE] * 3
+    assert corpus.index.find(ids[:3]).tolist() == [NOWHERE] * 3
     corpus.make(posts_of([2**64 - 1]))
     corpus.check()
     # As many as there is room for, with others in place of some.
@@ -212,15 +211,15 @@ def test_a_post_that_takes_the_place_of_another_has_nothing_of_it(corpus: _Corpu
     assert all(corpus.model[n].labels == () for n in (7, 8, 9))
     corpus.check()
     rows = corpus.index.find(id_array(7, 8, 9))
-    assert corpus.index.labels_at(rows).counts.tolist() == [0, 0, 0]
+    assert corpus.index.labels.at(rows).counts.tolist() == [0, 0, 0]
 
 
 def test_the_newest_post_may_go(corpus: _Corpus) -> None:
     corpus.make(posts_of([20, 21, 22]))
     times = sorted((corpus.model[n].created_at_unix_ms, n) for n in (20, 21, 22))
-    assert corpus.index.newest() == times[-1][0]
+    assert corpus.index.newest_created_at_unix_ms() == times[-1][0]
     corpus.make(id_array(times[-1][1]))
-    assert corpus.index.newest() == times[-2][0]
+    assert corpus.index.newest_created_at_unix_ms() == times[-2][0]
 
 
 def test_what_is_not_there_is_deleted_in_vain(corpus: _Corpus) -> None:
@@ -260,9 +259,9 @@ def test_an_index_that_a_change_has_torn_is_searched_no_more(
     snapshot, _ = written_corpus(tmp_path / "corpus", 20)
     devices = tuple(jax.devices()[:2])
     index = CorpusIndex(snapshot, devices, capacity=30, max_labels=2)
-    index.use(lambda _: None)
+    index.arrays.use(lambda *_: None)
     with pytest.raises(ValueError, match=reason):
         index.apply(net([change]), 1)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="failed half-way; restart"):
-            index.use(lambda _: None)
+            index.arrays.use(lambda *_: None)

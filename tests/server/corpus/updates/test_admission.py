@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phoenix_server.corpus.changes import Change, Ids, Labels, Posts
+from phoenix_server.corpus.changes import Change, ChangeResult, Ids, Labels, Posts
 from phoenix_server.corpus.memory.id_map import NOWHERE
-from phoenix_server.corpus.updates.admission import Judge
-from phoenix_server.corpus.updates.eviction import Oldest
-from phoenix_server.corpus.updates.pending import Done
+from phoenix_server.corpus.memory.label_bitmaps import LabelBitmaps
+from phoenix_server.corpus.updates.admission import Admission
+from phoenix_server.corpus.updates.eviction import EvictionQueue
 from phoenix_server.errors import CorpusFullError
 from server.corpus.change_cases import id_array
 
@@ -25,7 +25,7 @@ _LARGEST = 2**64 - 1
 class _Corpus:
     """The times of posts, and how often all of them were looked at."""
 
-    label_names = ("a",)
+    labels = LabelBitmaps(("a",), limit=2, rows=0)
     max_labels = 2
 
     def __init__(self, times: dict[int, int], capacity: int = _CAPACITY) -> None:
@@ -37,17 +37,12 @@ class _Corpus:
         return len(self.held)
 
     def find(self, post_ids: Ids) -> npt.NDArray[np.int32]:
-        self._found = [post_id for post_id in post_ids.tolist() if post_id in self.held]
-        rows = iter(range(len(self._found)))
-        return np.array(
-            [next(rows) if post_id in self.held else NOWHERE for post_id in post_ids.tolist()],
-            np.int32,
-        )
+        rows = {post_id: row for row, post_id in enumerate(self.held)}
+        return np.array([rows.get(post_id, NOWHERE) for post_id in post_ids.tolist()], np.int32)
 
-    def posts_at(self, rows: npt.NDArray[np.int32]) -> tuple[Ids, Ids, npt.NDArray[np.int64]]:
-        ids = [*self._found, 0]
-        found = np.array([ids[row] for row in rows], np.uint64)
-        return found, found, np.array([self.held.get(n, 0) for n in found.tolist()], np.int64)
+    @property
+    def created_at_unix_ms(self) -> npt.NDArray[np.int64]:
+        return np.array([*self.held.values(), 0], np.int64)
 
     def times(self, *, without: Ids) -> tuple[Ids, npt.NDArray[np.int64]]:
         self.looks += 1
@@ -106,78 +101,80 @@ def test_the_oldest_go_and_no_others(
     at_once: int,
 ) -> None:
     corpus, model = _Corpus(first), dict(first)
-    oldest, last = Oldest(corpus, most=most, at_once=at_once), 0
+    oldest, last = EvictionQueue(corpus, most=most, at_once=at_once), 0
     for group, luck in groups:
-        judge = Judge(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
+        admission = Admission(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
         before, first_number = dict(model), last
         for change in group:
             if isinstance(change, list):
                 known = len({*change} & {*model})
                 last += 1
-                assert judge.take(id_array(*change)) == Done(last, 0, 0, known)
+                assert admission.take(id_array(*change)) == ChangeResult(last, 0, 0, known)
                 for n in change:
                     model.pop(n, None)
                 continue
             if len(change) > _CAPACITY:
                 with pytest.raises(CorpusFullError, match=f"posts of {_CAPACITY}, "):
-                    judge.take(_posts(change))
+                    admission.take(_posts(change))
                 continue
             gone, known = _evicted(model, change, _CAPACITY), len({*change} & {*model})
             last += 1 + bool(gone)
-            done = judge.take(_posts(change))
-            assert done == Done(last, len(change) - known, known, 0, len(gone))
+            done = admission.take(_posts(change))
+            assert done == ChangeResult(last, len(change) - known, known, 0, len(gone))
             if gone:
-                deletion = judge.changes[-2]
+                deletion = admission.changes[-2]
                 assert not isinstance(deletion, Posts)
                 assert deletion.tolist() == gone
             for n in gone:
                 del model[n]
             model.update(change)
-        assert len(judge.changes) == last - first_number
+        assert len(admission.changes) == last - first_number
         if luck:
-            corpus.make(judge.changes)
+            corpus.make(admission.changes)
         else:  # the disk refuses: nothing is made, and what was found is thrown away
             model, last = before, first_number
-            oldest = Oldest(corpus, most=most, at_once=at_once)
+            oldest = EvictionQueue(corpus, most=most, at_once=at_once)
         assert corpus.held == model
 
 
 def test_all_posts_are_looked_at_only_now_and_then() -> None:
     rows, batch, most = 2000, 10, 200
     corpus = _Corpus({n: n // 3 for n in range(1, rows + 1)}, capacity=rows)
-    oldest, last = Oldest(corpus, most=most, at_once=16), 0
+    oldest, last = EvictionQueue(corpus, most=most, at_once=16), 0
     for n in range(rows, 3 * rows, batch):
-        judge = Judge(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
+        admission = Admission(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
         posts = {n + i + 1: (n + i + 1) // 3 for i in range(batch)}
-        last = judge.take(_posts(posts)).sequence
-        corpus.make(judge.changes)
+        last = admission.take(_posts(posts)).sequence
+        corpus.make(admission.changes)
     assert sorted(corpus.held) == list(range(2 * rows + 1, 3 * rows + 1))
     assert corpus.looks == 2 * rows // most
 
 
 def test_posts_that_are_older_than_what_was_found_are_the_next_to_go() -> None:
     corpus = _Corpus({n: 5 for n in range(100, 120)}, capacity=20)
-    oldest, last = Oldest(corpus, most=4, at_once=2), 0
+    oldest, last = EvictionQueue(corpus, most=4, at_once=2), 0
     for n in range(99, 9, -1):  # each is the next to go, once it is there
-        judge = Judge(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
-        last = judge.take(_posts({n: 5})).sequence
-        assert not isinstance(judge.changes[0], Posts)
-        assert judge.changes[0].tolist() == [100 if n == 99 else n + 1]
-        corpus.make(judge.changes)
+        admission = Admission(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
+        last = admission.take(_posts({n: 5})).sequence
+        assert not isinstance(admission.changes[0], Posts)
+        assert admission.changes[0].tolist() == [100 if n == 99 else n + 1]
+        corpus.make(admission.changes)
     for _ in range(50):  # the same again and again: what no longer counts does not pile up
-        judge = Judge(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
-        last = judge.take(_posts({10: 5})).sequence
-        corpus.make(judge.changes)
+        admission = Admission(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
+        last = admission.take(_posts({10: 5})).sequence
+        corpus.make(admission.changes)
     assert corpus.looks < 50
-    judge = Judge(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
-    judge.take(_posts({200: 9}))
-    assert [change.tolist() for change in judge.changes if not isinstance(change, Posts)] == [[10]]
+    admission = Admission(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
+    admission.take(_posts({200: 9}))
+    assert [change.tolist() for change in admission.changes if not isinstance(change, Posts)] == [
+        [10]
+    ]
 
 
 def test_too_many_labels_evict_nobody() -> None:
     corpus = _Corpus({n: n for n in range(1, _CAPACITY + 1)})
-    judge = Judge(corpus, 1, Oldest(corpus))  # pyright: ignore[reportArgumentType]
+    admission = Admission(corpus, 1, EvictionQueue(corpus))  # pyright: ignore[reportArgumentType]
     with pytest.raises(CorpusFullError, match="1 of at most 2 labels, 2 more came"):
-        judge.take(_posts({99: 1}, ("b", "c")))
-    assert judge.changes == []
-    assert judge.take(_posts({99: 1}, ("b",))) == Done(2, 1, 0, 0, 1)
+        admission.take(_posts({99: 1}, ("b", "c")))
+    assert admission.changes == []
+    assert admission.take(_posts({99: 1}, ("b",))) == ChangeResult(2, 1, 0, 0, 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from phoenix_server.corpus.changes import Net
+from phoenix_server.corpus.changes import NetChange
 from phoenix_server.corpus.disk.compaction import write_snapshot
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.updates.replay import catch_up
@@ -23,7 +23,7 @@ class _Target(OwnTowers):
         self.corpus: Any = SimpleNamespace(sequence=0)
         self.applied: list[int] = []
 
-    def apply(self, change: Net, sequence: int) -> None:
+    def apply(self, change: NetChange, sequence: int) -> None:
         self.corpus.sequence = sequence
         self.applied.append(sequence)
 
@@ -40,7 +40,7 @@ def test_what_was_overtaken_meanwhile_is_not_applied_again(corpus: Path) -> None
         target = _Target()
 
         def overtaken(run: Callable[[], None]) -> None:
-            target.apply(Net(None, id_array(1, 2, 3)), 3)
+            target.apply(NetChange(None, id_array(1, 2, 3)), 3)
             run()
 
         catch_up(store, target, overtaken)

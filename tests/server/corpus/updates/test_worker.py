@@ -14,10 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from phoenix_server.corpus.changes import Change, Net, Posts
+from phoenix_server.corpus.changes import Change, ChangeResult, NetChange, Posts
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.memory.index import CorpusIndex
-from phoenix_server.corpus.updates.pending import Done
 from phoenix_server.corpus.updates.replay import catch_up
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.errors import (
@@ -62,11 +61,11 @@ class _Target(OwnTowers):
             capacity=_CAPACITY,
             max_labels=_MAX_LABELS,
         )
-        self.corpus.compile_updates(_PROGRAMS)
+        self.corpus.arrays.compile_updates(_PROGRAMS)
         self.sequences: list[int] = []
         self.failure: Exception | None = None
 
-    def apply(self, change: Net, sequence: int) -> None:
+    def apply(self, change: NetChange, sequence: int) -> None:
         if self.failure is not None:
             raise self.failure
         self.corpus.apply(change, sequence)
@@ -93,24 +92,24 @@ class _Running:
             self._count_appends()
         self.live = UpdateWorker(self.store, self.target, self._between, evict_oldest=evict_oldest)
 
-    async def submit(self, *changes: Change) -> list[asyncio.Task[Done]]:
+    async def submit(self, *changes: Change) -> list[asyncio.Task[ChangeResult]]:
         """Submit changes, in order; return while they wait or are made."""
         tasks = [asyncio.create_task(self.live.submit(change)) for change in changes]
         await asyncio.sleep(0)  # lets each task run up to where it waits
         return tasks
 
-    async def done(self, *changes: Change) -> list[Done]:
+    async def done(self, *changes: Change) -> list[ChangeResult]:
         """Make changes one after the other."""
         return [await _soon(self.live.submit(change)) for change in changes]
 
-    async def hold(self, change: Change) -> asyncio.Task[Done]:
+    async def hold(self, change: Change) -> asyncio.Task[ChangeResult]:
         """Close the gate, and submit a change; return when it is on the disk but not visible."""
         self.gate.clear()
         (task,) = await self.submit(change)
         assert await asyncio.to_thread(self._held.acquire, timeout=_PATIENCE_S)
         return task
 
-    async def together(self, *changes: Change) -> list[asyncio.Task[Done]]:
+    async def together(self, *changes: Change) -> list[asyncio.Task[ChangeResult]]:
         """Submit changes that will be one group: all come while another is made."""
         first = await self.hold(id_array(_NOBODY))
         tasks = await self.submit(*changes)
@@ -163,7 +162,9 @@ async def _soon(awaited: Coroutine[Any, Any, Any] | asyncio.Task[Any]) -> Any:
         return await awaited
 
 
-async def _outcomes(tasks: Sequence[asyncio.Task[Done]]) -> list[Done | BaseException]:
+async def _outcomes(
+    tasks: Sequence[asyncio.Task[ChangeResult]],
+) -> list[ChangeResult | BaseException]:
     async with asyncio.timeout(_PATIENCE_S):
         return await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -195,7 +196,12 @@ async def test_changes_are_numbered_and_answered_when_they_are_on_the_disk_and_v
         posts_of([22, 5], seed=1),
         id_array(777),
     ]
-    expected = [Done(1, 3, 2, 0), Done(2, 0, 0, 3), Done(3, 2, 0, 0), Done(4, 0, 0, 0)]
+    expected = [
+        ChangeResult(1, 3, 2, 0),
+        ChangeResult(2, 0, 0, 3),
+        ChangeResult(3, 2, 0, 0),
+        ChangeResult(4, 0, 0, 0),
+    ]
     async with _running(corpus) as running:
         for change, done in zip(changes, expected, strict=True):
             assert await running.done(change) == [done]
@@ -220,11 +226,11 @@ async def test_changes_that_come_together_are_one_transaction(corpus: Path, mode
     async with _running(corpus) as running:
         outcomes = await _outcomes(await running.together(*changes))
         assert outcomes == [
-            Done(2, 2, 0, 0),
-            Done(3, 0, 0, 2),
-            Done(4, 1, 2, 0),
-            Done(5, 0, 0, 1),
-            Done(6, 1, 0, 0),
+            ChangeResult(2, 2, 0, 0),
+            ChangeResult(3, 0, 0, 2),
+            ChangeResult(4, 1, 2, 0),
+            ChangeResult(5, 0, 0, 1),
+            ChangeResult(6, 1, 0, 0),
         ]
         assert running.groups == [1, 5]
         assert running.target.sequences == [1, 6]
@@ -251,9 +257,9 @@ async def test_random_changes_do_what_they_do_one_by_one(corpus: Path, model: Mo
                 ids = change.post_ids if isinstance(change, Posts) else change
                 known = sum(post_id in model for post_id in ids.tolist())
                 if isinstance(change, Posts):
-                    assert outcome == Done(number, len(ids) - known, known, 0)
+                    assert outcome == ChangeResult(number, len(ids) - known, known, 0)
                 else:
-                    assert outcome == Done(number, 0, 0, known)
+                    assert outcome == ChangeResult(number, 0, 0, known)
                 change_model(model, change)
             _assert_holds(running.target.corpus, model)
     _assert_kept(corpus, model, number)
@@ -281,11 +287,11 @@ async def test_a_change_that_does_not_fit_fails_alone(corpus: Path, model: Model
         )
         outcomes = await _outcomes(tasks)
         assert outcomes[::2] == [
-            Done(2, 19, 0, 0),
-            Done(3, 1, 1, 0),
-            Done(4, 0, 0, 2),
-            Done(5, 2, 0, 0),
-            Done(6, 0, 1, 0),
+            ChangeResult(2, 19, 0, 0),
+            ChangeResult(3, 1, 1, 0),
+            ChangeResult(4, 0, 0, 2),
+            ChangeResult(5, 2, 0, 0),
+            ChangeResult(6, 0, 1, 0),
         ]
         for outcome, free, came in zip(outcomes[1::2], (1, 0, 2, 0), (2, 1, 3, 1), strict=True):
             assert isinstance(outcome, CorpusFullError)
@@ -327,9 +333,9 @@ async def test_random_changes_evict_what_they_do_one_by_one(corpus: Path, model:
                         gone = _make_room(model, change)
                         number += gone is not None
                         evicted = 0 if gone is None else len(gone)
-                        assert outcome == Done(number, len(ids) - known, known, 0, evicted)
+                        assert outcome == ChangeResult(number, len(ids) - known, known, 0, evicted)
                     else:
-                        assert outcome == Done(number, 0, 0, known)
+                        assert outcome == ChangeResult(number, 0, 0, known)
                     change_model(model, change)
                 _assert_holds(running.target.corpus, model)
     _assert_kept(corpus, model, number)
@@ -340,7 +346,7 @@ async def test_what_was_found_to_be_old_counts_even_if_a_change_is_not_made(
 ) -> None:
     async with _running(corpus, evict_oldest=True) as running:
         first, second = posts_of(range(101, 130), names=[]), posts_of(range(131, 140), names=[])
-        assert await running.done(first) == [Done(2, 29, 0, 0, 9)]
+        assert await running.done(first) == [ChangeResult(2, 29, 0, 0, 9)]
         for change in (id_array(*range(1, 10)), first):
             change_model(model, change)
         (pages,) = connections[0].execute("PRAGMA page_count").fetchone()
@@ -366,7 +372,7 @@ async def test_posts_that_do_not_fit_an_empty_corpus_evict_nobody(
             await running.done(posts_of(range(101, 142), names=[]))
         _assert_holds(running.target.corpus, model)
         all_new = posts_of(range(101, 141), names=[])
-        assert await running.done(all_new) == [Done(2, 40, 0, 0, 20)]
+        assert await running.done(all_new) == [ChangeResult(2, 40, 0, 0, 20)]
         model = described(all_new)
         _assert_holds(running.target.corpus, model)
 
@@ -389,7 +395,7 @@ async def test_a_change_is_not_made_unless_that_before_it_is(corpus: Path, model
         for each in (after, later, last):
             with pytest.raises(PhoenixServerError, match="before it was not made"):
                 await each.future
-        assert await other.future == Done(2, 0, 0, 1)
+        assert await other.future == ChangeResult(2, 0, 0, 1)
         assert running.groups == [1, 1]
     change_model(model, id_array(3))
     _assert_kept(corpus, model, 2)
@@ -403,13 +409,13 @@ async def test_labels_that_do_not_fit_fail_alone(corpus: Path, model: Model) -> 
         posts_of([4], names=["c", "b"]),
     ]
     async with _running(corpus) as running:
-        assert set(running.target.corpus.label_names) == known
+        assert set(running.target.corpus.labels.names) == known
         tasks = await running.together(made[0], posts_of([2], names=["c", "d"]), *made[1:])
         outcomes = await _outcomes(tasks)
-        assert [outcomes[0], *outcomes[2:]] == [Done(n, 0, 1, 0) for n in (2, 3, 4)]
+        assert [outcomes[0], *outcomes[2:]] == [ChangeResult(n, 0, 1, 0) for n in (2, 3, 4)]
         with pytest.raises(CorpusFullError, match="has 4 of at most 5 labels, 2 more came"):
             await tasks[1]
-        assert set(running.target.corpus.label_names) == {*known, "a", "b", "c"}
+        assert set(running.target.corpus.labels.names) == {*known, "a", "b", "c"}
     for change in made:
         change_model(model, change)
     _assert_kept(corpus, model, 4)
@@ -427,7 +433,7 @@ async def test_a_change_that_is_cancelled_while_it_waits_is_not_made(
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
         running.gate.set()
-        expected = [Done(1, 0, 0, 1), Done(2, 1, 1, 0), Done(3, 0, 0, 1)]
+        expected = [ChangeResult(1, 0, 0, 1), ChangeResult(2, 1, 1, 0), ChangeResult(3, 0, 0, 1)]
         assert await _outcomes(tasks) == expected
         assert running.groups == [1, 2]
         first = await running.hold(id_array(_NOBODY))
@@ -435,7 +441,7 @@ async def test_a_change_that_is_cancelled_while_it_waits_is_not_made(
             cancelled.cancel()
         running.gate.set()
         await _soon(first)
-        assert await running.done(id_array(8)) == [Done(5, 0, 0, 1)]
+        assert await running.done(id_array(8)) == [ChangeResult(5, 0, 0, 1)]
         assert running.groups == [1, 2, 1, 1]  # a group of nobody is none
     for change in (*made, id_array(8)):
         change_model(model, change)
@@ -451,7 +457,7 @@ async def test_a_change_that_is_cancelled_while_it_is_made_is_made(
         with pytest.raises(asyncio.CancelledError):
             await task
         running.gate.set()
-        assert await running.done(id_array(1, 2)) == [Done(2, 0, 0, 1)]
+        assert await running.done(id_array(1, 2)) == [ChangeResult(2, 0, 0, 1)]
     change_model(model, id_array(1, 2))
     _assert_kept(corpus, model, 2)
 
@@ -462,7 +468,7 @@ async def test_a_full_disk_changes_nothing_and_later_changes_are_made(
     async with _running(corpus) as running:
         database = connections[0]
         first, last = posts_of([1, 21]), posts_of([2, 22])
-        assert await running.done(first) == [Done(1, 1, 1, 0)]
+        assert await running.done(first) == [ChangeResult(1, 1, 1, 0)]
         change_model(model, first)
         (pages,) = database.execute("PRAGMA page_count").fetchone()
         database.execute(f"PRAGMA max_page_count = {pages + 2}")
@@ -477,7 +483,7 @@ async def test_a_full_disk_changes_nothing_and_later_changes_are_made(
         assert all(isinstance(outcome, StorageError) for outcome in outcomes)
         _assert_holds(running.target.corpus, model)
         database.execute("PRAGMA max_page_count = 1000000")
-        assert await running.done(last) == [Done(3, 1, 1, 0)]
+        assert await running.done(last) == [ChangeResult(3, 1, 1, 0)]
         change_model(model, last)
         _assert_holds(running.target.corpus, model)
     _assert_kept(corpus, model, 3)
@@ -545,8 +551,12 @@ async def test_too_many_posts_that_wait_are_refused_until_there_is_room(corpus: 
         tasks += await running.submit(id_array(1))
         running.gate.set()
         outcomes = await _outcomes(tasks)
-        assert outcomes == [Done(1, 0, 0, 0), Done(2, 0, 0, 0), Done(3, 0, 0, 1)]
-        assert await running.done(many) == [Done(4, 0, 0, 0)]
+        assert outcomes == [
+            ChangeResult(1, 0, 0, 0),
+            ChangeResult(2, 0, 0, 0),
+            ChangeResult(3, 0, 0, 1),
+        ]
+        assert await running.done(many) == [ChangeResult(4, 0, 0, 0)]
 
 
 async def test_closing_makes_the_changes_that_wait_and_refuses_others(
@@ -568,7 +578,11 @@ async def test_closing_makes_the_changes_that_wait_and_refuses_others(
         with pytest.raises(NotReadyError):
             await _soon(running.live.snapshot())
         outcomes = await _outcomes(tasks)
-        assert outcomes == [Done(1, 1, 0, 0), Done(2, 1, 0, 0), Done(3, 0, 0, 1)]
+        assert outcomes == [
+            ChangeResult(1, 1, 0, 0),
+            ChangeResult(2, 1, 0, 0),
+            ChangeResult(3, 0, 0, 1),
+        ]
     for change in changes:
         change_model(model, change)
     _assert_kept(corpus, model, 3)
@@ -586,7 +600,7 @@ async def test_a_corpus_that_is_only_read_takes_no_changes(corpus: Path, model: 
             with pytest.raises(DeadlineExceededError):
                 await reader.live.wait_for(1, 0.01)
             _assert_holds(reader.target.corpus, model)
-        assert await writer.done(id_array(21)) == [Done(2, 0, 0, 1)]
+        assert await writer.done(id_array(21)) == [ChangeResult(2, 0, 0, 1)]
 
 
 def test_whoever_waits_on_a_loop_that_is_closed_harms_nobody(corpus: Path, model: Model) -> None:

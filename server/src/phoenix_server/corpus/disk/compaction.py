@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from phoenix_server.corpus.changes import History, Labels, Net, Posts
+from phoenix_server.corpus.changes import History, Labels, NetChange, Posts
 from phoenix_server.corpus.disk.journal import Journal
-from phoenix_server.corpus.disk.reencode import Encoder, renewed_batch, renewed_history
+from phoenix_server.corpus.disk.reencode import Encoder, reencode_batch, reencode_history
 from phoenix_server.corpus.disk.snapshot import ArrowPosts, Snapshot, open_snapshot
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
 from phoenix_server.corpus.disk.store import SNAPSHOTS, Store
@@ -43,7 +43,7 @@ def write_snapshot(store: Store, encoder: Encoder, folder: Path | None = None) -
     if not history.changes and last.manifest.tower_fingerprint == encoder.tower:
         return last
     sequence = last.manifest.sequence + history.changes
-    change = renewed_history(history, encoder).net()
+    change = reencode_history(history, encoder).net()
     out = store.snapshot_path(sequence, encoder.tower)
     if folder is not None:
         out = folder / out.name
@@ -85,7 +85,7 @@ def read_history(store: Store, after: int) -> History:
         journal.close()
 
 
-def remove_old(store: Store) -> None:
+def prune_snapshots(store: Store) -> None:
     """Remove what is left of snapshots that were interrupted, and all but the newest few.
 
     What does not look like either is somebody else's, and stays.
@@ -113,7 +113,9 @@ def list_snapshots(store: Store) -> list[Snapshot]:
     return found
 
 
-def merged(last: Snapshot, change: Net, encoder: Encoder | None = None) -> Iterator[ArrowPosts]:
+def merged(
+    last: Snapshot, change: NetChange, encoder: Encoder | None = None
+) -> Iterator[ArrowPosts]:
     """Yield the posts of a snapshot after changes, some at a time, as `Snapshot.batches` does.
 
     Args:
@@ -132,10 +134,10 @@ def merged(last: Snapshot, change: Net, encoder: Encoder | None = None) -> Itera
         keep = pa.array(~_among(posts.post_ids, gone))
         if keep.true_count:
             kept = posts.filter(keep)
-            yield renewed_batch(kept, encoder) if encoder else kept
+            yield reencode_batch(kept, encoder) if encoder else kept
     if written is not None:
         for start in range(0, len(written), _CHUNK_ROWS):
-            yield as_arrow(written.of(np.arange(start, min(start + _CHUNK_ROWS, len(written)))))
+            yield as_arrow(written.take(np.arange(start, min(start + _CHUNK_ROWS, len(written)))))
 
 
 def _among(ids: npt.NDArray[np.uint64], ascending: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:

@@ -27,7 +27,7 @@ class Encoder(Protocol):
         ...
 
 
-def renewed(change: Change, encoder: Encoder) -> Change:
+def reencode(change: Change, encoder: Encoder) -> Change:
     """Return a change with an encoder's vectors."""
     if not isinstance(change, Posts) or change.tower == encoder.tower:
         return change
@@ -37,12 +37,12 @@ def renewed(change: Change, encoder: Encoder) -> Change:
     return replace(change, vectors=vectors, tower=encoder.tower)
 
 
-def renewed_history(history: History, encoder: Encoder) -> History:
+def reencode_history(history: History, encoder: Encoder) -> History:
     """Return changes with an encoder's vectors."""
-    writes = [renewed(posts, encoder) for posts in history.writes]
+    writes = [reencode(posts, encoder) for posts in history.writes]
     return history._replace(writes=writes)
 
 
-def renewed_batch(posts: ArrowPosts, encoder: Encoder) -> ArrowPosts:
+def reencode_batch(posts: ArrowPosts, encoder: Encoder) -> ArrowPosts:
     """Return posts with an encoder's vectors."""
     return posts._replace(vectors=encoder.encode_posts(posts.post_ids, posts.author_ids))

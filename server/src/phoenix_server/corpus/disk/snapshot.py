@@ -24,29 +24,12 @@ import pyarrow.compute as pc
 
 from phoenix_retrieval.v1.manifest_pb2 import CorpusManifest
 from phoenix_server.artifacts import read_manifest, verify_files
+from phoenix_server.corpus.changes import Labels, PostColumns
 from phoenix_server.errors import CorpusError
 
 FORMAT_VERSION = 1
 DATA = "posts.arrow"
 _UNIT_TOLERANCE = 2e-3  # of a squared length; what float16 leaves of a unit vector is within
-
-
-class PostColumns(NamedTuple):
-    """What the host keeps of a corpus.
-
-    Attributes:
-        post_ids: [N] u64.
-        author_ids: [N] u64.
-        created_at_unix_ms: [N] i64, milliseconds since 1970 UTC, 0 where unknown.
-        label_offsets: [N+1] i64; post i has the labels from `label_offsets[i]` on.
-        label_codes: [L] i32, indices into the manifest's `label_names`.
-    """
-
-    post_ids: npt.NDArray[np.uint64]
-    author_ids: npt.NDArray[np.uint64]
-    created_at_unix_ms: npt.NDArray[np.int64]
-    label_offsets: npt.NDArray[np.int64]
-    label_codes: npt.NDArray[np.int32]
 
 
 class ArrowPosts(NamedTuple):
@@ -91,39 +74,26 @@ class Snapshot:
     manifest: CorpusManifest
 
     def columns(self) -> PostColumns:
-        """Copy all but the vectors into memory.
+        """Copy all columns but the vectors into memory.
 
         Raises:
             CorpusError: A label is not one of the manifest's.
         """
-        names = pa.array(self.manifest.label_names, pa.string())
-        parts: list[PostColumns] = []
-        with _batches(self.path / DATA) as batches:
-            for batch in batches:
-                labels = batch.column("labels").fill_null([])
-                created_at = batch.column("created_at").cast(pa.int64()).fill_null(0)
-                codes = pc.index_in(labels.flatten(), names)
-                if codes.null_count:
-                    raise CorpusError(self.path, "holds labels that its manifest does not list")
-                parts.append(
-                    PostColumns(
-                        batch.column("post_id").to_numpy(),
-                        batch.column("author_id").to_numpy(),
-                        created_at.to_numpy(),
-                        pc.list_value_length(labels).cast(pa.int64()).to_numpy(),
-                        codes.to_numpy(),
-                    )
-                )
-        if not parts:
-            none = np.zeros(0, np.uint64)
+        names = tuple(self.manifest.label_names)
+        with pa.memory_map(str(self.path / DATA)) as source, pa.ipc.open_file(source) as reader:
+            table = reader.read_all().drop_columns(["vector"])
+            labels = pc.fill_null(table["labels"], [])
+            indices = pc.index_in(pc.list_flatten(labels), pa.array(names, pa.string()))
+            if indices.null_count:
+                raise CorpusError(self.path, "holds labels that its manifest does not list")
+            created_at = table["created_at"].cast(pa.int64()).fill_null(0)
+            counts = pc.list_value_length(labels)
             return PostColumns(
-                none, none, none.astype(np.int64), np.zeros(1, np.int64), none.astype(np.int32)
+                post_ids=np.array(table["post_id"]),
+                author_ids=np.array(table["author_id"]),
+                created_at_unix_ms=np.array(created_at),
+                labels=Labels(names, np.array(counts), np.array(indices)),
             )
-        post_ids, author_ids, created, lengths, codes = map(
-            np.concatenate, zip(*parts, strict=True)
-        )
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return PostColumns(post_ids, author_ids, created, offsets, codes)
 
     def batches(self) -> Iterator[ArrowPosts]:
         """Yield all posts, in order, a batch at a time; each good until the next is asked for."""

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 JOURNAL = "journal.sqlite"
 SNAPSHOTS = "snapshots"
-MOST_OPENINGS = 5  # of a corpus that is only read, while a server writes snapshots of it
+MAX_ATTEMPTS = 5  # of a corpus that is only read, while a server writes snapshots of it
 _LOCK = "lock"
 _SNAPSHOT = re.compile(r"(\d+)(-\w+)?")
 
@@ -82,7 +82,7 @@ class Store:
         """Whether a server has written a newer snapshot since this was opened.
 
         It may have dropped changes and snapshots that are needed to begin with this one. Whoever
-        only reads and finds something missing opens the corpus again, `MOST_OPENINGS` times at
+        only reads and finds something missing opens the corpus again, `MAX_ATTEMPTS` times at
         most.
         """
         return self.read_only and self._newest(self.named_snapshots()) > self._newest(self._named)
@@ -172,7 +172,7 @@ class Store:
 
     def _choose_snapshot(self, tower: str) -> Snapshot:
         """Return the newest snapshot of some towers that can be brought up to date, or of any."""
-        for _ in range(MOST_OPENINGS):
+        for _ in range(MAX_ATTEMPTS):
             self._named = self.named_snapshots()
             try:
                 return self._choose_among(self._named, tower)
@@ -204,7 +204,7 @@ class Store:
         return Journal(self.journal_path, self.names, read_only=self.read_only)
 
 
-def read_steadily(path: Path, read: Callable[[Store], T], *, tower: str = "") -> T:
+def read_with_retries(path: Path, read: Callable[[Store], T], *, tower: str = "") -> T:
     """Read from a corpus, read-only, while a server may change it.
 
     Args:
@@ -216,7 +216,7 @@ def read_steadily(path: Path, read: Callable[[Store], T], *, tower: str = "") ->
     Raises:
         CorpusError: It is not a corpus, or is damaged.
     """
-    for left in reversed(range(MOST_OPENINGS)):
+    for left in reversed(range(MAX_ATTEMPTS)):
         with closing(Store(path, read_only=True, tower=tower)) as store:
             try:
                 return read(store)

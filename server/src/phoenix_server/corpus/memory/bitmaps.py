@@ -1,7 +1,7 @@
-"""Rows of a corpus, and their bits in words: bit i of word j is row 32 j + i.
+"""Bitmaps over the rows of a corpus, as 32-bit words: bit i of word j is row 32 j + i.
 
 Shapes:
-    R  rows, a multiple of 32        n  some of them
+    R  rows, a multiple of 32        n  rows of a call
 """
 
 import numpy as np
@@ -14,9 +14,9 @@ Words = npt.NDArray[np.uint32]
 
 
 def distinct(rows: Rows) -> Rows:
-    """Return the distinct ones of [n] rows, ascending.
+    """Return the distinct values of [n] rows, ascending.
 
-    As `np.unique` does, which makes a hash table first and takes ten times as long (numpy 2.4).
+    Same as `np.unique`, which first builds a hash table and takes ten times as long (numpy 2.4).
     """
     ascending = np.sort(rows)
     first = np.ones(len(rows), np.bool_)

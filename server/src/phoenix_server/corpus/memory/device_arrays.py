@@ -1,7 +1,7 @@
-"""The part of a corpus that lies on the devices, changed in place.
+"""The arrays of a corpus on the devices, updated in place.
 
 Shapes:
-    R  rows of all shards        L  labels that there may be
+    R  rows of all shards        S  shards        L  the maximum number of labels
     n  rows that are written     m  words whose bits change
 """
 
@@ -25,25 +25,25 @@ from phoenix_server.search.sharded import DeviceCorpus, ShardedLayout, Update, s
 
 T = TypeVar("T")
 
-# A tile of scores and the blocks of a query should stay in a CPU's cache; an accelerator wants
-# tiles that are few and large, and many queries at once.
+# On a CPU, a tile of scores and the blocks of a query should fit in the cache; an accelerator needs
+# few, large tiles and many queries at once.
 _TILES: dict[str, Any] = {"cpu": {"tile_rows": 4096, "block_rows": 8, "queries_at_once": 1}}
 _TILES_ACCELERATOR: dict[str, Any] = {"tile_rows": 1 << 18, "block_rows": 32, "queries_at_once": 32}
 _KERNEL: dict[str, Any] = {"tile_rows": 1 << 13, "block_rows": 32}
 
-_UPDATE_ROWS = (64, 1024)  # sizes that updates are compiled for
+_UPDATE_ROWS = (64, 1024)  # update programs are compiled for these numbers of rows
 
 
-class Written(NamedTuple):
-    """What a change has left on the host.
+class RowWrites(NamedTuple):
+    """The effect of changes on the rows.
 
     Attributes:
-        rows: [n], where posts are written.
-        posts: Those posts; None: there are none.
-        words: [m] i32, whose bits have changed; those of `rows` are among them.
-        live: [R/32] u32, which rows hold posts now.
-        labels: [L, R/32] u32, which rows have a label now.
-        tiles: [S] i32, how many tiles of each shard hold posts now.
+        rows: [n], the rows that are written.
+        posts: The [n] posts written there; None if there are none.
+        words: [m] i32, the words whose bits change; they include those of `rows`.
+        live: [R/32] u32, bitmap of the rows that hold posts afterwards.
+        labels: [L, R/32] u32, bitmaps of the labels afterwards.
+        tiles: [S] i32, the number of leading tiles of each shard that hold posts afterwards.
     """
 
     rows: Rows
@@ -55,10 +55,10 @@ class Written(NamedTuple):
 
 
 class DeviceArrays:
-    """The arrays on the devices. One thread changes them, any may use them.
+    """The arrays on the devices. One thread updates them, any thread may use them.
 
     Attributes:
-        torn: Whether a change failed half-way; then nothing can be used any more.
+        torn: Whether an update failed half-way; then `use` raises.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class DeviceArrays:
         created_at_unix_ms: npt.NDArray[np.int64],
         labels: Words,
     ) -> None:
-        """Bring what queries filter by to the devices.
+        """Copy the columns that filters need to the devices.
 
         Args:
-            layout: How the rows lie there.
-            corpus: What lies there already.
+            layout: How the rows lie on the devices.
+            corpus: The arrays that are on the devices already.
             created_at_unix_ms: [R], milliseconds since 1970 UTC, 0 where unknown.
             labels: [L, R/32].
         """
@@ -82,19 +82,19 @@ class DeviceArrays:
         self._lock = threading.Lock()
         self._corpus = corpus
         self._columns = FilterColumns(
-            jax.device_put(_halves(created_at_unix_ms), layout.by_rows),
-            # A copy: a CPU device may take an array as it is, and this one changes.
+            jax.device_put(_split_times(created_at_unix_ms), layout.by_rows),
+            # A copy: a CPU device may alias a numpy array, and the host updates this one.
             jax.device_put(labels.copy(), layout.words),
         )
-        self._updates: dict[int, Any] = {}  # by how many rows they change
+        self._updates: dict[int, Any] = {}  # compiled programs by number of rows
 
     def use(self, run: Callable[[DeviceCorpus, FilterColumns], T]) -> T:
-        """Start something on the devices with the arrays as they are now.
+        """Call a function that starts work on the devices with the current arrays.
 
-        A change takes the arrays themselves: whoever keeps them has nothing.
+        Updates donate these buffers; `run` must keep no reference.
 
         Raises:
-            RuntimeError: A change failed half-way; only a restart helps.
+            RuntimeError: An update failed half-way; only a restart helps.
         """
         with self._lock:
             if self.torn:
@@ -103,7 +103,7 @@ class DeviceArrays:
 
     @property
     def column_specs(self) -> FilterColumns:
-        """The shapes of what queries filter by."""
+        """The shapes and shardings of the columns that filters need."""
         layout = self._layout
         spec: Any = jax.ShapeDtypeStruct
         words = layout.total_rows // WORD
@@ -113,17 +113,16 @@ class DeviceArrays:
         )
 
     def compile_updates(self, programs: ProgramCache) -> None:
-        """Compile what changes need."""
+        """Compile the update programs."""
         for size in _UPDATE_ROWS:
             key = ("update", self._layout, self._labels, size)
             self._updates[size] = programs.get(key, partial(self._compile_update, size))
 
-    def update(self, written: Written) -> None:
-        """Change the arrays, some rows and words at a time; between two searches."""
+    def update(self, writes: RowWrites) -> None:
+        """Update the arrays, up to 1,024 rows and words at a time; call between two searches."""
         largest = _UPDATE_ROWS[-1]
-        for start in range(0, max(len(written.rows), len(written.words)), largest):
-            some = slice(start, start + largest)
-            posts, columns = self._part(written, some)
+        for start in range(0, max(len(writes.rows), len(writes.words)), largest):
+            posts, columns = self._chunk(writes, slice(start, start + largest))
             size = len(posts.rows)
             changes = jax.device_put((posts, columns), self._layout.replicated)
             with self._lock:
@@ -131,26 +130,26 @@ class DeviceArrays:
                     self._corpus, self._columns, *changes
                 )
 
-    def _part(self, written: Written, some: slice) -> tuple[Update, ColumnsUpdate]:
-        """Return the change of some rows and words, padded to a size that is compiled for."""
-        rows, words = written.rows[some], written.words[some]
+    def _chunk(self, writes: RowWrites, chunk: slice) -> tuple[Update, ColumnsUpdate]:
+        """Return the update of some rows and words, padded to a compiled size."""
+        rows, words = writes.rows[chunk], writes.words[chunk]
         size = next(s for s in _UPDATE_ROWS if s >= max(len(rows), len(words)))
-        posts, columns = self._nothing(size)
+        posts, columns = self._padding(size)
         posts.rows[: len(rows)] = rows
-        if len(rows) and written.posts is not None:
-            posts.vectors[: len(rows)] = written.posts.vectors[some]
-            posts.ids[: len(rows)] = split_ids(written.posts.post_ids[some])
-            columns.times[: len(rows)] = _halves(written.posts.created_at_unix_ms[some])
+        if len(rows) and writes.posts is not None:
+            posts.vectors[: len(rows)] = writes.posts.vectors[chunk]
+            posts.ids[: len(rows)] = split_ids(writes.posts.post_ids[chunk])
+            columns.times[: len(rows)] = _split_times(writes.posts.created_at_unix_ms[chunk])
         longest = np.float32(1.0001 * float(np.linalg.norm(posts.vectors, axis=1).max()))
         posts.words[: len(words)] = words
-        posts.bits[: len(words)] = written.live[words]
-        columns.labels[:, : len(words)] = written.labels[:, words]
-        return posts._replace(longest=longest, tiles=written.tiles), columns
+        posts.bits[: len(words)] = writes.live[words]
+        columns.labels[:, : len(words)] = writes.labels[:, words]
+        return posts._replace(longest=longest, tiles=writes.tiles), columns
 
-    def _nothing(self, size: int) -> tuple[Update, ColumnsUpdate]:
-        """Return a change of rows and words that are all beyond."""
-        beyond, layout = self._layout.total_rows, self._layout
-        rows, words = np.full((2, size), beyond, np.int32)
+    def _padding(self, size: int) -> tuple[Update, ColumnsUpdate]:
+        """Return an update that is all padding: its indices are out of range and are ignored."""
+        layout = self._layout
+        rows, words = np.full((2, size), layout.total_rows, np.int32)
         posts = Update(
             rows=rows,
             vectors=np.zeros((size, layout.width), np.float32),
@@ -176,7 +175,7 @@ class DeviceArrays:
         ) -> tuple[DeviceCorpus, FilterColumns]:
             return layout.update(corpus, posts), update_columns(layout, columns, changed)
 
-        changes = jax.device_put(self._nothing(size), layout.replicated)
+        changes = jax.device_put(self._padding(size), layout.replicated)
         jitted = jax.jit(update, donate_argnums=(0, 1))
         return jitted.lower(layout.specs, self.column_specs, *changes).compile()
 
@@ -184,20 +183,20 @@ class DeviceArrays:
 def choose_layout(
     devices: tuple[Device, ...], *, rows: int, width: int, scan: Scan = "tiles"
 ) -> ShardedLayout:
-    """Return how a corpus lies on devices of their kind.
+    """Return the layout of a corpus for the kind of the devices.
 
     Args:
-        devices: One a shard.
+        devices: One per shard.
         rows: N.
         width: D.
-        scan: What it is searched with.
+        scan: The search algorithm.
 
     Raises:
-        StartupError: The kernels are not for these devices, or not for this width.
+        StartupError: The devices or the width do not support `scan`.
     """
     platform = devices[0].platform
     if scan == "kernel" and platform != "gpu":
-        raise StartupError(f"scan: the kernels are for GPUs, not for {platform}")
+        raise StartupError(f"scan: the kernels need a GPU, the devices are {platform}")
     sizes = _KERNEL if scan == "kernel" else _TILES.get(platform, _TILES_ACCELERATOR)
     try:
         return ShardedLayout(devices=devices, rows=rows, width=width, scan=scan, **sizes)
@@ -205,6 +204,6 @@ def choose_layout(
         raise StartupError(f"scan: {exc}") from exc
 
 
-def _halves(times: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
-    """Return times as `FilterColumns` has them: [n] to [n, 2]."""
+def _split_times(times: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """Split [n] times into the [n, 2] 32-bit halves of `FilterColumns`."""
     return split_ids(times.astype(np.uint64))

@@ -2,15 +2,14 @@
 
 import numpy as np
 
-from phoenix_server.corpus.changes import Change, Ids, Posts
+from phoenix_server.corpus.changes import Change, ChangeResult, Ids, Posts
 from phoenix_server.corpus.memory.id_map import NOWHERE
 from phoenix_server.corpus.memory.index import CorpusIndex
-from phoenix_server.corpus.updates.eviction import Oldest
-from phoenix_server.corpus.updates.pending import Done
+from phoenix_server.corpus.updates.eviction import EvictionQueue
 from phoenix_server.errors import CorpusFullError
 
 
-class Judge:
+class Admission:
     """Tells what changes will do, one after the other, before they are made.
 
     Where there is no room for posts, the oldest may go. Then a deletion of these comes before the
@@ -21,7 +20,9 @@ class Judge:
         changes: What is to be made, in order.
     """
 
-    def __init__(self, corpus: CorpusIndex, first: int, oldest: Oldest | None = None) -> None:
+    def __init__(
+        self, corpus: CorpusIndex, first: int, oldest: EvictionQueue | None = None
+    ) -> None:
         """Begin with a corpus as it is.
 
         Args:
@@ -33,11 +34,11 @@ class Judge:
         self._corpus = corpus
         self._oldest = oldest
         self._rows = len(corpus)
-        self._labels = set(corpus.label_names)
+        self._labels = set(corpus.labels.names)
         self._made: dict[int, int | None] = {}  # times by post, None if deleted, by the changes
         self._first = first
 
-    def take(self, change: Change) -> Done:
+    def take(self, change: Change) -> ChangeResult:
         """Return what a change will do.
 
         Raises:
@@ -49,9 +50,9 @@ class Judge:
         self._rows -= deleted
         self._made.update(dict.fromkeys(change.tolist()))
         self.changes.append(change)
-        return Done(self._last, 0, 0, deleted)
+        return ChangeResult(self._last, 0, 0, deleted)
 
-    def _take_posts(self, posts: Posts) -> Done:
+    def _take_posts(self, posts: Posts) -> ChangeResult:
         replaced = int(np.count_nonzero(self._is_there(posts.post_ids)))
         inserted = len(posts) - replaced
         missing = inserted - (self._corpus.capacity - self._rows)
@@ -71,7 +72,7 @@ class Judge:
         self._made.update(zip(posts.post_ids.tolist(), times, strict=True))
         self._rows += inserted - evicted
         self.changes.append(posts)
-        return Done(self._last, inserted, replaced, 0, evicted)
+        return ChangeResult(self._last, inserted, replaced, 0, evicted)
 
     @property
     def _last(self) -> int:

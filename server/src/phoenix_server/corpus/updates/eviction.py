@@ -37,12 +37,13 @@ class Corpus(Protocol):
 
     capacity: int
 
-    def find(self, post_ids: Ids) -> Rows:
-        """Return the rows of posts, [n], `NOWHERE` for those that are not there."""
+    @property
+    def created_at_unix_ms(self) -> Times:
+        """The creation times of the posts, by row."""
         ...
 
-    def posts_at(self, rows: Rows) -> tuple[Ids, Ids, Times]:
-        """Return ids, authors and times of posts, for [n] rows."""
+    def find(self, post_ids: Ids) -> Rows:
+        """Return the rows of posts, [n], `NOWHERE` for those that are not there."""
         ...
 
     def times(self, *, without: Ids) -> tuple[Ids, Times]:
@@ -50,7 +51,7 @@ class Corpus(Protocol):
         ...
 
 
-class Oldest:
+class EvictionQueue:
     """The oldest posts of a corpus, from which they are taken. One thread at a time.
 
     It must be told of all that is written, and be thrown away when a change that it was told of is
@@ -146,7 +147,7 @@ class Oldest:
     def _times(self, post_ids: list[int]) -> list[int | None]:
         """Return the times of [n] posts as they are in the corpus; None for those not there."""
         rows = self._corpus.find(np.array(post_ids, np.uint64))
-        _, _, times = self._corpus.posts_at(rows)
+        times = self._corpus.created_at_unix_ms[rows]
         return [
             None if row == NOWHERE else time
             for row, time in zip(rows.tolist(), times.tolist(), strict=True)
