@@ -20,10 +20,8 @@ from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
-from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.config import EngineConfig, ServeConfig
 from phoenix_server.corpus.disk.snapshot import open_snapshot, verify
-from phoenix_server.corpus.disk.store import Store
 from phoenix_server.engine.engine import Engine
 from phoenix_server.errors import CorpusError, InvalidRequestError
 from phoenix_server.generations import loader

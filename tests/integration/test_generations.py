@@ -239,9 +239,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> _EnginesInMemory:
     in_memory = _EnginesInMemory()
     attach = Generation.attach
 
-    def counted(
-        generation: Generation, engine: Engine, store: Store, queue: QueueConfig
-    ) -> None:
+    def counted(generation: Generation, engine: Engine, store: Store, queue: QueueConfig) -> None:
         in_memory.add(engine)
         attach(generation, engine, store, queue)
 

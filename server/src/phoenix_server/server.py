@@ -48,8 +48,8 @@ SERVICES = (
 )
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVING = health_pb2.HealthCheckResponse.SERVING
-# gRPC refuses a request beyond four times the limit before it is in memory. A smaller one reaches the
-# interceptor, whose error names the field.
+# gRPC refuses a request beyond four times the limit before it is in memory. A smaller one reaches
+# the interceptor, whose error names the field.
 _TRANSPORT_LIMIT_FACTOR = 4
 _MAX_PORT = 65535
 _MAX_PENDING = 1 << 20

@@ -21,8 +21,8 @@ from phoenix_server.corpus.disk.snapshot import Snapshot, verify
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.memory.index import CorpusIndex
-from phoenix_server.corpus.updates.pending import Home
-from phoenix_server.corpus.updates.replay import catch_up
+from phoenix_server.corpus.updates.commands import UpdateTarget
+from phoenix_server.corpus.updates.replay import replay
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.engine.compiled_search import CompiledSearch
 from phoenix_server.engine.filters import Filter, Filters
@@ -256,46 +256,43 @@ class Real:
         """Submit changes at once; return what became of each."""
 
         async def submit() -> list[ChangeResult | BaseException]:
-            tasks = [asyncio.ensure_future(self._live.submit(change)) for change in changes]
+            tasks = [asyncio.ensure_future(self._updates.submit(change)) for change in changes]
             return await asyncio.gather(*tasks, return_exceptions=True)
 
         return self._run(submit())
 
     def snapshot(self) -> None:
         """Write a snapshot, and check it."""
-        verify(self._run(self._live.snapshot()))
+        verify(self._run(self._updates.snapshot()))
 
     def load(self, tower: str) -> None:
         """Bring up the corpus with other towers beside the one that is served."""
-        store = self._live.store
-        with self._live.without_snapshots():
+        store = self._updates.store
+        with self._updates.snapshots_paused():
             snapshot = write_snapshot(store, Encoder(tower))
             verify(snapshot)
             self._kept[tower] = served = self._serve(snapshot)
-            catch_up(store, served.target)
+            replay(store, served.target)
 
     def activate(self, tower: str) -> bool:
         """Serve with other towers, if they are loaded; return whether they are."""
         if tower not in self._kept:
             return False
-        store, served = self._live.store, self._kept[tower]
+        store, served = self._updates.store, self._kept[tower]
 
-        def catch() -> None:
-            catch_up(store, served.target)
-
-        def flip() -> None:
+        def prepare() -> None:
+            replay(store, served.target)
             self._served = served
 
-        home = Home(store, served.target, run)
-        self._run(self._live.switch(home, catch, flip))
+        target = UpdateTarget(store, served.target, run)
+        self._run(self._updates.switch(target, prepare))
         return True
 
     def restart(self, tower: str, *, gently: bool) -> None:
         """Start anew from the disk; if not gently, without a word to the old one."""
         if gently:
-            assert self._live.close()
-        else:
-            self._live.store.close()  # the kernel would
+            assert self._updates.close()
+        self._updates.store.close()  # without that, the kernel would
         self._open(tower)
 
     def retrieve(
@@ -321,7 +318,8 @@ class Real:
 
     def close(self) -> None:
         """Be done."""
-        self._live.close()
+        self._updates.close()
+        self._updates.store.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -338,12 +336,14 @@ class Real:
             snapshot = write_snapshot(store, Encoder(tower))
         self._served = self._serve(snapshot)
         self._kept = {tower: self._served}
-        catch_up(store, self.target)
+        replay(store, self.target)
         prune_snapshots(store)
-        self._live = UpdateWorker(
-            store, self.target, run, snapshot_after=10**9, evict_oldest=self._evict_oldest
+        self._updates = UpdateWorker(
+            UpdateTarget(store, self.target, run),
+            snapshot_after=10**9,
+            evict_oldest=self._evict_oldest,
+            before_trim=self._bring_along,
         )
-        self._live.before_trimming = self._bring_along
 
     def _serve(self, snapshot: Snapshot) -> Served:
         corpus = CorpusIndex(
@@ -362,7 +362,7 @@ class Real:
     def _bring_along(self, store: Store) -> None:
         for served in self._kept.values():
             if served is not self._served:
-                catch_up(store, served.target)
+                replay(store, served.target)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)

@@ -18,19 +18,21 @@ def fake_store(**attributes: Any) -> Any:
     return SimpleNamespace(**{"read_only": False, "path": CORPUS} | attributes)
 
 
-def attach(generation: Generation, store: Any = None, **corpus: Any) -> Device:
-    """Give a generation a device that is idle, with a corpus of these attributes."""
+def attach(generation: Generation, store: Any = None, *, torn: bool = False) -> Device:
+    """Give a generation a device that is idle, and a corpus; torn: a change failed half-way."""
     engine: Any = Device()
-    engine.corpus = SimpleNamespace(**{"torn": False, "sequence": 0} | corpus)
+    engine.corpus = SimpleNamespace(sequence=0, arrays=SimpleNamespace(torn=torn))
     engine.close = lambda: None
     generation.attach(engine, store or fake_store(), QueueConfig())
     return engine
 
 
 @contextmanager
-def loaded(generation: Generation, store: Any = None, **corpus: Any) -> Iterator[Generation]:
+def loaded(
+    generation: Generation, store: Any = None, *, torn: bool = False
+) -> Iterator[Generation]:
     """Have a generation in memory until the block ends."""
-    attach(generation, store, **corpus)
+    attach(generation, store, torn=torn)
     try:
         yield generation
     finally:

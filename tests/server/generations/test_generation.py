@@ -43,9 +43,11 @@ def test_activation_replays_the_journal_and_adopts_the_snapshot(
 def test_a_corpus_whose_change_failed_half_way_is_not_activated(
     replays: list[UpdateTarget],
 ) -> None:
-    with loaded(Generation(1, BUNDLE, CORPUS), torn=True) as generation:
-        with pytest.raises(CorpusError, match="failed half-way"):
-            generation.prepare_activation()
+    with (
+        loaded(Generation(1, BUNDLE, CORPUS), torn=True) as generation,
+        pytest.raises(CorpusError, match="failed half-way"),
+    ):
+        generation.prepare_activation()
     assert not replays
 
 

@@ -60,7 +60,9 @@ def test_the_active_generation_becomes_the_rollback_generation(registry: Registr
     assert [registry.standby(number) for number in (1, 2)] == [first, second]
 
 
-@pytest.mark.parametrize(("state", "next_state"), itertools.product(S, (S.READY, S.UNLOADING)))
+@pytest.mark.parametrize(
+    ("state", "next_state"), list(itertools.product(S, (S.READY, S.UNLOADING)))
+)
 def test_only_the_moves_of_the_table_are_made(
     registry: Registry, state: GenerationState, next_state: GenerationState
 ) -> None:

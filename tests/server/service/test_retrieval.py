@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -21,8 +23,9 @@ from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.engine.engine import Answer, Engine, Query
 from phoenix_server.errors import InvalidRequestError, NotReadyError, OverloadedError
 from phoenix_server.generations.generation import Generation
+from phoenix_server.generations.loader import Loader
 from phoenix_server.generations.manager import GenerationManager
-from phoenix_server.runtime.program_cache import ProgramCache
+from phoenix_server.generations.sources import Sources
 from phoenix_server.service.model import ModelServicer
 from phoenix_server.service.retrieval import RetrievalServicer
 from phoenix_server.service.state import ServingState

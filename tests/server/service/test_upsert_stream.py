@@ -21,7 +21,7 @@ def _change(number: int) -> Change:
     return np.array([number], np.uint64)
 
 
-class _Live:
+class _Updates:
     """Changes that are made when the test says so."""
 
     def __init__(self) -> None:
@@ -69,113 +69,113 @@ async def _settled() -> None:
         await asyncio.sleep(0)
 
 
-def _make(live: _Live, source: _Source) -> asyncio.Task[ChangeResult]:
-    return asyncio.create_task(make_in_order(cast(Any, live), source()))
+def _make(updates: _Updates, source: _Source) -> asyncio.Task[ChangeResult]:
+    return asyncio.create_task(make_in_order(cast(Any, updates), source()))
 
 
 async def test_a_few_changes_are_on_their_way_at_once_and_all_are_counted() -> None:
-    live, source = _Live(), _Source([_change(n) for n in range(20)])
-    task = _make(live, source)
+    updates, source = _Updates(), _Source([_change(n) for n in range(20)])
+    task = _make(updates, source)
     for made in range(20):
         await _settled()
-        assert len(live.begun) == min(made + 8, 20)
+        assert len(updates.begun) == min(made + 8, 20)
         assert source.taken == min(made + 9, 20)
-        live.make(made)
+        updates.make(made)
     assert await task == ChangeResult(20, 20, 40, 0, 60)
-    assert [int(each.change[0]) for each in live.begun if isinstance(each.change, np.ndarray)] == [
-        *range(20)
-    ]
-    for before, after in zip(live.begun[:7], live.begun[1:8], strict=True):
+    assert [
+        int(each.change[0]) for each in updates.begun if isinstance(each.change, np.ndarray)
+    ] == [*range(20)]
+    for before, after in zip(updates.begun[:7], updates.begun[1:8], strict=True):
         assert after.after is before
 
 
 async def test_no_changes_are_nothing() -> None:
-    assert await make_in_order(cast(Any, _Live()), _Source([])()) == ChangeResult(0, 0, 0, 0)
+    assert await make_in_order(cast(Any, _Updates()), _Source([])()) == ChangeResult(0, 0, 0, 0)
 
 
 async def test_large_changes_do_not_fill_the_queue() -> None:
-    live = _Live()
-    task = _make(live, _Source([_LARGE] * 4 + [np.arange(1, 9000, dtype=np.uint64)]))
+    updates = _Updates()
+    task = _make(updates, _Source([_LARGE] * 4 + [np.arange(1, 9000, dtype=np.uint64)]))
     begun: list[int] = []
     for made in range(5):
         await _settled()
-        begun.append(len(live.begun))
-        live.make(made)
+        begun.append(len(updates.begun))
+        updates.make(made)
     assert begun == [2, 3, 4, 4, 5]  # the last is larger than all that may wait together
     await task
 
 
 async def test_the_first_that_fails_ends_the_stream_at_once() -> None:
-    live, source = _Live(), _Source([_change(n) for n in range(5)], waits=True)
-    task = _make(live, source)
+    updates, source = _Updates(), _Source([_change(n) for n in range(5)], waits=True)
+    task = _make(updates, source)
     await _settled()
-    live.make(0)
-    live.begun[1].refuse(CorpusFullError("full"))
+    updates.make(0)
+    updates.begun[1].refuse(CorpusFullError("full"))
     await _settled()
     assert task.done() and source.closed
     with pytest.raises(CorpusFullError, match="full"):
         await task
-    assert not any(each.may_be_made() for each in live.begun[2:])
+    assert not any(each.start() for each in updates.begun[2:])
 
 
 async def test_what_came_before_a_mistake_is_made() -> None:
     mistake = InvalidRequestError([Violation("change", "is wrong")])
-    live, source = _Live(), _Source([_change(n) for n in range(3)], error=mistake)
-    task = _make(live, source)
+    updates, source = _Updates(), _Source([_change(n) for n in range(3)], error=mistake)
+    task = _make(updates, source)
     for made in range(3):
         await _settled()
         assert not task.done()
-        assert live.begun[made].may_be_made()
-        live.make(made)
+        assert updates.begun[made].start()
+        updates.make(made)
     with pytest.raises(InvalidRequestError, match="is wrong"):
         await task
 
 
 async def test_a_failure_before_a_mistake_comes_first() -> None:
     mistake = InvalidRequestError([Violation("change", "is wrong")])
-    live = _Live()
-    task = _make(live, _Source([_change(n) for n in range(3)], error=mistake))
+    updates = _Updates()
+    task = _make(updates, _Source([_change(n) for n in range(3)], error=mistake))
     await _settled()
-    live.begun[0].refuse(CorpusFullError("full"))
+    updates.begun[0].refuse(CorpusFullError("full"))
     with pytest.raises(CorpusFullError, match="full"):
         await task
-    assert not any(each.may_be_made() for each in live.begun[1:])
+    assert not any(each.start() for each in updates.begun[1:])
 
 
 async def test_who_gives_up_leaves_nothing_behind() -> None:
-    live, source = _Live(), _Source([_change(n) for n in range(30)])
+    updates, source = _Updates(), _Source([_change(n) for n in range(30)])
     before = asyncio.all_tasks()
-    task = _make(live, source)
+    task = _make(updates, source)
     await _settled()
-    live.make(0)
+    updates.make(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert source.closed
     assert asyncio.all_tasks() == before
-    assert all(each.future.cancelled() for each in live.begun[1:])
-    assert not any(each.may_be_made() for each in live.begun[1:])
+    assert all(each.future.cancelled() for each in updates.begun[1:])
+    assert not any(each.start() for each in updates.begun[1:])
 
 
 async def test_a_queue_that_others_have_filled_is_waited_for_while_one_is_on_its_way() -> None:
-    live = _Live()
-    live.refuses = {2, 3}
-    task = _make(live, _Source([_change(n) for n in range(3)]))
+    updates = _Updates()
+    updates.refuses = {2, 3}
+    task = _make(updates, _Source([_change(n) for n in range(3)]))
     begun: list[int] = []
     for made in range(3):
         await _settled()
-        begun.append(live.attempts)
-        live.make(made)
+        begun.append(updates.attempts)
+        updates.make(made)
     assert begun == [3, 4, 5]
     assert await task == ChangeResult(3, 3, 6, 0, 9)
 
 
 async def test_a_queue_that_others_have_filled_is_told_when_none_is_on_its_way() -> None:
-    live = _Live()
-    live.refuses = {1, 2}
-    task = _make(live, _Source([_change(n) for n in range(3)]))
+    updates = _Updates()
+    updates.refuses = {1, 2}
+    task = _make(updates, _Source([_change(n) for n in range(3)]))
     await _settled()
-    live.make(0)
+    updates.make(0)
     with pytest.raises(OverloadedError):
         await task
-    assert live.attempts == 3
+    assert updates.attempts == 3

@@ -233,9 +233,9 @@ def compile_command(
 ) -> None:
     """Compile ahead for this machine, with the options that `serve` will have."""
     from phoenix_server.engine.engine import compile_towers
+    from phoenix_server.generations.loader import Loader
     from phoenix_server.runtime.devices import choose_devices, split_cpu
     from phoenix_server.runtime.persistent_cache import compiled_path, writing_compiled
-    from phoenix_server.generations.loader import Loader
 
     began = time.monotonic()
     if shards is not None:

@@ -1,4 +1,4 @@
-"""Load a bundle and a corpus into memory: the one way, at start-up and beside an active generation."""
+"""Load a bundle and a corpus into memory: at start-up, and beside an active generation."""
 
 import logging
 import math
@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from phoenix_server.bundle.towers import Towers
 from phoenix_server.config import EngineConfig, ServeConfig
 from phoenix_server.corpus.disk import snapshot as snapshots
 from phoenix_server.corpus.disk.compaction import prune_snapshots, write_snapshot
 from phoenix_server.corpus.disk.reencode import Encoder
 from phoenix_server.corpus.disk.snapshot import Snapshot
-from phoenix_server.corpus.disk.store import MAX_OPENINGS, Store
+from phoenix_server.corpus.disk.store import MAX_ATTEMPTS, Store
 from phoenix_server.corpus.memory.index import CorpusIndex, default_capacity
 from phoenix_server.corpus.updates.replay import replay
 from phoenix_server.engine.engine import Engine, Query
@@ -25,7 +26,6 @@ from phoenix_server.runtime.compile_counter import CompileCounter
 from phoenix_server.runtime.devices import Device, choose_devices
 from phoenix_server.runtime.memory import release_unused_memory
 from phoenix_server.runtime.program_cache import ProgramCache
-from phoenix_server.bundle.towers import Towers
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Loader:
             StartupError: There are too few devices, or the search does not work on them.
         """
         try:
-            for left in reversed(range(MAX_OPENINGS)):
+            for left in reversed(range(MAX_ATTEMPTS)):
                 try:
                     engine = self._load(source, loaded, throttle, compile_all, recent)
                     return engine, source.store

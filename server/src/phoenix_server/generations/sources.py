@@ -84,10 +84,7 @@ class Sources:
         tower = opened.manifest.tower_fingerprint
         same = [store for store in self._uses if store.path.resolve() == corpus.resolve()]
         is_shared = bool(same) and not self._read_only
-        if is_shared:
-            store = same[0]
-        else:
-            store = Store(corpus, read_only=self._read_only, tower=tower)
+        store = same[0] if is_shared else Store(corpus, read_only=self._read_only, tower=tower)
         self._uses[store] += 1
         try:
             if not (same or self._encode_anew or store.built.manifest.tower_fingerprint == tower):
@@ -95,7 +92,7 @@ class Sources:
         except BaseException:
             self.release(store)
             raise
-        # Hashing releases the GIL. A shared store's snapshot was verified, or written, by this server.
+        # Hashing releases the GIL. This server has verified or written a shared store's snapshot.
         pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="verify")
         checks = [pool.submit(bundles.verify_tables, opened)]
         if not is_shared:

@@ -14,7 +14,9 @@ _MOST_CHANGES = 8  # on their way at once
 _MOST_POSTS = 1 << 13  # likewise, or a few streams would fill the queue of changes
 
 
-async def make_in_order(updates: UpdateWorker, changes: AsyncGenerator[Change, None]) -> ChangeResult:
+async def make_in_order(
+    updates: UpdateWorker, changes: AsyncGenerator[Change, None]
+) -> ChangeResult:
     """Make changes as they come, in order; none after one that fails.
 
     Args:

@@ -11,7 +11,7 @@ import pytest
 from phoenix_server.corpus.changes import NetChange
 from phoenix_server.corpus.disk.compaction import write_snapshot
 from phoenix_server.corpus.disk.store import Store
-from phoenix_server.corpus.updates.replay import catch_up
+from phoenix_server.corpus.updates.replay import replay
 from phoenix_server.errors import CorpusError
 from server.corpus.change_cases import OwnTowers, id_array, written_corpus
 
@@ -43,7 +43,7 @@ def test_what_was_overtaken_meanwhile_is_not_applied_again(corpus: Path) -> None
             target.apply(NetChange(None, id_array(1, 2, 3)), 3)
             run()
 
-        catch_up(store, target, overtaken)
+        replay(store, target, overtaken)
         assert target.applied == [3]
         assert target.corpus.sequence == 3
 
@@ -55,7 +55,7 @@ def test_what_the_journal_does_not_hold_any_more_is_missed(corpus: Path) -> None
         store.journal.trim(2)
         target = _Target()
         with pytest.raises(CorpusError, match="does not hold the changes from 1 on any more"):
-            catch_up(store, target)
+            replay(store, target)
         target.corpus.sequence = 2
-        assert catch_up(store, target) == 0
+        assert replay(store, target) == 0
         assert not target.applied

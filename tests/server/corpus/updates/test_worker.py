@@ -17,7 +17,8 @@ import pytest
 from phoenix_server.corpus.changes import Change, ChangeResult, NetChange, Posts
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.memory.index import CorpusIndex
-from phoenix_server.corpus.updates.replay import catch_up
+from phoenix_server.corpus.updates.commands import UpdateTarget
+from phoenix_server.corpus.updates.replay import replay
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.errors import (
     CorpusFullError,
@@ -88,19 +89,20 @@ class _Running:
         self.gate.set()
         self._held = threading.Semaphore(0)
         if not read_only:
-            catch_up(self.store, self.target)
+            replay(self.store, self.target)
             self._count_appends()
-        self.live = UpdateWorker(self.store, self.target, self._between, evict_oldest=evict_oldest)
+        target = UpdateTarget(self.store, self.target, self._between)
+        self.updates = UpdateWorker(target, evict_oldest=evict_oldest)
 
     async def submit(self, *changes: Change) -> list[asyncio.Task[ChangeResult]]:
         """Submit changes, in order; return while they wait or are made."""
-        tasks = [asyncio.create_task(self.live.submit(change)) for change in changes]
+        tasks = [asyncio.create_task(self.updates.submit(change)) for change in changes]
         await asyncio.sleep(0)  # lets each task run up to where it waits
         return tasks
 
     async def done(self, *changes: Change) -> list[ChangeResult]:
         """Make changes one after the other."""
-        return [await _soon(self.live.submit(change)) for change in changes]
+        return [await _soon(self.updates.submit(change)) for change in changes]
 
     async def hold(self, change: Change) -> asyncio.Task[ChangeResult]:
         """Close the gate, and submit a change; return when it is on the disk but not visible."""
@@ -142,7 +144,8 @@ async def _running(
         yield running
     finally:
         running.gate.set()
-        assert await asyncio.to_thread(running.live.close, _PATIENCE_S)
+        assert await asyncio.to_thread(running.updates.close, _PATIENCE_S)
+        running.store.close()
 
 
 @pytest.fixture
@@ -208,11 +211,11 @@ async def test_changes_are_numbered_and_answered_when_they_are_on_the_disk_and_v
             change_model(model, change)
             _assert_holds(running.target.corpus, model)
             assert running.target.corpus.sequence == running.store.journal.last() == done.sequence
-        assert running.live.journal_posts == sum(map(len, changes))
+        assert running.updates.journal_posts == sum(map(len, changes))
         assert running.groups == [1, 1, 1, 1]
     _assert_kept(corpus, model, 4)
     async with _running(corpus) as running:
-        assert running.live.journal_posts == sum(map(len, changes))
+        assert running.updates.journal_posts == sum(map(len, changes))
 
 
 async def test_changes_that_come_together_are_one_transaction(corpus: Path, model: Model) -> None:
@@ -380,7 +383,7 @@ async def test_posts_that_do_not_fit_an_empty_corpus_evict_nobody(
 async def test_a_change_is_not_made_unless_that_before_it_is(corpus: Path, model: Model) -> None:
     async with _running(corpus) as running:
         first = await running.hold(id_array(_NOBODY))
-        begin = running.live.begin
+        begin = running.updates.begin
         full = begin(posts_of(range(100, 150), names=[]))
         after = begin(id_array(1), full)
         later = begin(id_array(2), after)
@@ -391,11 +394,11 @@ async def test_a_change_is_not_made_unless_that_before_it_is(corpus: Path, model
         running.gate.set()
         await _soon(first)
         with pytest.raises(CorpusFullError):
-            await full.future
+            await asyncio.wrap_future(full.future)
         for each in (after, later, last):
-            with pytest.raises(PhoenixServerError, match="before it was not made"):
-                await each.future
-        assert await other.future == ChangeResult(2, 0, 0, 1)
+            with pytest.raises(PhoenixServerError, match="earlier change of the stream"):
+                await asyncio.wrap_future(each.future)
+        assert await asyncio.wrap_future(other.future) == ChangeResult(2, 0, 0, 1)
         assert running.groups == [1, 1]
     change_model(model, id_array(3))
     _assert_kept(corpus, model, 2)
@@ -439,6 +442,8 @@ async def test_a_change_that_is_cancelled_while_it_waits_is_not_made(
         first = await running.hold(id_array(_NOBODY))
         for cancelled in await running.submit(id_array(5), id_array(6)):
             cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
         running.gate.set()
         await _soon(first)
         assert await running.done(id_array(8)) == [ChangeResult(5, 0, 0, 1)]
@@ -502,9 +507,9 @@ async def test_after_a_change_that_cannot_be_applied_no_others_are_taken(
         assert all(isinstance(outcome, StorageError) for outcome in outcomes[1:])
         running.target.failure = None
         with pytest.raises(StorageError, match="on the disk but not in memory; restart"):
-            await running.live.submit(posts_of([24]))
+            await running.updates.submit(posts_of([24]))
         with pytest.raises(StorageError):
-            running.live.check_open()
+            running.updates.check_open()
         assert running.groups == [1]
     change_model(model, posts_of([21]))  # it is there after a restart
     _assert_kept(corpus, model, 1)
@@ -512,19 +517,19 @@ async def test_after_a_change_that_cannot_be_applied_no_others_are_taken(
 
 async def test_whoever_waits_for_a_change_goes_on_when_it_is_visible(corpus: Path) -> None:
     async with _running(corpus) as running:
-        live = running.live
-        await _soon(live.wait_for(0, 0.0))
+        updates = running.updates
+        await _soon(updates.wait_for(0, 0.0))
         seen: list[tuple[int, int]] = []
 
         async def wait(sequence: int) -> None:
-            await live.wait_for(sequence, _PATIENCE_S)
+            await updates.wait_for(sequence, _PATIENCE_S)
             seen.append((sequence, running.target.corpus.sequence))
 
         waiting = [asyncio.create_task(wait(sequence)) for sequence in (2, 1, 2, 3)]
         tasks = [await running.hold(posts_of([21]))]
         assert not seen
         with pytest.raises(DeadlineExceededError, match=r"change 1 is not visible yet.* last is 0"):
-            await live.wait_for(1, 0.01)
+            await updates.wait_for(1, 0.01)
         tasks += await running.submit(posts_of([22]))
         running.gate.set()
         await _outcomes(tasks)
@@ -537,7 +542,7 @@ async def test_whoever_waits_for_a_change_goes_on_when_it_is_visible(corpus: Pat
         with pytest.raises(asyncio.CancelledError):
             await waiting[3]
         await running.done(posts_of([23]))
-        await _soon(live.wait_for(3, None))
+        await _soon(updates.wait_for(3, None))
 
 
 async def test_too_many_posts_that_wait_are_refused_until_there_is_room(corpus: Path) -> None:
@@ -545,8 +550,8 @@ async def test_too_many_posts_that_wait_are_refused_until_there_is_room(corpus: 
     async with _running(corpus) as running:
         tasks = [await running.hold(many)]
         tasks += await running.submit(many)
-        with pytest.raises(OverloadedError, match="40000 posts wait") as caught:
-            await running.live.submit(many)
+        with pytest.raises(OverloadedError, match="40000 posts are waiting") as caught:
+            await running.updates.submit(many)
         assert caught.value.retry_after_s > 0
         tasks += await running.submit(id_array(1))
         running.gate.set()
@@ -566,17 +571,17 @@ async def test_closing_makes_the_changes_that_wait_and_refuses_others(
     async with _running(corpus) as running:
         running.gate.clear()
         tasks = await running.submit(*changes)
-        assert not await asyncio.to_thread(running.live.close, 0.01)
+        assert not await asyncio.to_thread(running.updates.close, 0.01)
         with pytest.raises(NotReadyError, match="shutting down"):
-            await running.live.submit(id_array(4))
+            await running.updates.submit(id_array(4))
         with pytest.raises(NotReadyError):
-            running.live.check_open()
+            running.updates.check_open()
         with pytest.raises(PhoenixServerError, match="another server"):
             Store(corpus)  # it is still this one's
         running.gate.set()
-        assert await asyncio.to_thread(running.live.close, _PATIENCE_S)
+        assert await asyncio.to_thread(running.updates.close, _PATIENCE_S)
         with pytest.raises(NotReadyError):
-            await _soon(running.live.snapshot())
+            await _soon(running.updates.snapshot())
         outcomes = await _outcomes(tasks)
         assert outcomes == [
             ChangeResult(1, 1, 0, 0),
@@ -593,12 +598,12 @@ async def test_a_corpus_that_is_only_read_takes_no_changes(corpus: Path, model: 
         await writer.done(posts_of([21]))
         async with _running(corpus, read_only=True) as reader:
             with pytest.raises(ReadOnlyError, match="takes no changes"):
-                await reader.live.submit(posts_of([22]))
+                await reader.updates.submit(posts_of([22]))
             with pytest.raises(ReadOnlyError):
-                reader.live.check_open()
-            await _soon(reader.live.wait_for(0, 1.0))
+                reader.updates.check_open()
+            await _soon(reader.updates.wait_for(0, 1.0))
             with pytest.raises(DeadlineExceededError):
-                await reader.live.wait_for(1, 0.01)
+                await reader.updates.wait_for(1, 0.01)
             _assert_holds(reader.target.corpus, model)
         assert await writer.done(id_array(21)) == [ChangeResult(2, 0, 0, 1)]
 
@@ -612,6 +617,7 @@ def test_whoever_waits_on_a_loop_that_is_closed_harms_nobody(corpus: Path, model
 
     asyncio.run(leave())
     running.gate.set()
-    assert running.live.close(_PATIENCE_S)
+    assert running.updates.close(_PATIENCE_S)
+    running.store.close()
     change_model(model, change)
     _assert_kept(corpus, model, 1)

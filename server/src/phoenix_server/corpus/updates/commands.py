@@ -60,7 +60,8 @@ class PendingChange:
     def refuse(self, reason: BaseException) -> None:
         """Do not write the change, and tell the caller why."""
         self.refused = True
-        self.future.set_exception(reason)
+        if self.future.running() or self.future.set_running_or_notify_cancel():
+            self.future.set_exception(reason)
 
     def start(self) -> bool:
         """Return whether to write the change; otherwise it is refused or was cancelled."""

@@ -19,8 +19,7 @@ from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.updates.admission import Admission
 from phoenix_server.corpus.updates.checkpointer import Checkpointer
-from phoenix_server.corpus.updates.eviction import EvictionQueue
-from phoenix_server.corpus.updates.command_queue import Command, CommandQueue
+from phoenix_server.corpus.updates.command_queue import CommandQueue
 from phoenix_server.corpus.updates.commands import (
     PendingChange,
     SnapshotCommand,
@@ -28,6 +27,7 @@ from phoenix_server.corpus.updates.commands import (
     SwitchCommand,
     UpdateTarget,
 )
+from phoenix_server.corpus.updates.eviction import EvictionQueue
 from phoenix_server.corpus.updates.visibility import Visibility
 from phoenix_server.errors import PhoenixServerError, ReadOnlyError, StorageError
 from phoenix_server.runtime.threads import settle
@@ -36,7 +36,9 @@ _log = logging.getLogger(__name__)
 
 
 class UpdateWorker:
-    """Takes changes of one corpus at a time. Its coroutines raise
+    """Writes the changes of one corpus at a time.
+
+    Its coroutines raise
 
     * `ReadOnlyError` if the corpus takes no changes;
     * `CorpusFullError` if it has no room for the posts or their labels;
@@ -183,7 +185,6 @@ class UpdateWorker:
         self._broken = self._eviction = None
 
     def _write(self, group: list[PendingChange]) -> None:
-        group = [pending for pending in group if pending.start()]
         try:
             results = self._admit_and_apply(group)
         except BaseException as exc:
@@ -210,6 +211,8 @@ class UpdateWorker:
         admission = Admission(corpus, first, self._eviction)
         admitted: list[tuple[PendingChange, ChangeResult]] = []
         for pending in group:
+            if not pending.start():
+                continue
             try:
                 admitted.append((pending, admission.take(pending.change)))
             except PhoenixServerError as exc:
