@@ -172,7 +172,8 @@ class GenerationManager:
                     "generation %d failed: %s", generation.number, reason, exc_info=unexpected
                 )
                 self._registry.fail(generation, reason)
-                await self._unload([generation])
+                if generation.state is _S.FAILED:
+                    await self._unload([generation])
                 raise _as_generation_error(exc) from exc
             return generation
 
@@ -238,7 +239,7 @@ class GenerationManager:
         await self._catch_up(generation)
         await self.updates.switch(generation.update_target, partial(self._switch_to, generation))
         _log.info("generation %d is active", generation.number)
-        keep = None if before.engine.corpus.torn else before
+        keep = None if before.engine.corpus.arrays.torn else before
         await self._unload([each for each in self._registry.idle() if each is not keep])
 
     async def _catch_up(self, generation: Generation) -> None:

@@ -89,9 +89,9 @@ class Registry:
             _move(generation, state)
 
     def fail(self, generation: Generation, reason: str) -> None:
-        """Have a generation be FAILED, unless it is UNLOADING; forget all but the last eight."""
+        """Have a generation that is not ACTIVE nor UNLOADING be FAILED; forget all but the last eight."""
         with self._lock:
-            if generation.state is not _S.UNLOADING:
+            if _S.FAILED in MOVES[generation.state]:
                 _move(generation, _S.FAILED)
                 generation.reason = reason
             failed = [each for each in self._generations.values() if each.state is _S.FAILED]
