@@ -88,7 +88,7 @@ class Batcher:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         return await self._wait(function, future, cost_s, timeout_s, kind)
 
-    def run_between(self, function: Callable[[], None]) -> None:
+    def run_between_batches(self, function: Callable[[], None]) -> None:
         """Run a function between two batches, when nothing is on the device; from a thread.
 
         Raises:

@@ -35,7 +35,7 @@ class Generation:
     @property
     def home(self) -> Home:
         """Where changes of its corpus go while it is active."""
-        return Home(self.store, self.engine, self.batcher.run_between)
+        return Home(self.store, self.engine, self.batcher.run_between_batches)
 
     def catch_up(self) -> None:
         """Apply changes that it has not seen, because it was not active; from a thread.
@@ -49,7 +49,7 @@ class Generation:
         if self.store.read_only:
             return
         with self._catching_up:
-            catch_up(self.store, self.engine, self.batcher.run_between)
+            catch_up(self.store, self.engine, self.batcher.run_between_batches)
 
     def settle_in(self) -> None:
         """Catch up, and have the corpus on the disk go on from what was loaded.
