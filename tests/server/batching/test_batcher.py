@@ -93,7 +93,7 @@ async def test_a_full_queue_refuses_and_says_when_to_return() -> None:
         await device.wait_entered()
         tasks += await start(batcher, 2, 3)
         for refused in (batcher.retrieve(query(5)), batcher.call(device.call(6), kind="call")):
-            with pytest.raises(OverloadedError, match="the queue is full: 2 users wait") as caught:
+            with pytest.raises(OverloadedError, match="the queue is full: 2 requests wait") as caught:
                 await refused
             assert 1e6 < caught.value.retry_after_s < 2e6
         assert batcher.stats().refused_full == 2

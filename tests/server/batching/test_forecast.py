@@ -18,7 +18,7 @@ def _call(kind: str, cost_s: float, spent_s: float) -> Batch:
 
 
 def _timed(batch: Batch, spent_s: float) -> Batch:
-    batch.began_s, batch.ended_s = 5.0, 5.0 + spent_s
+    batch.start_s, batch.end_s = 5.0, 5.0 + spent_s
     return batch
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from phoenix_server.batching.request import Batch, Entry
+from phoenix_server.batching.request import Batch, Request
 from phoenix_server.batching.request_queue import RequestQueue
 from phoenix_server.batching.scheduler import Scheduler
 from phoenix_server.config import QueueConfig
@@ -59,8 +59,8 @@ class World:
         self._irregularity = irregularity
         self._random = random.Random(seed)
         self._clock = Clock(0.0)
-        backlog = RequestQueue(_MAX_BATCH, _search_s)
-        self._schedule = Scheduler(backlog, QueueConfig(), self._clock, lambda given_up: None)
+        queue = RequestQueue(_MAX_BATCH, _search_s)
+        self._schedule = Scheduler(queue, QueueConfig(), self._clock, lambda given_up: None)
         self._events: list[tuple[float, int, Batch | float]] = []
         self._numbers = count()
         self._running = False
@@ -93,10 +93,10 @@ class World:
         number = next(self._numbers)
         now_s = self._clock()
         future: Future[Any] = Future(loop=_NO_LOOP)
-        entry = Entry(
+        entry = Request(
             _QUERY,
             future,
-            came_s=now_s,
+            arrival_s=now_s,
             cost_s=_USER_S,
             due_s=now_s + timeout_s,
             has_deadline=True,
@@ -121,10 +121,10 @@ class World:
         self._running = False
         self._schedule.finish(batch)
         replied_s = self._clock() + _REPLY_S
-        for entry in batch.entries:
+        for entry in batch.requests:
             entry.settled = True
-            outcome.in_time += replied_s <= entry.limit_s
-            outcome.late += replied_s > entry.limit_s
+            outcome.in_time += replied_s <= entry.deadline_s
+            outcome.late += replied_s > entry.deadline_s
 
 
 _NO_LOOP: Any = type("Loop", (), {"get_debug": lambda self: False})()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from phoenix_server.artifacts import describe_error
-from phoenix_server.batching.stats import QueueStats, added
+from phoenix_server.batching.stats import QueueStats, add_stats
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.updates.replay import catch_up
@@ -288,7 +288,7 @@ class GenerationManager:
         self._ending.append(generation)
         await in_thread(generation.close, "drop")
         self._ending.remove(generation)
-        self._ended = added(self._ended, generation.batcher.stats())
+        self._ended = add_stats(self._ended, generation.batcher.stats())
         if not self._is_used(generation.store):
             await in_thread(lambda: self._close_store(generation.store), "drop")
 

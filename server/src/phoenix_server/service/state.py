@@ -3,7 +3,7 @@
 import time
 from dataclasses import replace
 
-from phoenix_server.batching.stats import QueueStats, added
+from phoenix_server.batching.stats import QueueStats, add_stats
 from phoenix_server.config import Limits
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.errors import NotReadyError
@@ -52,5 +52,5 @@ class ServingState:
         """Return the state of the queue, and counts since the server began to answer."""
         current = self.generation.batcher.stats()
         for other in self.generations.other_stats():
-            current = added(current, other)
+            current = add_stats(current, other)
         return replace(current, uptime_s=time.monotonic() - self._began_s)
