@@ -14,9 +14,10 @@ After a batch of b users, with error = device time / (likely[b] * cost) - 1, lim
     deviation[c(b)] += (|error| - deviation[c(b)]) / 4
 """
 
+from collections.abc import Callable
 from math import exp
 
-from phoenix_server.batching.request import Batch
+from phoenix_server.batching.request import Batch, Request
 from phoenix_server.batching.request_queue import Arrivals, Slowdowns
 
 _GAIN = 1 / 8
@@ -118,6 +119,25 @@ class Forecast:
         self.likely: Slowdowns
         self.cautious: Slowdowns
         self._refresh()
+
+    def note_arrival(
+        self, request: Request, batch_cost_s: Callable[[int, float], float]
+    ) -> Arrivals | None:
+        """Measure an arrival; return the expected ones if the device cannot answer them all.
+
+        That is the case if, with b the maximum batch size, rate * likely[b] * cost(b) > b.
+
+        Args:
+            request: The request that arrives.
+            batch_cost_s: Returns the cost of a batch by its users and the cost of a user.
+        """
+        if not request.kind:
+            self.arrivals.observe(request.arrival_s, request.cost_s)
+        expected = self.arrivals.expected()
+        users = len(self._classes)
+        full_s = self.likely[users] * batch_cost_s(users, expected.cost_s)
+        self.arrivals.set_window(full_s)
+        return expected if expected.rate * full_s > users else None
 
     def call_cost_s(self, kind: str) -> float:
         """Return the cost of a kind of call: device time / slowness; 0 until one has run."""

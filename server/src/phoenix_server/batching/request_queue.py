@@ -73,6 +73,8 @@ class RequestQueue:
         self.max_batch = max_batch
         self._batch_seconds = batch_seconds
         self._requests: list[Request] = []
+        # `_costs[i]` is `_requests[i].cost_s`. `Scheduler.admit` takes 4% (8 requests wait) to 20%
+        # (1024) longer if it reads the costs from the requests instead of summing a list of floats.
         self._costs: list[float] = []
         self._calls = 0
 
@@ -135,9 +137,9 @@ class RequestQueue:
     ) -> tuple[list[Request], float, list[Request]]:
         """Remove the next batch from the queue.
 
-        Admission used the cautious forecast, so the batch is short if that keeps its deadlines by
-        the cautious forecast, else by the likely one. If neither can, the request with the earliest
-        deadline is dropped.
+        The batch must meet its deadlines by the cautious forecast, which admitted its requests, or
+        else by the likely one. While no batch does, the request with the earliest deadline is late
+        and is removed.
 
         Args:
             start_s: When the device can start the batch.
@@ -146,7 +148,7 @@ class RequestQueue:
             margin_s: Margin of the cautious forecast.
 
         Returns:
-            The requests of the batch, empty if none wait; its cost; the requests that were dropped.
+            The requests of the batch, empty if none wait; its cost; the late requests.
         """
         late: list[Request] = []
         while self._requests:

@@ -1,4 +1,7 @@
-"""Decides which requests are admitted, when the next batch forms, and which requests it holds."""
+"""Decides which requests to admit, when the next batch forms, and which requests it holds.
+
+The docstring of `batching` has the states of a request; `request` defines the terms.
+"""
 
 import threading
 from collections import Counter, deque
@@ -6,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from phoenix_server.batching.forecast import Forecast
 from phoenix_server.batching.request import Batch, Outcomes, Request
-from phoenix_server.batching.request_queue import Arrivals, RequestQueue, Slowdowns
+from phoenix_server.batching.request_queue import RequestQueue, Slowdowns
 from phoenix_server.batching.stats import QueueStats
 from phoenix_server.config import QueueConfig
 from phoenix_server.errors import DeadlineExceededError, NotReadyError, OverloadedError
@@ -62,7 +65,7 @@ class Scheduler:
             now_s, cautious = self._clock(), self.forecast.cautious
             free_s = self._free_s(now_s, cautious)
             waiting = len(self._queue)
-            overload = self._note_arrival(request)
+            overload = self.forecast.note_arrival(request, self._queue.batch_cost_s)
             if waiting >= self._config.max_waiting:
                 self._counts["refused_full"] += 1
                 what = f"the queue is full: {waiting} requests wait"
@@ -73,7 +76,7 @@ class Scheduler:
                 self._queue.discard(request)
                 self._counts["refused_late"] += 1
                 if not waiting and self._running is None and self._next is None:
-                    # Else, if no request ever runs, a slowdown that is too high stays for ever.
+                    # Otherwise a slowdown that refuses every request would never be measured again.
                     self.forecast.relax()
                 who = "it" if place == waiting else "it or another request"
                 left_s = request.due_s - now_s
@@ -244,16 +247,6 @@ class Scheduler:
         if self._closed:
             raise NotReadyError("the server is shutting down")
 
-    def _note_arrival(self, request: Request) -> Arrivals | None:
-        """Measure an arrival; return the expected ones if the device cannot answer them all."""
-        arrivals, users = self.forecast.arrivals, self._queue.max_batch
-        if not request.kind:
-            arrivals.observe(request.arrival_s, request.cost_s)
-        expected = arrivals.expected()
-        full_s = self.forecast.likely[users] * self._queue.batch_cost_s(users, expected.cost_s)
-        arrivals.set_window(full_s)
-        return expected if expected.rate * full_s > users else None
-
     @property
     def _margin_s(self) -> float:
         return self._config.reply_margin_s + self.forecast.reply.high
@@ -281,9 +274,8 @@ class Scheduler:
             what = "the device took longer than forecast: the deadline cannot be met any more"
             later_s = self._margin_s + max(request.cost_s for request in late)
             self._give_up(late, "dropped_late", OverloadedError(what, retry_after_s=later_s))
-        if not requests:
-            return None
-        self._next = Batch(requests, cost_s)
+        if requests:
+            self._next = Batch(requests, cost_s)
         return self._next
 
     def _expire(self, requests: Sequence[Request]) -> None:

@@ -8,13 +8,13 @@ class QueueStats:
     """The queue now, and counts since it was created. A request is a query or a call.
 
     Every request that arrives is accepted, refused_full or refused_late. Every accepted request is
-    in one of the other states (`batching` has the table):
+    in one of the other states (the docstring of `batching` has their table):
 
         accepted = waiting + prepared + on_device
                    + answered + failed + cancelled + expired + overrun + dropped_late
 
-    For a moment, requests whose batch has ended and whose results are on their way to the event
-    loop are in none.
+    This is exact while the device is idle. A request that is abandoned stays in `prepared` or
+    `on_device` until its batch starts or ends; a result on its way to the event loop is in none.
 
     Attributes:
         waiting: Requests in the queue.
@@ -61,18 +61,12 @@ class QueueStats:
     compilations_after_ready: int = 0
 
 
-_NOT_ADDED = {
-    "slowness",
-    "forecast_deviation",
-    "reply_s",
-    "uptime_s",
-    "compilations_after_ready",
-}
+_ESTIMATES = {"slowness", "forecast_deviation", "reply_s", "uptime_s", "compilations_after_ready"}
 
 
 def add_stats(current: QueueStats, other: QueueStats) -> QueueStats:
-    """Add the counts of another queue to those of the current one, which gives the estimates."""
-    counts = (field.name for field in fields(QueueStats) if field.name not in _NOT_ADDED)
+    """Add the counts of another queue to the current queue's; the estimates are the current's."""
+    counts = (field.name for field in fields(QueueStats) if field.name not in _ESTIMATES)
     return replace(
         current,
         # Each queue counts the compilations of the whole process.
