@@ -7,14 +7,27 @@ from contextlib import suppress
 
 import pytest
 
+from phoenix_server.batching.request import Batch
+from phoenix_server.batching.request_queue import RequestQueue
+from phoenix_server.batching.scheduler import Scheduler
+from phoenix_server.config import QueueConfig
 from phoenix_server.errors import DeadlineExceededError, OverloadedError
-from server.batching.fakes import PATIENCE_S, Clock, Device, norms, query, running, start
+from server.batching.fakes import (
+    PATIENCE_S,
+    Clock,
+    Device,
+    norms,
+    query,
+    query_request,
+    running,
+    start,
+)
 from server.batching.simulation import MAX_BATCH, USER_S, Simulation, search_s
 
-# A batch of b users is forecast to take 100 + 10 b seconds; at first, for caution, half more. The
-# preparation of the next would begin a few seconds before the end, on a clock that stands still.
+# Likely time of a batch of b users: 100 + 10 b seconds; cautious time: at first 1.5 times that. The
+# fake clock stands still, so no batch is prepared before the running one ends.
 _SLOW = {"user_s": 10.0, "batch_s": 100.0}
-_REPLY_S = 0.005 + 0.003  # the margin, and what replies are thought to take
+_REPLY_S = 0.005 + 0.003  # reply_margin_s + Forecast.reply.high at first
 
 
 async def test_earliest_deadline_runs_first_whenever_it_arrives() -> None:
@@ -23,7 +36,7 @@ async def test_earliest_deadline_runs_first_whenever_it_arrives() -> None:
         await device.wait_entered()
         tasks += await start(batcher, 2, 3, timeout_s=9000.0)
         tasks += await start(batcher, 4, timeout_s=7000.0)
-        tasks += await start(batcher, 5)  # as if it had 10,000 s
+        tasks += await start(batcher, 5)  # without a deadline: due after 1e9 s
         tasks += await start(batcher, 6, timeout_s=8000.0)
         assert device.prepared == [[1]]  # not before the device is about to be free
         device.release(3)
@@ -218,6 +231,22 @@ async def test_slow_replies_make_admission_stricter() -> None:
         assert batcher.stats().reply_s == pytest.approx(5.0, rel=0.05)
         with pytest.raises(OverloadedError):
             await batcher.retrieve(query(90), timeout_s=114.9)
+
+
+def test_function_between_batches_runs_before_waiting_requests() -> None:
+    queue = RequestQueue(3, lambda users: 10.0)
+    scheduler = Scheduler(queue, QueueConfig(), Clock(), lambda outcomes: None)
+    request = query_request(1, 5000.0)
+    scheduler.admit(request)
+
+    def function() -> None:
+        pass
+
+    scheduler.add_between(function)
+    assert scheduler.next_for_device(wait=False) is function
+    batch = scheduler.next_for_device(wait=False)
+    assert isinstance(batch, Batch)
+    assert batch.requests == [request]
 
 
 @pytest.mark.parametrize("slowness", [1.0, 1.5])
