@@ -14,7 +14,7 @@ _AS_MEASURED = [1.0] * 5
 
 
 def _queue(*requests: Request) -> RequestQueue:
-    """Return a queue of batches of three that cost ten seconds besides their users."""
+    """Return a queue for batches of 3 users with a search cost of 10 s."""
     queue = RequestQueue(3, lambda users: 10.0)
     for one in requests:
         queue.add(one)
@@ -32,7 +32,7 @@ def _form(
     cautious: Sequence[float] = _AS_MEASURED,
     margin_s: float = 0.0,
 ) -> tuple[list[int], list[int]]:
-    """Return the numbers of the next batch and of those given up."""
+    """Return the numbers of the requests in the next batch, and of the late ones."""
     formed, _, late = queue.form(start_s, likely=_AS_MEASURED, cautious=cautious, margin_s=margin_s)
     return _numbers(formed), _numbers(late)
 
@@ -85,7 +85,7 @@ def test_lateness_counts_whole_batches_up_to_the_newest_request() -> None:
     newest = query_request(3, 1023.0)
     place = queue.add(newest)
     assert place == 3
-    # 10 s and 3 users, then 10 s and 1 user, from second 1000 on
+    # the batches end at 1000 + (10 + 3) + (10 + 1) s
     assert queue.lateness(place, 1000.0, _AS_MEASURED) == 1.0
     assert queue.lateness(place, 999.0, _AS_MEASURED) == 0.0
     assert queue.lateness(place, 999.0, [2.0] * 5) == 24.0
@@ -96,9 +96,8 @@ def test_lateness_covers_requests_behind_the_newest() -> None:
     assert queue.lateness(2, 1000.0, _AS_MEASURED) == 0.0
     place = queue.add(query_request(3, 1012.5))
     assert place == 0
-    assert (
-        queue.lateness(place, 1000.0, _AS_MEASURED) == 11.0
-    )  # it fits, alone or not; the last does not
+    # The newest is in time; the last request moves to a second batch, which ends 11 s late.
+    assert queue.lateness(place, 1000.0, _AS_MEASURED) == 11.0
 
 
 def test_lateness_ignores_late_batches_before_the_newest_request() -> None:
@@ -169,7 +168,7 @@ def test_requests_are_dropped_by_the_likely_forecast_only() -> None:
 
 _ARRIVALS = st.lists(
     st.tuples(
-        st.floats(0, 30),  # since the one before
+        st.floats(0, 30),  # time since the last arrival
         st.floats(0, 5),  # cost
         st.one_of(st.none(), st.floats(0, 120)),  # timeout
         st.booleans(),  # a call
