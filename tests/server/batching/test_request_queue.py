@@ -96,7 +96,7 @@ def test_lateness_covers_requests_behind_the_newest() -> None:
     assert queue.lateness(2, 1000.0, _AS_MEASURED) == 0.0
     place = queue.add(query_request(3, 1012.5))
     assert place == 0
-    # The newest is in time; the last request moves to a second batch, which ends 11 s late.
+    # In time, the newest fits into a batch of at most 2, to 1012 s. The other 2 end at 1024 s.
     assert queue.lateness(place, 1000.0, _AS_MEASURED) == 11.0
 
 
