@@ -1,4 +1,4 @@
-"""A device that works when it is told to, and a clock that stands still."""
+"""Fakes: a device whose batches end when a test releases them, and a clock that a test sets."""
 
 from __future__ import annotations
 
@@ -8,26 +8,58 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from phoenix_server.batching.batcher import Batcher
+from phoenix_server.batching.request import Request
 from phoenix_server.config import QueueConfig
 from phoenix_server.engine.engine import Answer, Query
 from server.cases import random_user
 
-PATIENCE_S = 20.0  # for what should come at once; a hang fails then
+PATIENCE_S = 20.0  # fails a test that hangs
+
+_NO_CALLER = cast("asyncio.Future[object]", None)
 
 
 def query(name: int) -> Query:
-    """Return a query that the fake recognises by its `top_k`."""
+    """Return a query; its `top_k` is its name for the fake device."""
     return Query(random_user(1), name)
+
+
+def query_request(
+    number: int, due_s: float, *, cost_s: float = 1.0, has_deadline: bool = True
+) -> Request:
+    """Return the request of a query."""
+    return Request(
+        query(number),
+        _NO_CALLER,
+        arrival_s=0.0,
+        cost_s=cost_s,
+        due_s=due_s,
+        has_deadline=has_deadline,
+        number=number,
+    )
+
+
+def call_request(number: int, due_s: float, *, cost_s: float = 1.0, kind: str = "call") -> Request:
+    """Return the request of a call."""
+    return Request(
+        lambda: None,
+        _NO_CALLER,
+        arrival_s=0.0,
+        cost_s=cost_s,
+        due_s=due_s,
+        has_deadline=True,
+        number=number,
+        kind=kind,
+    )
 
 
 @dataclass
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that moves when a test sets it."""
 
     now_s: float = 1000.0
 
@@ -36,19 +68,19 @@ class Clock:
 
 
 class Device:
-    """Answers queries with their `top_k` as norm, each batch once it is let go.
+    """Answers each query with its `top_k` as norm, once a test releases its batch.
 
-    It says that its batches take long, so that the next forms when one ends and not before; unless
-    it is told to say that they take no time: then the next forms as soon as anything waits.
+    By default it reports long batch times, so that the next batch forms when one ends. With
+    `batch_s` = 0 the next batch forms as soon as a request waits.
 
     Attributes:
-        user_s: What it says that a user takes.
-        batch_s: What it says that a batch takes besides.
+        user_s: Reported cost of a user.
+        batch_s: Reported search cost of a batch.
         batches: The batches that were launched.
         prepared: The batches that were prepared.
         threads: The threads that launched, collected or ran a call.
-        failures: Raised by coming batches, one each.
-        broken: The query that fails wherever it runs, and in which step.
+        failures: Errors of the next batches, one each.
+        broken: A query that always fails, and the step in which it does.
     """
 
     max_batch = 3
@@ -106,7 +138,7 @@ class Device:
         ]
 
     def call(self, name: int) -> Callable[[], int]:
-        """Return a call that is noted like a batch, and returns its name."""
+        """Return a call that is recorded like a batch and returns its name."""
 
         def run() -> int:
             self.batches.append([name])
@@ -116,7 +148,7 @@ class Device:
         return run
 
     async def wait_entered(self) -> None:
-        """Wait until the device works on something more."""
+        """Wait until the device has started one more batch or call."""
         assert await asyncio.to_thread(self._entered.acquire, timeout=PATIENCE_S)
 
     async def wait_prepared(self) -> None:
@@ -124,7 +156,7 @@ class Device:
         assert await asyncio.to_thread(self._prepared.acquire, timeout=PATIENCE_S)
 
     def release(self, times: int = 1) -> None:
-        """Let batches end."""
+        """Let so many batches end."""
         self._released.release(times)
 
     def _work(self) -> None:

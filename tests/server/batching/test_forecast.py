@@ -6,23 +6,23 @@ from hypothesis import strategies as st
 
 from phoenix_server.batching.forecast import Forecast, MovingEstimate
 from phoenix_server.batching.request import Batch
-from server.batching.test_request_queue import call, entry
+from server.batching.fakes import call_request, query_request
 
 
 def _queries(users: int, cost_s: float, spent_s: float) -> Batch:
-    return _timed(Batch([entry(i, 1.0) for i in range(users)], cost_s), spent_s)
+    return _timed(Batch([query_request(i, 1.0) for i in range(users)], cost_s), spent_s)
 
 
 def _call(kind: str, cost_s: float, spent_s: float) -> Batch:
-    return _timed(Batch([call(0, 1.0, kind=kind)], cost_s), spent_s)
+    return _timed(Batch([call_request(0, 1.0, kind=kind)], cost_s), spent_s)
 
 
 def _timed(batch: Batch, spent_s: float) -> Batch:
-    batch.began_s, batch.ended_s = 5.0, 5.0 + spent_s
+    batch.start_s, batch.end_s = 5.0, 5.0 + spent_s
     return batch
 
 
-def test_a_measurement_moves_mean_and_deviation_as_a_round_trip_does() -> None:
+def test_estimate_follows_rfc_6298() -> None:
     estimate = MovingEstimate(8.0, 2.0)
     estimate.observe(12.0)
     assert (estimate.mean, estimate.deviation) == (8.5, 2.5)
@@ -30,7 +30,7 @@ def test_a_measurement_moves_mean_and_deviation_as_a_round_trip_does() -> None:
 
 
 @pytest.mark.parametrize(("sample", "as_if"), [(1e9, 16.0), (0.0, 4.0)])
-def test_one_odd_measurement_counts_for_little(sample: float, as_if: float) -> None:
+def test_outlier_is_limited_to_half_or_twice_the_mean(sample: float, as_if: float) -> None:
     odd, bounded = MovingEstimate(8.0, 2.0), MovingEstimate(8.0, 2.0)
     odd.observe(sample)
     bounded.observe(as_if)
@@ -38,7 +38,7 @@ def test_one_odd_measurement_counts_for_little(sample: float, as_if: float) -> N
 
 
 @given(st.floats(0.01, 100), st.floats(0.01, 100), st.floats(0, 10))
-def test_steady_measurements_are_believed_in_the_end(
+def test_estimate_converges_to_constant_samples(
     truth: float, mean: float, deviation: float
 ) -> None:
     estimate = MovingEstimate(mean, deviation)
@@ -48,7 +48,7 @@ def test_steady_measurements_are_believed_in_the_end(
     assert estimate.high == pytest.approx(truth, rel=1e-2)
 
 
-def test_at_first_the_forecast_is_what_was_measured_at_start_up() -> None:
+def test_forecast_starts_at_the_costs_of_start_up() -> None:
     forecast = Forecast(5)
     assert forecast.likely == [1.0] * 6
     assert forecast.cautious == [1.5] * 6
@@ -56,7 +56,7 @@ def test_at_first_the_forecast_is_what_was_measured_at_start_up() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.floats(0.3, 3.0), min_size=4, max_size=4))
-def test_each_size_of_batch_is_forecast_by_its_own_past(truths: list[float]) -> None:
+def test_slowdown_is_learned_by_size_class(truths: list[float]) -> None:
     forecast = Forecast(8)
     for _ in range(400):
         for users, truth in zip((1, 2, 4, 7), truths, strict=True):
@@ -66,7 +66,7 @@ def test_each_size_of_batch_is_forecast_by_its_own_past(truths: list[float]) -> 
     assert forecast.deviation < 0.02
 
 
-def test_what_one_size_teaches_holds_for_the_others_in_part() -> None:
+def test_one_size_class_moves_the_slowness_of_all() -> None:
     forecast = Forecast(8)
     for _ in range(50):
         forecast.observe(_queries(8, cost_s=1.0, spent_s=2.0))
@@ -74,7 +74,7 @@ def test_what_one_size_teaches_holds_for_the_others_in_part() -> None:
     assert 1.05 < forecast.likely[1] == forecast.likely[0] == forecast.slowness < 1.9
 
 
-def test_irregular_batches_of_one_size_make_no_other_size_suspect() -> None:
+def test_deviation_is_learned_by_size_class() -> None:
     forecast = Forecast(8)
     for i in range(100):
         forecast.observe(_queries(1, cost_s=1.0, spent_s=1.5 if i % 2 else 0.75))
@@ -85,13 +85,13 @@ def test_irregular_batches_of_one_size_make_no_other_size_suspect() -> None:
     assert caution[1] > 2 > 1.2 > caution[8]
 
 
-def test_a_batch_that_was_to_cost_nothing_teaches_nothing() -> None:
+def test_batch_without_cost_changes_no_estimate() -> None:
     forecast = Forecast(8)
     forecast.observe(_queries(1, cost_s=0.0, spent_s=2.0))
     assert (forecast.slowness, forecast.deviation) == (1.0, 0.125)
 
 
-def test_relaxing_forgets_slowness_but_no_speed() -> None:
+def test_relax_lowers_slowdowns_above_one_only() -> None:
     forecast = Forecast(8)
     for _ in range(50):
         forecast.observe(_queries(8, cost_s=1.0, spent_s=3.0))
@@ -105,7 +105,7 @@ def test_relaxing_forgets_slowness_but_no_speed() -> None:
     assert forecast.likely[1] <= fast
 
 
-def test_calls_of_a_kind_teach_what_that_kind_costs() -> None:
+def test_call_cost_is_learned_by_kind() -> None:
     forecast = Forecast(8)
     forecast.slowness = 2.0
     assert forecast.call_cost_s("score") == 0.0

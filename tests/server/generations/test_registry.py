@@ -112,7 +112,7 @@ def test_the_counts_of_unloaded_generations_stay(registry: Registry) -> None:
     registry.set_active(second)
     assert first.close()
     with pytest.raises(NotReadyError):
-        first.batcher.run_between(lambda: None)
+        first.batcher.run_between_batches(lambda: None)
     before = registry.stats()
     registry.set_state(first, S.UNLOADING)
     registry.remove(first)

@@ -1,4 +1,4 @@
-"""The queue as the services see it: coroutines that wait for the device."""
+"""The event loop's side of the queue: coroutines that wait for the device."""
 
 import asyncio
 import time
@@ -8,10 +8,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from phoenix_server.batching.executor import Executor, Retriever
-from phoenix_server.batching.request import Entry, Outcomes
+from phoenix_server.batching.request import Outcomes, Request
 from phoenix_server.batching.request_queue import RequestQueue
 from phoenix_server.batching.scheduler import Scheduler
 from phoenix_server.batching.stats import QueueStats
@@ -24,17 +24,17 @@ _RECENT = 8
 
 
 class Batcher:
-    """Runs queries in batches, and other calls one by one, by their deadlines.
+    """Runs queries in batches, and other calls one at a time, in order of their deadlines.
+
+    `retrieve` and `call` raise
+
+    * `OverloadedError` if the queue is full, or if the request or another would be late;
+    * `DeadlineExceededError` if the deadline passes before the request reaches the device;
+    * `NotReadyError` once the batcher is closed;
+    * the errors of the retriever or the call.
 
     Attributes:
-        recent: The queries that came last.
-
-    Its coroutines raise
-
-    * `OverloadedError` if the queue is full, or if they or others would be answered too late;
-    * `DeadlineExceededError` if the deadline passes before the device is free;
-    * `NotReadyError` once the batcher is closed;
-    * what the retriever or the call raises.
+        recent: The last 8 queries.
     """
 
     def __init__(
@@ -49,47 +49,44 @@ class Batcher:
         Args:
             retriever: Answers the queries.
             config: The queue's limits.
-            clock: Seconds, from any beginning.
+            clock: Monotonic, in seconds.
         """
         self._retriever = retriever
         self._config = config
         self._clock = clock
         self._numbers = count()
         self.recent: deque[Query] = deque(maxlen=_RECENT)
-        self._made_s = clock()
+        self._created_s = clock()
         self._compilations = retriever.unforeseen_compilations
-        backlog = RequestQueue(retriever.max_batch, retriever.batch_seconds)
-        self._schedule = Scheduler(backlog, config, clock, self._settle)
-        self._pipeline = Executor(retriever, self._schedule, self._settle)
+        queue = RequestQueue(retriever.max_batch, retriever.batch_seconds)
+        self._scheduler = Scheduler(queue, config, clock, self._deliver)
+        self._executor = Executor(retriever, self._scheduler, self._deliver)
 
     async def retrieve(self, query: Query, *, timeout_s: float | None = None) -> Answer:
-        """Answer a query along with others.
+        """Answer a query, in a batch with others.
 
         Args:
             query: The query.
-            timeout_s: The time until its deadline, in seconds. None: it has none.
+            timeout_s: Time until its deadline, in seconds. None: it has no deadline.
         """
         self.recent.append(query)
-        cost_s = self._retriever.user_seconds(query)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        return await self._wait(query, future, cost_s, timeout_s)
+        return await self._run(query, self._retriever.user_seconds(query), timeout_s)
 
     async def call(
         self, function: Callable[[], T], *, kind: str, timeout_s: float | None = None
     ) -> T:
-        """Run a function on the device's thread.
+        """Run a function on the device thread.
 
         Args:
-            function: What to run.
-            kind: What it does; calls of one kind are taken to last equally long.
+            function: The function.
+            kind: Names calls that take about equally long; not empty.
             timeout_s: As for `retrieve`.
         """
-        cost_s = self._schedule.forecast.call_cost_s(kind)
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        return await self._wait(function, future, cost_s, timeout_s, kind)
+        cost_s = self._scheduler.forecast.call_cost_s(kind)
+        return await self._run(function, cost_s, timeout_s, kind)
 
-    def run_between(self, function: Callable[[], None]) -> None:
-        """Run a function between two batches, when nothing is on the device; from a thread.
+    def run_between_batches(self, function: Callable[[], None]) -> None:
+        """Run a function on the device thread between two batches; blocks the calling thread.
 
         Raises:
             NotReadyError: The batcher is closed.
@@ -105,80 +102,88 @@ class Batcher:
             else:
                 result.set_result(None)
 
-        self._schedule.add_between(run)
+        self._scheduler.add_between(run)
         result.result()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody waits for an answer; from any thread."""
-        return self._schedule.is_idle
+        """Whether no request waits, is prepared or on the device; from any thread."""
+        return self._scheduler.is_idle
 
     def stats(self) -> QueueStats:
         """Return the queue's state and counts."""
         return replace(
-            self._schedule.stats(),
-            uptime_s=self._clock() - self._made_s,
+            self._scheduler.stats(),
+            uptime_s=self._clock() - self._created_s,
             compilations_after_ready=self._retriever.unforeseen_compilations - self._compilations,
         )
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Refuse new work, finish what waits, and end the threads.
+        """Refuse new requests, finish the accepted ones, and end the threads.
 
         Args:
-            timeout_s: How long to wait for each thread, in seconds. Default: as long as it takes.
+            timeout_s: Maximum wait for each thread, in seconds. None: no limit.
 
         Returns:
             Whether the threads have ended.
         """
-        self._schedule.close()
-        return self._pipeline.join(timeout_s)
+        self._scheduler.close()
+        return self._executor.join(timeout_s)
 
-    async def _wait(
+    async def _run(
         self,
         work: Query | Callable[[], object],
-        future: asyncio.Future[T],
         cost_s: float,
         timeout_s: float | None,
         kind: str = "",
-    ) -> T:
-        came_s = self._clock()
-        left_s = self._config.default_timeout_s if timeout_s is None else timeout_s
-        entry = Entry(
+    ) -> Any:
+        arrival_s = self._clock()
+        request = Request(
             work,
-            future,
-            came_s=came_s,
+            asyncio.get_running_loop().create_future(),
+            arrival_s=arrival_s,
             cost_s=cost_s,
-            due_s=came_s + left_s,
+            due_s=arrival_s + (self._config.default_timeout_s if timeout_s is None else timeout_s),
             has_deadline=timeout_s is not None,
             number=next(self._numbers),
             kind=kind,
         )
-        self._schedule.admit(entry)
+        self._scheduler.admit(request)
         try:
-            return await future
+            return await request.future
         except asyncio.CancelledError:
-            self._schedule.abandon(entry)
+            self._scheduler.abandon(request)
             raise
 
-    def _settle(self, outcomes: Outcomes, ended_s: float | None = None) -> None:
-        """Wake who waits, all at once; from any thread."""
-        loop = outcomes[0][0].future.get_loop()
-        with suppress(RuntimeError):  # the loop is closed, and nobody waits
-            loop.call_soon_threadsafe(self._resolve, outcomes, ended_s)
+    def _deliver(self, outcomes: Outcomes, end_s: float | None = None) -> None:
+        """Hand results to their callers; from any thread. The queue's only way to the event loop.
 
-    def _resolve(self, outcomes: Outcomes, ended_s: float | None) -> None:
+        Wakes the loop once per batch. `asyncio.wrap_future` wakes it once per request: that took 14
+        to 27 µs of CPU more per request on a quiet machine and 23 to 62 µs on a busy one, of about
+        1 ms per `Retrieve`; with a device that answers at once, batches fell from 8 to 5.8 users.
+
+        Args:
+            outcomes: Results of requests of one event loop; not empty.
+            end_s: When their batch ended on the device. None: they did not run.
+        """
+        loop = outcomes[0][0].future.get_loop()
+        with suppress(RuntimeError):  # the loop is closed: no caller waits
+            loop.call_soon_threadsafe(self._resolve, outcomes, end_s)
+
+    def _resolve(self, outcomes: Outcomes, end_s: float | None) -> None:
+        """Resolve the futures that still wait, and count them; on the event loop."""
         answered = failed = 0
-        for entry, result in outcomes:
-            if entry.future.done():
+        for request, result in outcomes:
+            if request.future.done():  # cancelled
                 continue
             if isinstance(result, Exception):
-                entry.future.set_exception(result)
-                failed += not entry.settled
+                request.future.set_exception(result)
+                failed += not request.settled
             else:
-                entry.future.set_result(result)
+                request.future.set_result(result)
                 answered += 1
-            entry.settled = True
-        self._schedule.note_results(answered=answered, failed=failed)
-        if ended_s is not None:
-            # Runs after those who wait have made their replies.
-            asyncio.get_running_loop().call_soon(self._schedule.note_replies, ended_s)
+            request.settled = True
+        self._scheduler.note_results(answered=answered, failed=failed)
+        if end_s is not None:
+            # Runs after the callers, which were scheduled above, have made their replies.
+            asyncio.get_running_loop().call_soon(self._scheduler.note_replies, end_s)

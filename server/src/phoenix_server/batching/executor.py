@@ -1,7 +1,7 @@
 """The two threads that keep the device busy.
 
-One owns the device: it launches a batch, then hands over the answers of the one before, then waits
-for its own. The other prepares the next batch meanwhile.
+The device thread owns the device: it launches a batch, then delivers the answers of the batch
+before, then waits for its own. The preparation thread prepares the next batch meanwhile.
 """
 
 import logging
@@ -18,58 +18,58 @@ _log = logging.getLogger(__name__)
 
 
 class Retriever(Protocol):
-    """What answers queries; an `Engine`."""
+    """Answers queries; `Engine` is one."""
 
     @property
     def max_batch(self) -> int:
-        """Most queries of one batch."""
+        """Maximum queries of a batch."""
         ...
 
     @property
     def unforeseen_compilations(self) -> int:
-        """How many programs were compiled that should have been there before."""
+        """Number of programs compiled while a caller waited."""
         ...
 
     def user_seconds(self, query: Query) -> float:
-        """Return the device time of one user's tower, in seconds, as measured at start-up."""
+        """Return the device time of a query's user tower, in seconds, as measured at start-up."""
         ...
 
     def batch_seconds(self, users: int) -> float:
-        """Return the device time that a batch of so many users costs besides."""
+        """Return the device time of a search for a batch of users, measured likewise."""
         ...
 
     def prepare(self, queries: Sequence[Query]) -> Any:
-        """Make the device's inputs of queries; touches no device."""
+        """Make the device's inputs on the host."""
         ...
 
     def launch(self, prepared: Any) -> Any:
-        """Hand prepared queries to the device, and return at once."""
+        """Start prepared queries on the device, and return at once."""
         ...
 
     def collect(self, launched: Any) -> list[Answer]:
-        """Wait for the answers of what was launched; in order."""
+        """Wait for launched queries; return their answers in order."""
         ...
 
 
 class Executor:
-    """Runs what a schedule says, until it is closed."""
+    """Runs the batches of a scheduler until it is closed."""
 
     def __init__(
         self,
         retriever: Retriever,
-        schedule: Scheduler,
-        settle: Callable[[Outcomes, float | None], None],
+        scheduler: Scheduler,
+        deliver: Callable[[Outcomes, float | None], None],
     ) -> None:
         """Start the threads.
 
         Args:
             retriever: Answers the queries.
-            schedule: Says what to run next.
-            settle: Takes results and errors, and when the device was done.
+            scheduler: Forms the batches.
+            deliver: Takes the outcomes of a batch, and when it ended on the device.
         """
         self._retriever = retriever
-        self._schedule = schedule
-        self._settle = settle
+        self._scheduler = scheduler
+        self._deliver = deliver
         self._threads = [
             threading.Thread(target=self._run_device, name="device", daemon=True),
             threading.Thread(target=self._run_preparation, name="preparation", daemon=True),
@@ -78,51 +78,51 @@ class Executor:
             thread.start()
 
     def join(self, timeout_s: float | None) -> bool:
-        """Wait for the threads to end, each at most so long; return whether they have."""
+        """Wait for each thread up to `timeout_s`; return whether all have ended."""
         for thread in self._threads:
             thread.join(timeout_s)
         return not any(thread.is_alive() for thread in self._threads)
 
     def _run_device(self) -> None:
-        done: tuple[Outcomes, float] | None = None
+        ended: tuple[Outcomes, float] | None = None
         while True:
-            batch = self._schedule.next_for_device(wait=done is None)
+            batch = self._scheduler.next_for_device(wait=ended is None)
             if callable(batch):  # nothing is on the device
                 batch()
-                self._schedule.done_between()
+                self._scheduler.finish_between()
                 continue
             if batch is not None and not self._launch(batch):
                 continue
-            if done is not None:
-                self._settle(*done)  # now that the device is busy again
+            if ended is not None:
+                self._deliver(*ended)  # while the device works on the next batch
             elif batch is None:
                 return
-            done = None
+            ended = None
             if batch is not None:
                 outcomes = self._collect(batch)
-                self._schedule.finish(batch)
-                done = outcomes, batch.ended_s
+                self._scheduler.finish(batch)
+                ended = outcomes, batch.end_s
 
     def _run_preparation(self) -> None:
-        while (batch := self._schedule.next_to_prepare()) is not None:
+        while (batch := self._scheduler.next_to_prepare()) is not None:
             self._prepare(batch)
 
     def _prepare(self, batch: Batch) -> None:
-        began = time.perf_counter()
+        start_s = time.perf_counter()
         batch.error = None
         if queries := batch.queries:
             try:
                 batch.prepared = self._retriever.prepare(queries)
             except Exception as exc:
                 batch.error = exc
-        self._schedule.set_ready(batch, time.perf_counter() - began)
+        self._scheduler.set_ready(batch, time.perf_counter() - start_s)
 
     def _launch(self, batch: Batch) -> bool:
-        """Start a batch; return whether anybody still waits for it."""
+        """Start a batch; return False if all of its requests have left."""
         if not batch.ready:
             self._prepare(batch)
-        while not self._schedule.start(batch):
-            if not batch.entries:
+        while not self._scheduler.start(batch):
+            if not batch.requests:
                 return False
             self._prepare(batch)
         if not batch.kind and batch.error is None:
@@ -133,24 +133,24 @@ class Executor:
         return True
 
     def _collect(self, batch: Batch) -> Outcomes:
-        """Return what becomes of a batch that was started: results, or exceptions."""
-        entries = batch.entries
+        """Wait for a started batch. If it fails, run its queries one by one."""
+        requests = batch.requests
         try:
             if batch.error is not None:
                 raise batch.error
-            if callable(work := entries[0].work):
-                return [(entries[0], work())]
+            if callable(work := requests[0].work):
+                return [(requests[0], work())]
             answers = self._retriever.collect(batch.launched)
-            return list(zip(entries, answers, strict=True))
+            return list(zip(requests, answers, strict=True))
         except Exception as exc:
             batch.error = exc
-            if len(entries) == 1:
-                return [(entries[0], exc)]
-            _log.exception("a batch of %d failed; its queries run one by one", len(entries))
+            if len(requests) == 1:
+                return [(requests[0], exc)]
+            _log.exception("a batch of %d queries failed; running them one by one", len(requests))
         results = list(map(self._run_alone, batch.queries))
         failed = sum(isinstance(result, Exception) for result in results)
-        _log.error("one by one, %d of %d queries failed", failed, len(entries))
-        return list(zip(entries, results, strict=True))
+        _log.error("run one by one, %d of %d queries failed", failed, len(requests))
+        return list(zip(requests, results, strict=True))
 
     def _run_alone(self, query: Query) -> Answer | Exception:
         try:

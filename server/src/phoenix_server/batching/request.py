@@ -1,4 +1,21 @@
-"""What waits, and what runs together. Times are in seconds, on the queue's clock."""
+"""A request of the queue, and a batch of requests.
+
+Times are in seconds, on the queue's clock. The package uses these terms:
+
+    due       = arrival + timeout; the order of the queue. A caller that sets no timeout gets
+                `QueueConfig.default_timeout_s`.
+    deadline  = due if the caller set a timeout, else infinity.
+    cost      = device time as measured at start-up.
+                Query: time of its user tower, `Retriever.user_seconds`.
+                Batch of queries: sum of user costs + search cost, `Retriever.batch_seconds(users)`.
+                Call: moving mean over calls of its kind, `Forecast.call_cost_s`.
+    slowdown  = device time / cost, measured by number of users of the batch (`Forecast`).
+    batch time = cost * slowdown.
+    margin    = time that a reply takes after the end of its batch:
+                `QueueConfig.reply_margin_s` + `Forecast.reply.high`.
+    slack     = deadline - (start of the batch + batch time + margin).
+    lateness  = max(0, -slack).
+"""
 
 from asyncio import Future
 from collections.abc import Callable, Sequence
@@ -8,31 +25,31 @@ from typing import Any
 from phoenix_server.engine.engine import Query
 
 
-class Entry:
-    """A query or a call, and who waits for it.
+class Request:
+    """A query, or a call that runs alone on the device thread, and the future of its caller.
 
     Attributes:
-        work: What to run; a call runs alone.
-        came_s: When it came.
-        cost_s: Device time of it, besides what a batch costs once.
-        due_s: When it should be answered, on the queue's clock; the order of the queue.
-        limit_s: Its deadline; infinite if it has none, then `due_s` is only wished for.
-        key: Its place in the order: first come first served among equals.
-        future: The event loop's, for whoever waits.
-        kind: What a call does, for the estimate of its cost; empty for queries.
+        work: The query, or the function of a call.
+        future: Belongs to the event loop; the caller awaits it.
+        arrival_s: When the request arrived.
+        cost_s: Its cost, without the search cost of its batch.
+        due_s: When it is due.
+        deadline_s: Its deadline: `due_s`, or infinity.
+        order: Sort key of the queue: due time, then order of arrival.
+        kind: The kind of call; empty for a query.
         launched: Whether it has reached the device.
-        settled: Whether it has been counted among those that are done with.
+        settled: Whether it is counted in a final state.
     """
 
     __slots__ = (
-        "came_s",
+        "arrival_s",
         "cost_s",
+        "deadline_s",
         "due_s",
         "future",
-        "key",
         "kind",
         "launched",
-        "limit_s",
+        "order",
         "settled",
         "work",
     )
@@ -42,7 +59,7 @@ class Entry:
         work: Query | Callable[[], object],
         future: Future[Any],
         *,
-        came_s: float,
+        arrival_s: float,
         cost_s: float,
         due_s: float,
         has_deadline: bool,
@@ -51,54 +68,55 @@ class Entry:
     ) -> None:
         self.work = work
         self.future = future
-        self.came_s = came_s
+        self.arrival_s = arrival_s
         self.cost_s = cost_s
         self.due_s = due_s
-        self.limit_s = due_s if has_deadline else inf
-        self.key = (due_s, number)
+        self.deadline_s = due_s if has_deadline else inf
+        self.order = (due_s, number)
         self.kind = kind
         self.launched = False
         self.settled = False
 
 
 class Batch:
-    """Entries that run together: queries, or one call.
+    """Requests that run together: queries, or one call.
 
     Attributes:
-        entries: In order.
-        cost_s: Their device time, as measured at start-up.
-        ready: Whether it has been prepared, or that has failed.
-        prepared: What the retriever made of the queries.
-        launched: What the device works on.
-        error: Why it could not run as a batch.
-        began_s: When the device could have begun: it was free, and there was an entry.
-        ended_s: When the device was done with it.
+        requests: In order of due time.
+        cost_s: The cost of the batch.
+        ready: Whether preparation has ended, with or without an error.
+        prepared: The retriever's inputs for the device.
+        launched: The retriever's handle of the running batch.
+        error: Why it did not run as a batch.
+        start_s: When the device was free and a request of the batch had arrived.
+        end_s: When the device finished the batch.
     """
 
-    def __init__(self, entries: list[Entry], cost_s: float) -> None:
-        self.entries = entries
+    def __init__(self, requests: list[Request], cost_s: float) -> None:
+        self.requests = requests
         self.cost_s = cost_s
         self.ready = False
         self.prepared: Any = None
         self.launched: Any = None
         self.error: Exception | None = None
-        self.began_s = 0.0
-        self.ended_s = 0.0
+        self.start_s = 0.0
+        self.end_s = 0.0
 
     @property
     def kind(self) -> str:
-        """What the call does; empty for queries."""
-        return self.entries[0].kind
+        """The kind of call; empty for queries."""
+        return self.requests[0].kind
 
     @property
     def users(self) -> int:
-        """How many queries it has; 0 if it is a call."""
-        return 0 if self.kind else len(self.entries)
+        """Number of queries; 0 for a call."""
+        return 0 if self.kind else len(self.requests)
 
     @property
     def queries(self) -> list[Query]:
-        """The queries, in order; none if it is a call."""
-        return [entry.work for entry in self.entries if isinstance(entry.work, Query)]
+        """The queries, in order; empty for a call."""
+        return [request.work for request in self.requests if isinstance(request.work, Query)]
 
 
-Outcomes = Sequence[tuple[Entry, object]]  # results, or the exceptions that stand for them
+Outcomes = Sequence[tuple[Request, object]]
+"""Requests with their results. An exception as result means that the request failed."""

@@ -1,36 +1,42 @@
-"""What the queue has done, in numbers."""
+"""Counts and estimates of the request queue."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueStats:
-    """The queue now, and counts since it was made. An entry is a query or another call.
+    """The queue now, and counts since it was created. A request is a query or a call.
 
-    Every entry that comes is accepted or refused; every accepted one is answered, failed,
-    cancelled, expired, overrun or dropped, or it still waits, is prepared or on the device.
+    Every request that arrives is accepted, refused_full or refused_late. Every accepted request is
+    in one of the other states (the docstring of `batching` has their table):
+
+        accepted = waiting + prepared + on_device
+                   + answered + failed + cancelled + expired + overrun + dropped_late
+
+    This is exact while the device is idle. A request that is abandoned stays in `prepared` or
+    `on_device` until its batch starts or ends; a result on its way to the event loop is in none.
 
     Attributes:
-        waiting: Entries in the queue.
-        prepared: Entries of the batch that waits for the device.
-        on_device: Entries that the device works on.
-        accepted: Entries that the queue took.
-        answered: Entries that were answered.
-        refused_full: Entries refused because the queue was full.
-        refused_late: Entries refused when they came: they, or others, would have been late.
-        dropped_late: Accepted entries refused later, when their deadlines could not be met.
-        expired: Entries whose deadlines passed before they reached the device.
-        overrun: Entries whose deadlines passed while the device worked on them.
-        cancelled: Entries that their callers gave up.
-        failed: Entries that failed.
-        batches: Batches that the device ran.
-        batched_users: Users in them.
+        waiting: Requests in the queue.
+        prepared: Requests of the batch that waits for the device.
+        on_device: Requests of the batch on the device.
+        accepted: Requests admitted to the queue.
+        answered: Requests that got their results.
+        refused_full: Requests refused at arrival because the queue was full.
+        refused_late: Requests refused at arrival because they or others would have been late.
+        dropped_late: Accepted requests refused later because their deadlines could not be met.
+        expired: Requests whose deadlines passed before they reached the device.
+        overrun: Requests whose deadlines passed while they were on the device.
+        cancelled: Requests that their callers cancelled.
+        failed: Requests that failed.
+        batches: Batches of queries that ran on the device.
+        batched_users: Queries in those batches.
         device_s: Time that the device was busy, in seconds.
-        slowness: Device time of queries of late, over what was measured at start-up.
-        forecast_deviation: How far device time is from its forecast on average, relative to that.
-        reply_s: Time of late from a batch's end to its replies, in seconds.
-        uptime_s: Time since the queue was made, in seconds.
-        compilations_after_ready: Programs compiled since the queue was made, while a caller waited.
+        slowness: Recent device time of queries / cost as measured at start-up.
+        forecast_deviation: Mean of |device time / forecast - 1|.
+        reply_s: Recent time from the end of a batch to its replies, in seconds.
+        uptime_s: Time since the queue was created, in seconds.
+        compilations_after_ready: Programs compiled since then while a caller waited.
     """
 
     waiting: int = 0
@@ -55,32 +61,17 @@ class QueueStats:
     compilations_after_ready: int = 0
 
 
-_COUNTS = (
-    "waiting",
-    "prepared",
-    "on_device",
-    "accepted",
-    "answered",
-    "refused_full",
-    "refused_late",
-    "dropped_late",
-    "expired",
-    "overrun",
-    "cancelled",
-    "failed",
-    "batches",
-    "batched_users",
-    "device_s",
-)
+_ESTIMATES = {"slowness", "forecast_deviation", "reply_s", "uptime_s", "compilations_after_ready"}
 
 
-def added(current: QueueStats, other: QueueStats) -> QueueStats:
-    """Return the numbers of a queue with the counts of another; of late, the first one counts."""
+def add_stats(current: QueueStats, other: QueueStats) -> QueueStats:
+    """Add the counts of another queue to the current queue's; the estimates are the current's."""
+    counts = (field.name for field in fields(QueueStats) if field.name not in _ESTIMATES)
     return replace(
         current,
-        # Each counts those of the whole process.
+        # Each queue counts the compilations of the whole process.
         compilations_after_ready=max(
             current.compilations_after_ready, other.compilations_after_ready
         ),
-        **{name: getattr(current, name) + getattr(other, name) for name in _COUNTS},
+        **{name: getattr(current, name) + getattr(other, name) for name in counts},
     )

@@ -101,7 +101,7 @@ class Generation:
     def update_target(self) -> UpdateTarget:
         """Where changes of its corpus go while it is ACTIVE."""
         engine, batcher, store = self._in_memory()
-        return UpdateTarget(store, engine, batcher.run_between)
+        return UpdateTarget(store, engine, batcher.run_between_batches)
 
     def catch_up(self) -> None:
         """Apply the changes that were made while it was not ACTIVE; in any thread.

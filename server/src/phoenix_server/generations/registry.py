@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from phoenix_server.batching.stats import QueueStats, added
+from phoenix_server.batching.stats import QueueStats, add_stats
 from phoenix_server.errors import GenerationError, NoGenerationError, NotReadyError
 from phoenix_server.generations.generation import MOVES, Generation, GenerationState
 
@@ -115,7 +115,7 @@ class Registry:
         A FAILED one stays listed, without what was loaded.
         """
         with self._lock:
-            self._unloaded_stats = added(self._unloaded_stats, generation.batcher.stats())
+            self._unloaded_stats = add_stats(self._unloaded_stats, generation.batcher.stats())
             generation.detach()
             if generation.state is _S.UNLOADING:
                 del self._generations[generation.number]
@@ -128,8 +128,8 @@ class Registry:
             others = [each for each in self._generations.values() if each is not self._active]
             for each in others:
                 if each.is_loaded:
-                    total = added(total, each.batcher.stats())
-            return added(total, self._unloaded_stats)
+                    total = add_stats(total, each.batcher.stats())
+            return add_stats(total, self._unloaded_stats)
 
 
 def _move(generation: Generation, state: GenerationState) -> None:
