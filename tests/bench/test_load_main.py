@@ -72,7 +72,7 @@ def test_rates_follow_the_capacity_that_was_measured(
     assert Path(configs["steady"]["binary-file"]).stat().st_size > 0
     assert not (build / "load" / "burst.json").exists()
     printed = capsys.readouterr().out
-    assert "a capacity of 250 calls a second" in printed
+    assert "a capacity of 250 calls/s" in printed
     assert "OK 250" in printed
 
 
