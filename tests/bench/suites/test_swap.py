@@ -38,7 +38,7 @@ def _swap(calls: Sequence[tuple[float, float, str]]) -> Swap:
         (22.5, 23, {"old"}),
     ],
 )
-def test_an_answer_is_of_a_generation_that_was_there_meanwhile(
+def test_an_answer_names_a_generation_that_was_active_during_the_call(
     sent: float, ended: float, right: set[str]
 ) -> None:
     for name in ("old", "new", "third"):
