@@ -169,7 +169,7 @@ def scan(
 
 
 def top_k_of_all(corpus: DeviceCorpus, queries: jax.Array, k: int) -> Callable[[], Any]:
-    """Return a call of `lax.top_k` over all scores, for as many queries at once as fit in memory."""
+    """Return a call of `lax.top_k` over all scores, for as many queries at once as fit."""
     rows = len(corpus.shards.vectors)
     at_once = max(1, min(len(queries), _CHUNK_BYTES // (4 * rows)))
 
@@ -192,7 +192,7 @@ def top_k_of_all(corpus: DeviceCorpus, queries: jax.Array, k: int) -> Callable[[
 
 
 def least_seconds(run: Run, corpus: DeviceCorpus, batch: int) -> float:
-    """Return the times to read every vector once and to multiply it with every query, at the limits."""
+    """Return the larger of two limits: reading all vectors, multiplying them with all queries."""
     vectors = corpus.shards.vectors
     read_s = vectors.nbytes / (run.limits["copy_bandwidth"]["value"] * 1e9)
     return max(read_s, 2 * vectors.size * batch / (run.limits["matmul"]["value"] * 1e9))
