@@ -24,7 +24,7 @@ DETAILS = [
 
 
 def a_program(path: Path, source: str) -> Path:
-    """Write a program that stands in for ghz."""
+    """Write a program that replaces ghz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!{sys.executable}\nimport json, sys\n{source}")
     path.chmod(0o755)

@@ -10,7 +10,7 @@ from phoenix_client import Model
 
 ROOT = Path(__file__).parents[3]
 
-# Stands in for ghz: answers a call every 4 ms for a second, whatever it is asked.
+# Replaces ghz: reports one answered call every 4 ms for a second, for any configuration.
 FAKE_GHZ = """\
 import json, sys
 from datetime import datetime, timedelta
@@ -30,7 +30,7 @@ json.dump({"details": calls}, open(options["--output"], "w"))
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a build folder with a ghz that needs no server."""
+    """Return a build folder with a fake ghz that needs no server."""
     ghz = tmp_path / "bin" / "ghz"
     ghz.parent.mkdir()
     ghz.write_text(f"#!{sys.executable}\n{FAKE_GHZ}")

@@ -49,7 +49,7 @@ async def test_latency_counts_from_the_due_time() -> None:
     async def answer(request: bytes, context: Any) -> bytes:
         return b""
 
-    due = np.full(3, -5.0)  # a generator that is five seconds late
+    due = np.full(3, -5.0)  # the generator is five seconds late
     async with serve_bytes(answer) as address:
         run = await send_all(address, [b""], due, PATIENT_S)
     assert (run.calls.latencies_s() > 5).all()

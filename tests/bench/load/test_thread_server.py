@@ -19,7 +19,7 @@ POISON = 13
 
 
 class FakeEngine:
-    """Answers every user with posts that tell who asked."""
+    """Answers each user with posts that identify the user."""
 
     max_batch = MAX_BATCH
     generation = "generation"

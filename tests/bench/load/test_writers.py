@@ -20,12 +20,12 @@ from phoenix_retrieval.v1 import corpus_service_pb2_grpc as services
 
 
 class _Corpus(services.CorpusServiceServicer):
-    """Remembers what it was given."""
+    """Records the changes that it receives."""
 
     def __init__(self) -> None:
         self.calls: list[pb.UpsertPostsRequest] = []
         self.streams = 0
-        self.some = threading.Event()  # set once there are five
+        self.some = threading.Event()  # set after five changes
 
     def UpsertPosts(self, request: pb.UpsertPostsRequest, context: Any) -> pb.UpsertPostsResponse:
         self.calls.append(request)

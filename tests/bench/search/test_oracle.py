@@ -23,7 +23,7 @@ def truth(dataset: Dataset) -> Truth:
 
 @pytest.fixture
 def right(dataset: Dataset) -> Found:
-    """Return right answers, by sorting all."""
+    """Return right answers from a full sort."""
     scores = dataset.probes.astype(np.float64) @ dataset.corpus.astype(np.float64).T
     scores = scores.round(12)  # so that equal vectors have equal scores
     rows = np.argsort(-scores, axis=1, kind="stable")[:, :K]
@@ -82,7 +82,7 @@ def test_equal_vectors_may_not_swap(right: Found, truth: Truth, dataset: Dataset
 def test_of_equal_vectors_the_lowest_rows_are_required(
     right: Found, truth: Truth, dataset: Dataset
 ) -> None:
-    right.rows[0, K - 1] = dataset.copies[0][K]  # as good a score, but K rows come before it
+    right.rows[0, K - 1] = dataset.copies[0][K]  # an equal score, but K rows precede it
     assert "not the lowest rows" in mistakes(right, truth, dataset)
     assert count_missing(right, truth) == 0
 

@@ -15,7 +15,7 @@ from phoenix_bench.suites import Options, topk
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_machine() -> Generator[None, None, None]:
-    """Let the machine's limits be known, and one peer be there and another not."""
+    """Fix the machine's limits; provide one peer and let another be missing."""
 
     def absent(corpus: Floats) -> System:
         raise ImportError("no module named absent")
@@ -109,7 +109,7 @@ def _swapping(system: System) -> System:
 
 
 def _losing(system: System) -> System:
-    """Return a system that has lost the best row of every answer."""
+    """Return a system that omits the best row of every answer."""
 
     def prepare(batch: int, k: int) -> Search:
         search = system.prepare(batch, k + 1)
