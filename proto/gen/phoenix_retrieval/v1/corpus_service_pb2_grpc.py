@@ -43,7 +43,7 @@ class CorpusServiceStub:
     * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
     effect.
     * UNAVAILABLE while the server is loading or shutting down.
-    Apart from DEADLINE_EXCEEDED, a call that fails changes nothing.
+    Apart from DEADLINE_EXCEEDED, a change that fails has no effect.
     """
 
     def __init__(self, channel):
@@ -107,7 +107,7 @@ class CorpusServiceServicer:
     * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
     effect.
     * UNAVAILABLE while the server is loading or shutting down.
-    Apart from DEADLINE_EXCEEDED, a call that fails changes nothing.
+    Apart from DEADLINE_EXCEEDED, a change that fails has no effect.
     """
 
     def UpsertPosts(self, request, context):
@@ -227,7 +227,7 @@ class CorpusService:
     * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
     effect.
     * UNAVAILABLE while the server is loading or shutting down.
-    Apart from DEADLINE_EXCEEDED, a call that fails changes nothing.
+    Apart from DEADLINE_EXCEEDED, a change that fails has no effect.
     """
 
     @staticmethod

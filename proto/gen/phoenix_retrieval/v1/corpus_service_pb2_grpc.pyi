@@ -44,7 +44,7 @@ class CorpusServiceStub:
     * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
       effect.
     * UNAVAILABLE while the server is loading or shutting down.
-    Apart from DEADLINE_EXCEEDED, a call that fails changes nothing.
+    Apart from DEADLINE_EXCEEDED, a change that fails has no effect.
     """
 
     @_typing.overload
@@ -91,7 +91,7 @@ class CorpusServiceAsyncStub(CorpusServiceStub):
     * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
       effect.
     * UNAVAILABLE while the server is loading or shutting down.
-    Apart from DEADLINE_EXCEEDED, a call that fails changes nothing.
+    Apart from DEADLINE_EXCEEDED, a change that fails has no effect.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -134,7 +134,7 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
     * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
       effect.
     * UNAVAILABLE while the server is loading or shutting down.
-    Apart from DEADLINE_EXCEEDED, a call that fails changes nothing.
+    Apart from DEADLINE_EXCEEDED, a change that fails has no effect.
     """
 
     @_abc_1.abstractmethod
