@@ -29,7 +29,7 @@ def print_summary(name: str, calls: Calls, config: Config, console: Console) -> 
 def stage_table(name: str, stages: Sequence[tuple[Stage, Calls]]) -> Table:
     """Return a table of stages: offered and answered rates, failures, and latencies."""
     table = Table(
-        title=f"{name}: calls/s, calls, milliseconds",
+        title=f"{name}: calls per second, calls, milliseconds",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         collapse_padding=True,
