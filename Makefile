@@ -31,11 +31,11 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
 	  awk -F ':.*## ' '{printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: CHECKPOINT, DTYPE, BUNDLE, CORPUS, LISTEN, SHARDS, SUITE, PROFILE, CAPACITY; IMPORT"
-	@echo "and ARGS are passed to import-corpus and to serve, pytest, bench or load. For example:"
+	@echo "Variables: CHECKPOINT, DTYPE, BUNDLE, CORPUS, LISTEN, SHARDS, SUITE, PROFILE, CAPACITY."
+	@echo "IMPORT is passed to import-corpus; ARGS to serve, pytest, bench or load. For example:"
 	@echo "  make serve CHECKPOINT=../oss-phoenix-artifacts IMPORT=--trust-pickle SHARDS=2"
 
-install: $(TESTABLE) ## Install everything into .venv, but for the peers of the benchmarks
+install: $(TESTABLE) ## Install all members and test tools into .venv
 
 $(INSTALLED): constraints.txt pyproject.toml $(wildcard */pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -49,18 +49,18 @@ $(TESTABLE): $(INSTALLED) tests/pyproject.toml
 	  --group tests/pyproject.toml:test
 	touch $@
 
-demo: $(DEMO)/retrieval/config.json ## Write a demo checkpoint whose answers make sense
+demo: $(DEMO)/retrieval/config.json ## Write the demo checkpoint
 
 $(DEMO)/retrieval/config.json: | $(INSTALLED)
 	$(BIN)/phoenix-export demo $(DEMO)
 
-export: $(BUNDLE)/manifest.json ## Make a BUNDLE of CHECKPOINT, and compile it for this machine
+export: $(BUNDLE)/manifest.json ## Export CHECKPOINT as BUNDLE and compile it for this machine
 
 $(BUNDLE)/manifest.json: | $(CHECKPOINT)/retrieval/config.json $(INSTALLED)
 	$(BIN)/phoenix-export bundle $(CHECKPOINT) --out $(BUNDLE) --dtype $(DTYPE)
 	$(BIN)/phoenix-server compile --bundle $(BUNDLE) $(SHARDS:%=--shards %)
 
-corpus: $(CORPUS)/manifest.json ## Build CORPUS from the posts of CHECKPOINT
+corpus: $(CORPUS)/manifest.json ## Import the posts of CHECKPOINT as CORPUS
 
 $(CORPUS)/manifest.json: | $(BUNDLE)/manifest.json
 	$(BIN)/phoenix-server import-corpus $(CHECKPOINT)/sports_corpus.npz --bundle $(BUNDLE) --out $(CORPUS) $(IMPORT)
@@ -69,69 +69,69 @@ $(CORPUS).compiled: $(CORPUS)/manifest.json
 	$(BIN)/phoenix-server compile --bundle $(BUNDLE) --corpus $(CORPUS) $(SHARDS:%=--shards %)
 	touch $@
 
-serve: $(CORPUS).compiled ## Install, export, build the corpus and serve
+serve: $(CORPUS).compiled ## Install, export, build the corpus, and serve it on LISTEN
 	exec $(BIN)/phoenix-server serve --bundle $(BUNDLE) --corpus $(CORPUS) --listen $(LISTEN) \
 	  $(SHARDS:%=--shards %) $(ARGS)
 
-test: $(TESTABLE) ## Run the tests (ARGS go to pytest)
+test: $(TESTABLE) ## Run the tests; ARGS are passed to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-soak: $(TESTABLE) ## Compare a corpus under change with a model of it: OPS=50000 SEED=1
+soak: $(TESTABLE) ## Make random changes and compare each answer with a model: OPS=50000 SEED=1
 	PYTHONPATH=tests $(BIN)/python tests/soak.py --ops $(OPS) --seed $(SEED)
 
-crash: $(INSTALLED) ## Kill a server while its corpus changes, and see what it kept: TIMES=200 SEED=1
+crash: $(INSTALLED) ## Kill a server at random and check what it kept: TIMES=200 SEED=1
 	PYTHONPATH=tests $(BIN)/python tests/crash.py --times $(TIMES) --seed $(SEED)
 
-bench: $(PEERS) $(GHZ) ## Measure beside peers: all suites, or SUITE="topk startup"
+bench: $(PEERS) $(GHZ) ## Run the benchmarks: all suites, or SUITE="topk startup"
 	$(BIN)/python -m phoenix_bench run $(SUITE) $(ARGS)
 
 $(PEERS): $(INSTALLED)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
 	  --group bench/pyproject.toml:bench
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
-	  --group bench/pyproject.toml:scann || echo "ScaNN is not for this machine: measuring without it"
+	  --group bench/pyproject.toml:scann || echo "ScaNN is not available for this machine: measuring without it"
 	touch $@
 
-load: $(INSTALLED) $(GHZ) ## Put load on the server at LISTEN: all profiles, or PROFILE=burst
+load: $(INSTALLED) $(GHZ) ## Load-test the server at LISTEN: all profiles, or PROFILE=burst
 	$(BIN)/python -m phoenix_bench.load $(PROFILE) --target $(LISTEN) $(CAPACITY:%=--capacity %) \
 	  $(ARGS)
 
-ghz: $(GHZ) ## Install ghz, which makes the load, into build/bin unless it is on the path
+ghz: $(GHZ) ## Install the load generator ghz into build/bin, unless it is on the path
 
 build/bin/ghz:
-	@command -v go >/dev/null || { echo "error: neither ghz nor Go, which installs it, is here"; exit 1; }
+	@command -v go >/dev/null || { echo "error: ghz is not installed, and neither is Go, which is needed to install it"; exit 1; }
 	GOBIN="$(CURDIR)/build/bin" go install github.com/bojand/ghz/cmd/ghz@v0.121.0
 
-check: lint typecheck imports proto-check ## Everything CI checks besides the tests
+check: lint typecheck imports proto-check ## Run every check of CI except the tests
 
-lint: $(INSTALLED) ## Check style and formatting
+lint: $(INSTALLED) ## Check style and formatting (ruff)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-format: $(INSTALLED) ## Rewrite the code to the style
+format: $(INSTALLED) ## Fix style and formatting (ruff)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 typecheck: $(TESTABLE) ## Check types (pyright, strict)
 	$(BIN)/pyright
 
-imports: $(TESTABLE) ## Check which member imports which
+imports: $(TESTABLE) ## Check the import rules between members and layers (import-linter)
 	$(BIN)/lint-imports
 
-proto: $(INSTALLED) ## Regenerate the stubs in proto/gen
+proto: $(INSTALLED) ## Generate the Python stubs in proto/gen from the .proto files
 	rm -rf proto/gen
 	PATH="$(CURDIR)/$(BIN):$$PATH" proto/generate.sh
 
-proto-check: $(INSTALLED) ## Lint the contract and compare the committed stubs with fresh ones
+proto-check: $(INSTALLED) ## Lint the .proto files (buf) and check that proto/gen is up to date
 	$(BIN)/buf lint proto
 	rm -rf build/proto
 	PATH="$(CURDIR)/$(BIN):$$PATH" proto/generate.sh "$(CURDIR)/build/proto"
 	diff -r --exclude=__pycache__ build/proto proto/gen
 
-constraints: $(INSTALLED) ## Pin the newest versions that fit, in constraints.txt
+constraints: $(INSTALLED) ## Pin the newest compatible versions in constraints.txt
 	$(BIN)/uv lock --quiet --upgrade
 	$(BIN)/uv export --quiet --no-header --no-annotate --no-hashes --no-emit-workspace \
 	  --all-packages --all-extras --all-groups --output-file constraints.txt
 
-clean: ## Remove build/ (checkpoints, bundles, corpora), keep .venv
+clean: ## Remove build/ (checkpoints, bundles, corpora) and caches; keep .venv
 	rm -rf build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,11 +1,11 @@
-"""The exact top k on one GPU, with nothing but JAX and the server's search.
+"""Measure the exact top k on one GPU, with only JAX and the server's search installed.
 
     PYTHONPATH=server/src:proto/gen python3 bench/gpu/topk.py --out build/bench/gpu_topk.json
 
-Checks answers against float64 on the host, then measures ours in kernels and in tiles, XLA's
-`lax.top_k` over all scores, the scan alone with tiles of several sizes, and what the machine can do
-at most. Ends within 8 minutes; what it had no time for, the notes say. `--quick` takes small sizes,
-on a CPU too, where kernels are interpreted and times mean nothing.
+The script checks answers against float64 on the host. Then it measures our search in kernels and in
+tiles, XLA's `lax.top_k` over all scores, the scan alone with several tile sizes, and the limits of
+the machine. It ends within 8 minutes; the notes list what it had no time for. `--quick` uses small
+sizes, also on a CPU, where kernels are interpreted and times mean nothing.
 
 Shapes:
     N  rows of the corpus    D  width of a vector    B  queries    K  results    P  N, padded
@@ -38,7 +38,7 @@ _CHUNK_BYTES = 4 << 30  # of all scores at once, for `lax.top_k`
 
 
 def layouts(rows: int) -> dict[str, ShardedLayout]:
-    """Return the ways in which ours searches; all take the same arrays."""
+    """Return the search methods of ours; all take the same arrays."""
     device = jax.devices()[0]
     shard = partial(ShardedLayout, devices=(device,), rows=rows, width=WIDTH)
     tile = 1 << (18 if rows > 1 << 20 else 10)
@@ -50,9 +50,9 @@ def layouts(rows: int) -> dict[str, ShardedLayout]:
 
 
 def draw(layout: ShardedLayout, dtype: str, batch: int) -> tuple[DeviceCorpus, jax.Array]:
-    """Draw unit vectors and queries; every hundredth row is the same as the row after it.
+    """Draw unit vectors and queries; every hundredth row equals the row after it.
 
-    Ids do not ascend with the rows.
+    Ids are not ascending by row.
     """
     padded, rows = layout.padded_rows, layout.rows
 
@@ -77,14 +77,14 @@ def draw(layout: ShardedLayout, dtype: str, batch: int) -> tuple[DeviceCorpus, j
     live = jnp.asarray(pack(np.arange(padded) < rows)[None])
     queries = jax.random.normal(jax.random.key(2), (batch, WIDTH))
     queries = queries / jnp.linalg.norm(queries, axis=1, keepdims=True)
-    return DeviceCorpus(build(), live), queries.at[0].set(0.6 * queries[0])  # not all of one length
+    return DeviceCorpus(build(), live), queries.at[0].set(0.6 * queries[0])  # lengths differ
 
 
 def check(run: Run, corpus: DeviceCorpus, queries: jax.Array, rows: int) -> None:
     """Check answers and the scan's bound for a few queries against float64.
 
     Raises:
-        AssertionError: An answer is wrong, or an error larger than its bound.
+        AssertionError: An answer is wrong, or an error exceeds its bound.
     """
     vectors, few = np.asarray(corpus.shards.vectors), queries[:4]
     probes = np.asarray(few, np.float64)
@@ -144,7 +144,7 @@ def check_scan(
 def search(
     layout: ShardedLayout, corpus: DeviceCorpus, queries: jax.Array, k: int
 ) -> Callable[[], TopK]:
-    """Return a call of ours."""
+    """Return a call of our search."""
     return partial(jax.jit(partial(layout.top_k, k=k)), corpus.shards, corpus.live, queries)
 
 
@@ -192,7 +192,7 @@ def top_k_of_all(corpus: DeviceCorpus, queries: jax.Array, k: int) -> Callable[[
 
 
 def least_seconds(run: Run, corpus: DeviceCorpus, batch: int) -> float:
-    """Return what reading every vector once, or multiplying it with every query, takes at most."""
+    """Return the larger of two limits: reading all vectors, multiplying them with all queries."""
     vectors = corpus.shards.vectors
     read_s = vectors.nbytes / (run.limits["copy_bandwidth"]["value"] * 1e9)
     return max(read_s, 2 * vectors.size * batch / (run.limits["matmul"]["value"] * 1e9))
@@ -257,7 +257,7 @@ def main() -> None:
     """Check and measure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build/bench/gpu_topk.json"))
-    parser.add_argument("--quick", action="store_true", help="take small sizes")
+    parser.add_argument("--quick", action="store_true", help="use small sizes")
     options = parser.parse_args()
     run = Run(out=options.out, sizes=QUICK if options.quick else Sizes())
     measure_limits(run)

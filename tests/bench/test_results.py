@@ -40,18 +40,18 @@ def test_one_run_is_its_own_median_and_percentiles() -> None:
 
 
 @pytest.mark.parametrize("samples", [[], [1.0, float("nan")], [float("inf")]])
-def test_what_is_no_measurement_is_refused(samples: list[float]) -> None:
+def test_missing_or_infinite_samples_are_rejected(samples: list[float]) -> None:
     with pytest.raises(ValueError, match="not finite samples"):
         summarise(samples, suite="s", metric="time", unit="s")
 
 
-def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
+def test_a_report_round_trips_through_its_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "s.json"
     write_report(report(), path)
     assert read_report(path) == report()
 
 
-def test_a_file_gives_back_a_timeline(tmp_path: Path) -> None:
+def test_a_timeline_round_trips_through_its_file(tmp_path: Path) -> None:
     timeline = Timeline(
         points=(Points(name="calls", x_s=[0.5, 1.5], y_ms=[3.0, 4.0]),),
         spans=(Span(name="load", begin_s=0.25, end_s=1.0),),
@@ -70,7 +70,7 @@ def test_a_file_names_its_limits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"limits": {}, "rows": [{}], "notes": []}', '{"limits": 1}']
 )
-def test_another_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_another_file_is_rejected_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "odd.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"odd\.json: not a report"):

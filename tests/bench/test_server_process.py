@@ -31,7 +31,7 @@ def test_only_the_servers_own_messages_count() -> None:
     ]
 
 
-def test_stages_are_what_lies_between_and_carry_no_paths() -> None:
+def test_stages_lie_between_messages_and_their_names_have_no_paths() -> None:
     assert list(find_stages(list(parse_log(LOG)))) == [
         Stage("before the first message", 1.5),
         Stage("verifying", 1.0),
@@ -43,19 +43,19 @@ def test_a_silent_server_has_no_stages() -> None:
     assert list(find_stages([])) == []
 
 
-def test_a_log_is_read_until_the_words_come() -> None:
+def test_a_log_is_read_until_the_words_appear() -> None:
     log = ServerLog(StringIO("".join(line for _, line in LOG)), began=time.monotonic())
     messages = [line.message for line in log.until("compiling")]
     assert messages == ["verifying build/a/1 and build/b", "compiling the towers"]
 
 
-def test_words_that_never_come_are_told_with_what_came() -> None:
+def test_missing_words_are_an_error_with_the_output() -> None:
     log = ServerLog(StringIO("Traceback: out of memory\n"), began=time.monotonic())
     with pytest.raises(ServerError, match=r"not said 'SERVING'.*\n.*out of memory"):
         log.until("SERVING")
 
 
-def test_a_server_that_cannot_start_is_told_with_what_it_said(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_is_an_error_with_its_output(tmp_path: Path) -> None:
     arguments = ("--bundle", tmp_path / "absent", "--corpus", tmp_path / "corpus")
     with pytest.raises(ServerError, match=r"(?s)exit status 1.*absent"), start_server(arguments):
         pass

@@ -30,13 +30,13 @@ def measure(machine: Machine, pace: Pace, **takes: float) -> dict[str, list[floa
     return {name: times.tolist() for name, times in seconds.items()}
 
 
-def test_each_system_gets_its_own_seconds_without_the_pauses() -> None:
+def test_times_are_kept_by_system_and_exclude_pauses() -> None:
     pace = Pace(budget_s=0, fewest=3, most=3, pause_s=0.5)
     seconds = measure(Machine(), pace, fast=1, slow=4)
     assert np.allclose(seconds["fast"], [1, 1, 1]) and np.allclose(seconds["slow"], [4, 4, 4])
 
 
-def test_systems_take_turns_and_each_begins_a_round() -> None:
+def test_systems_take_turns_and_rotate_the_first_place() -> None:
     machine = Machine()
     measure(machine, Pace(budget_s=0, fewest=3, most=3), a=1, b=1, c=1)
     warm_up, *rounds = ("".join(machine.called[i : i + 3]) for i in range(0, 12, 3))
@@ -45,13 +45,13 @@ def test_systems_take_turns_and_each_begins_a_round() -> None:
 
 
 @pytest.mark.parametrize(("budget_s", "rounds"), [(0, 3), (50, 10), (10_000, 12)])
-def test_as_many_rounds_as_fit_between_fewest_and_most(budget_s: float, rounds: int) -> None:
+def test_the_rounds_that_fit_are_run_between_fewest_and_most(budget_s: float, rounds: int) -> None:
     pace = Pace(budget_s=budget_s, fewest=3, most=12, pause_s=0.5)
     seconds = measure(Machine(), pace, a=1, b=3)
     assert len(seconds["a"]) == len(seconds["b"]) == rounds
 
 
-def test_cores_are_warm_before_a_call_is_timed() -> None:
+def test_warm_up_calls_precede_the_timed_call() -> None:
     machine = Machine()
     pace = Pace(budget_s=100, fewest=1, most=50, pause_s=1, warm_ups=2)
     seconds = measure(machine, pace, a=1, b=2)
@@ -59,6 +59,6 @@ def test_cores_are_warm_before_a_call_is_timed() -> None:
     assert seconds["a"] == [1] * 9  # rounds of 2 + 3 * 3 seconds
 
 
-def test_a_pace_of_no_rounds_is_refused() -> None:
+def test_a_pace_of_no_rounds_is_rejected() -> None:
     with pytest.raises(ValueError, match="fewest: 0"):
         Pace(budget_s=1, fewest=0)

@@ -73,7 +73,7 @@ def test_the_path_of_a_file_is_its_package() -> None:
         assert file.name.startswith("phoenix_retrieval/v1/")
 
 
-def test_an_action_is_a_bit_of_a_mask() -> None:
+def test_each_action_is_a_bit_of_the_mask() -> None:
     values = user_pb2.Action.values()
     assert sorted(values) == list(range(19))
     assert max(values) < 64
@@ -85,7 +85,7 @@ def test_an_action_is_a_bit_of_a_mask() -> None:
     ]
 
 
-def test_the_actions_that_the_published_model_names() -> None:
+def test_named_actions_are_those_of_the_published_model() -> None:
     named = {
         name.removeprefix("ACTION_"): value
         for name, value in user_pb2.Action.items()
@@ -124,14 +124,14 @@ def test_the_stubs_have_every_method(name: str) -> None:
         assert callable(getattr(servicer, method))
 
 
-def test_every_message_can_be_made_and_read() -> None:
+def test_every_empty_message_round_trips() -> None:
     for message in _messages():
         made = message_factory.GetMessageClass(message)()
         assert made.SerializeToString() == b""
         assert made == type(made).FromString(b"")
 
 
-def test_ids_and_masks_are_of_64_fixed_bits() -> None:
+def test_ids_masks_and_times_are_fixed64() -> None:
     ids = [
         field
         for field in _fields()
@@ -192,7 +192,7 @@ def test_columns_of_numbers_are_packed() -> None:
     assert len(reply.SerializeToString()) < 200 * 12 + 10
 
 
-def test_a_request_of_a_batch_carries_what_a_call_would() -> None:
+def test_a_result_of_a_batch_has_the_response_and_status_of_a_call() -> None:
     types = {
         (message.name, field.name): field.message_type.full_name
         for message in _messages()
@@ -211,7 +211,7 @@ def test_a_request_of_a_batch_carries_what_a_call_would() -> None:
         assert types[place] == f"phoenix_retrieval.v1.{name}"
 
 
-def test_manifests_travel_in_the_description_of_the_model() -> None:
+def test_get_model_returns_both_manifests() -> None:
     fields = model_service_pb2.GetModelResponse.DESCRIPTOR.fields_by_name
     assert fields["bundle"].message_type is manifest_pb2.BundleManifest.DESCRIPTOR
     assert fields["corpus"].message_type is manifest_pb2.CorpusManifest.DESCRIPTOR

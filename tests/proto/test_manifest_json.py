@@ -42,7 +42,7 @@ def test_json_holds_64_bit_integers_as_strings() -> None:
     assert found["files"] == [{"path": "a", "size_bytes": str(2**63)}]
 
 
-def test_a_full_manifest_survives_json() -> None:
+def test_a_full_manifest_round_trips_through_json() -> None:
     array = manifest_pb2.ArraySignature(name="user_rows", dtype="int32", dimensions=["b", "2"])
     program = manifest_pb2.Program(
         path="programs/user_tower.jax",

@@ -1,1 +1,1 @@
-"""Benchmarks: this stack beside its peers, measured in one run on one machine."""
+"""Benchmark this stack and its peers in one run on one machine."""

@@ -12,34 +12,34 @@ from phoenix_bench.results import write_report
 from phoenix_bench.suites import SUITES, Options, load_suite
 from phoenix_bench.table import print_report
 
-app = typer.Typer(help="Measure this stack beside its peers.", pretty_exceptions_enable=False)
+app = typer.Typer(help="Measure this stack and its peers.", pretty_exceptions_enable=False)
 _console = Console(stderr=True, highlight=False, emoji=False)
 
 
 @app.callback()
 def main() -> None:
-    """Measure this stack beside its peers."""
+    """Measure this stack and its peers."""
 
 
 @app.command()
 def run(
     suites: Annotated[
-        list[str] | None, typer.Argument(help=f"Of {', '.join(SUITES)}. Default: all.")
+        list[str] | None, typer.Argument(help=f"Suites to run: {', '.join(SUITES)}. Default: all.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small sizes and few runs, to try it out.")
+        bool, typer.Option("--quick", help="Use small sizes and few runs, for a trial run.")
     ] = False,
-    results: Annotated[Path, typer.Option(help="Where SUITE.json and SUITE.png go.")] = Path(
+    results: Annotated[Path, typer.Option(help="Directory for SUITE.json and SUITE.png.")] = Path(
         "bench/results"
     ),
     build: Annotated[
-        Path, typer.Option(help="Where bundles and corpora are kept for the next run.")
+        Path, typer.Option(help="Directory in which bundles and corpora are kept for the next run.")
     ] = Options.build,
 ) -> None:
-    """Run suites one after the other: print a table, write SUITE.json and SUITE.png."""
+    """Run suites in turn; for each print a table and write SUITE.json and SUITE.png."""
     chosen = suites or list(SUITES)
     if unknown := [name for name in chosen if name not in SUITES]:
-        raise typer.BadParameter(f"{', '.join(unknown)}: not of {', '.join(SUITES)}")
+        raise typer.BadParameter(f"{', '.join(unknown)}: not one of {', '.join(SUITES)}")
     options = Options(quick=quick, build=build)
     for name in chosen:
         suite = load_suite(name)

@@ -1,4 +1,4 @@
-"""A checkpoint, bundle and corpora of published size, made once and kept for the next run."""
+"""Build a checkpoint, bundle and corpora of published size, and keep them for the next run."""
 
 import hashlib
 import importlib.util
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from phoenix_bench.suites import Options
 
-# What decides the files below: once it has changed, the kept ones are made again.
+# Inputs of the files below. If they change, the kept files are built again.
 _MAKERS = (
     *("phoenix_model", "phoenix_export"),
     *("phoenix_server.build.import_npz", "phoenix_server.corpus.disk.snapshot_writer"),
@@ -25,13 +25,13 @@ _KEY = "made-by"
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large a checkpoint is.
+    """Size of a checkpoint.
 
     Attributes:
-        posts: Rows of its corpus.
-        vocab: Rows of each embedding table.
-        layers: Of the transformer.
-        seed: Of all that is drawn: other weights and posts.
+        posts: Number of posts in its corpus.
+        vocab: Number of rows of each embedding table.
+        layers: Number of transformer layers.
+        seed: Random seed; another seed gives other weights and posts.
     """
 
     posts: int
@@ -51,14 +51,14 @@ QUICK = Sizes(posts=2_000, vocab=10_000, layers=2)
 
 @dataclass(frozen=True, kw_only=True)
 class Artifacts:
-    """What a server and the suites need; all of it is on disk.
+    """Files that a server and the suites need.
 
     Attributes:
-        sizes: How large it is.
+        sizes: Size of the checkpoint.
         checkpoint: A directory in the published layout.
-        bundle: The checkpoint exported, in bfloat16, without a SavedModel.
+        bundle: The checkpoint exported in bfloat16, without a SavedModel.
         corpus: The checkpoint's posts, imported with their vectors.
-        posts: The same posts as Parquet without vectors, as `build-corpus` takes them.
+        posts: The same posts as Parquet without vectors, the input of `build-corpus`.
     """
 
     sizes: Sizes
@@ -69,21 +69,21 @@ class Artifacts:
 
     @property
     def table_bytes(self) -> int:
-        """Bytes of the three embedding tables, as the server holds them."""
+        """Return the size of the three embedding tables in the server, in bytes."""
         return sum(path.stat().st_size for path in (self.bundle / "tables").iterdir())
 
     @property
     def corpus_bytes(self) -> int:
-        """Bytes of the corpus on disk."""
+        """Return the size of the corpus on disk, in bytes."""
         return (self.corpus / "posts.arrow").stat().st_size
 
 
 def prepare(options: Options, sizes: Sizes = PUBLISHED) -> Artifacts:
-    """Return the artefacts of a run, making what is missing; that takes a minute or two.
+    """Return the artifacts of a run; build missing ones, which takes a minute or two.
 
     Args:
-        options: Of the run; with `quick`, they are small whatever `sizes` says.
-        sizes: How large they are.
+        options: Options of the run; with `quick`, the artifacts are small and `sizes` is ignored.
+        sizes: Size of the checkpoint.
 
     Raises:
         subprocess.CalledProcessError: A step failed; it has said why on the terminal.
@@ -128,7 +128,7 @@ def _make(made: Artifacts) -> None:
 
 
 def copy_corpus(made: Artifacts, to: Path) -> Path:
-    """Copy a corpus as it was built, to be changed: without what other servers did to it."""
+    """Copy a corpus as it was built, without its journal and snapshots, to be changed."""
     to.mkdir(parents=True)
     for name in ("manifest.json", "posts.arrow"):
         shutil.copy(made.corpus / name, to)
@@ -136,12 +136,12 @@ def copy_corpus(made: Artifacts, to: Path) -> Path:
 
 
 def forget_compiled(made: Artifacts) -> None:
-    """Remove what was compiled ahead: the other suites expect a bundle as it was exported."""
+    """Remove programs compiled ahead; the other suites expect a bundle as it was exported."""
     shutil.rmtree(made.bundle / "compiled", ignore_errors=True)
 
 
 def run_module(module: str, *arguments: object) -> None:
-    """Run a command line of ours.
+    """Run a command line of this stack.
 
     Raises:
         subprocess.CalledProcessError: It failed; it has said why on the terminal.

@@ -1,6 +1,6 @@
-"""What a machine can do at most: products of matrices, and reading memory.
+"""Measure the limits of a machine: matrix products, and reading memory.
 
-Of several methods the best single run counts: a limit is what nothing here has exceeded.
+The limit is the best single run of several methods.
 """
 
 from collections.abc import Callable
@@ -26,13 +26,13 @@ Methods = dict[str, Callable[[], object]]
 
 
 def measure_limits(*, dtype: str = "float32", quick: bool = False) -> tuple[Limit, Limit]:
-    """Return the device's read bandwidth, and its rate of matrix products.
+    """Return the device's read bandwidth and its rate of matrix products.
 
     On a CPU numpy's methods compete with XLA's.
 
     Args:
-        dtype: Of the products' factors; they accumulate in float32.
-        quick: Measure on small arrays, which may lie in cache.
+        dtype: Element type of the factors; products accumulate in float32.
+        quick: Measure on small arrays, which may fit in a cache.
     """
     host = jax.default_backend() == "cpu"
     rng = np.random.default_rng(0)
@@ -56,12 +56,12 @@ def measure_limits(*, dtype: str = "float32", quick: bool = False) -> tuple[Limi
 
 
 def best_of(first: Limit, second: Limit) -> Limit:
-    """Return the higher of two measurements of one limit: the other was disturbed."""
+    """Return the higher of two measurements of one limit; the lower one was disturbed."""
     return max(first, second, key=lambda limit: limit.value)
 
 
 def _best(methods: Methods, *, work: float) -> tuple[str, float]:
-    """Return the fastest method and its best rate, in 1e9 units of work a second."""
+    """Return the fastest method and its best rate, in 1e9 units of work per second."""
     seconds = time_in_turns(methods, _PACE)
     best = min(methods, key=lambda method: seconds[method].min())
     return best, work / float(seconds[best].min()) / 1e9

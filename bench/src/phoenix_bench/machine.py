@@ -1,4 +1,4 @@
-"""What a measurement ran on: the machine, and the versions of what took part."""
+"""Describe the machine of a measurement and the versions of the software."""
 
 import importlib.metadata
 import os
@@ -25,7 +25,7 @@ def report(
     notes: Sequence[str] = (),
     timeline: Timeline | None = None,
 ) -> Report:
-    """Return a report of rows that were measured here and now."""
+    """Return a report of rows that were measured on this machine in this run."""
     return Report(
         machine=describe_machine(),
         versions=find_versions(),
@@ -37,7 +37,7 @@ def report(
 
 
 def describe_machine() -> dict[str, str]:
-    """Return what this machine is, in words by topic."""
+    """Return a description of this machine, by topic."""
     one, five, _ = os.getloadavg()
     return {
         "cpu": _cpu_model(),
@@ -52,7 +52,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def find_versions() -> dict[str, str]:
-    """Return the versions of Python, of this source and of the libraries that are installed."""
+    """Return the versions of Python, of this source and of the installed libraries."""
     versions = {"python": platform.python_version(), "phoenix": _commit()}
     for library in _LIBRARIES:
         try:
@@ -63,7 +63,7 @@ def find_versions() -> dict[str, str]:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -77,7 +77,7 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str:
-    """Return the commit of this source, with a + if something is changed."""
+    """Return the commit of this source, with a + if there are uncommitted changes."""
     command = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+")
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""A report as a picture."""
+"""Plot reports."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ _PANEL_INCHES = (4.5, 3.2)
 
 
 def draw_lines(report: Report, path: Path, *, metric: str, x: str, title: str) -> None:
-    """Draw one metric over one parameter, on logarithmic axes: a panel for each set of the others.
+    """Plot one metric over one parameter on logarithmic axes; other parameters get panels.
 
-    A line is a system, its band goes from the 10th to the 90th percentile.
+    Each line is a system; its band spans the 10th to the 90th percentile.
 
     Raises:
         ValueError: The report has no such metric.
@@ -56,7 +56,7 @@ def draw_lines(report: Report, path: Path, *, metric: str, x: str, title: str) -
 
 
 def draw_bars(report: Report, path: Path, *, metrics: Sequence[str], title: str) -> None:
-    """Draw metrics as bars, a panel each, with whiskers at the 10th and 90th percentiles.
+    """Plot metrics as bars, one panel each, with whiskers at the 10th and 90th percentiles.
 
     Raises:
         ValueError: The report lacks a metric.
@@ -85,7 +85,7 @@ def draw_bars(report: Report, path: Path, *, metrics: Sequence[str], title: str)
 
 
 def draw_timeline(report: Report, path: Path, *, title: str) -> None:
-    """Draw calls by when they were due and what they took, with what went on meanwhile.
+    """Plot the latency of calls over their due times, with the spans of the timeline.
 
     Raises:
         ValueError: The report has no timeline.

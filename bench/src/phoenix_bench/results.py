@@ -1,4 +1,4 @@
-"""What a suite finds out, and the file it is kept in."""
+"""Results of a suite, and their file format."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,18 +15,18 @@ Params: TypeAlias = Mapping[str, str | int | float | bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One quantity of one system, over several runs.
+    """One metric of one system over several runs.
 
     Attributes:
-        suite: The suite that measured it.
+        suite: Suite that measured it.
         system: `OURS`, or the peer's name.
-        params: What was set; rows of equal params were measured in turns.
-        metric: What was measured, such as "time" or "ratio".
-        unit: Of the three numbers below; "1" for a ratio.
-        median: Of the runs.
-        p10: The 10th percentile, linear between the two nearest runs.
-        p90: The 90th.
-        runs: How many.
+        params: Parameters of the measurement; rows of equal params were measured in turns.
+        metric: Name of the quantity, such as "time" or "ratio".
+        unit: Unit of the three numbers below; "1" for a ratio.
+        median: Median of the runs.
+        p10: 10th percentile, interpolated linearly between the two nearest runs.
+        p90: 90th percentile, likewise.
+        runs: Number of runs.
     """
 
     suite: str
@@ -42,13 +42,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """What the machine can do at most, as measured in the same run.
+    """A limit of the machine, measured in the same run.
 
     Attributes:
-        name: Such as "read_bandwidth".
-        value: The best that any method reached.
-        unit: Such as "GB/s".
-        method: The one that reached it.
+        name: Name, such as "read_bandwidth".
+        value: Best rate of any method.
+        unit: Unit, such as "GB/s".
+        method: The method that reached it.
     """
 
     name: str
@@ -59,12 +59,12 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Calls of one kind, in time.
+    """Calls of one kind over time.
 
     Attributes:
-        name: What they have in common.
-        x_s: When each was due, in seconds from the start.
-        y_ms: What it took, in milliseconds.
+        name: Name of the kind.
+        x_s: Due times, in seconds from the start.
+        y_ms: Latencies, in milliseconds.
     """
 
     name: str
@@ -74,12 +74,12 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """Something that went on meanwhile.
+    """An operation during the run.
 
     Attributes:
-        name: What.
-        begin_s: From when on, in seconds from the start.
-        end_s: Until when.
+        name: Name of the operation.
+        begin_s: Beginning, in seconds from the start.
+        end_s: End, likewise.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """What happened in one run, call by call."""
+    """The calls and operations of one run."""
 
     points: Sequence[Points]
     spans: Sequence[Span]
@@ -97,15 +97,15 @@ class Timeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What one suite found out.
+    """The results of one suite.
 
     Attributes:
-        machine: What it ran on, in words by topic.
-        versions: Of Python and of each library that took part, by name.
-        limits: The machine's.
-        rows: What was measured.
-        notes: What a reader must know, such as a peer that is missing.
-        timeline: Of the last run, where that is drawn.
+        machine: Description of the machine, by topic.
+        versions: Versions of Python and of each library involved, by name.
+        limits: Limits of the machine.
+        rows: The measurements.
+        notes: Remarks that a reader needs, such as a missing peer.
+        timeline: Timeline of the last run, if the suite plots one.
     """
 
     machine: Mapping[str, str]
@@ -125,7 +125,7 @@ def summarise(
     system: str = OURS,
     params: Params | None = None,
 ) -> Row:
-    """Return the row of some samples, one a run.
+    """Return the row of some samples, one for each run.
 
     Raises:
         ValueError: There are none, or one is not finite.
@@ -148,7 +148,7 @@ def summarise(
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write a report as JSON, and its directory if there is none."""
+    """Write a report as JSON; create its directory if needed."""
     contents = asdict(report)
     contents["limits"] = {limit.pop("name"): limit for limit in contents["limits"]}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,10 +156,10 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def read_report(path: Path) -> Report:
-    """Read what `write_report` wrote.
+    """Read a report that `write_report` wrote.
 
     Raises:
-        ValueError: It is not such a file.
+        ValueError: The file is not a report.
     """
     try:
         contents: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

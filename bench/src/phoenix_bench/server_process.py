@@ -1,4 +1,4 @@
-"""A server in a process of its own, watched from its first instruction on."""
+"""Run a server as a process and time its start from exec."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ ALL_COMPILED = "of them compiled ahead"
 _MESSAGE = re.compile(r"^\S+ \S+ INFO phoenix_server[.\w]*: (?P<message>.*)$")
 _LIMIT_S = 300
 _POLL_S = 0.02
-# It listens before it is healthy; gRPC's own pause between attempts to connect is a second.
+# The server listens before it is healthy. gRPC by default waits 1 s between connection attempts.
 _RECONNECT = [
     ("grpc.initial_reconnect_backoff_ms", 20),
     ("grpc.min_reconnect_backoff_ms", 20),
@@ -32,32 +32,32 @@ _RECONNECT = [
 
 
 class LogLine(NamedTuple):
-    """What the server said, and when, in seconds from its start."""
+    """A log message of the server and its time, in seconds from the server's start."""
 
     at_s: float
     message: str
 
 
 class Stage(NamedTuple):
-    """A stretch of a start, named by the first words of the message that began it."""
+    """A stage of a start, named by the first words of the message that began it."""
 
     name: str
     spent_s: float
 
 
 class ServerError(Exception):
-    """The server ended, or took too long."""
+    """The server ended or took too long."""
 
 
 class ServerLog:
-    """What a server says, read as it comes."""
+    """The output of a server, read as it arrives."""
 
     def __init__(self, stream: IO[str], began: float) -> None:
-        """Read a stream in a thread, until it ends.
+        """Read a stream in a thread until it ends.
 
         Args:
-            stream: What the server writes to.
-            began: When the server started, by `time.monotonic`.
+            stream: Stream that the server writes to.
+            began: Start time of the server, by `time.monotonic`.
         """
         self._stream = stream
         self._began = began
@@ -68,21 +68,21 @@ class ServerLog:
         self._reader.start()
 
     def text(self) -> str:
-        """Return all that was said."""
+        """Return the whole output so far."""
         with self._changed:
             return "".join(line for _, line in self._lines)
 
     def until(self, words: str, *, timeout_s: float = _LIMIT_S) -> Sequence[LogLine]:
-        """Wait for a message that holds some words; return it and those before it.
+        """Wait for a message that contains some words; return it and those before it.
 
         Raises:
-            ServerError: It did not come.
+            ServerError: The message did not arrive in time.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._ended or self._find(words), timeout_s)
             if found := self._find(words):
                 return found
-        raise ServerError(f"the server has not said {words!r}, only:\n{self.text()}")
+        raise ServerError(f"the server has not logged {words!r}, only:\n{self.text()}")
 
     def join(self) -> None:
         """Wait for the end of the stream."""
@@ -107,13 +107,13 @@ class ServerLog:
 
 @dataclass(frozen=True, kw_only=True)
 class RunningServer:
-    """A server that is SERVING.
+    """A server whose health is SERVING.
 
     Attributes:
-        pid: Its process.
-        address: Where it listens, as gRPC names it.
+        pid: Process id.
+        address: Address, as gRPC names it.
         serving_s: Seconds from its start until its health was SERVING.
-        log: What it says.
+        log: Its output.
     """
 
     pid: int
@@ -124,10 +124,10 @@ class RunningServer:
 
 @contextmanager
 def start_server(arguments: Sequence[str | Path]) -> Generator[RunningServer, None, None]:
-    """Run `phoenix-server serve` on a socket of its own; yield when its health is SERVING.
+    """Run `phoenix-server serve` on a new unix socket; yield when its health is SERVING.
 
     Raises:
-        ServerError: It never is.
+        ServerError: It does not become SERVING.
     """
     with tempfile.TemporaryDirectory() as folder:
         address = f"unix:{folder}/server"
@@ -150,14 +150,14 @@ def start_server(arguments: Sequence[str | Path]) -> Generator[RunningServer, No
 
 
 def parse_log(lines: Iterable[tuple[float, str]]) -> Iterator[LogLine]:
-    """Yield the server's own messages of level INFO."""
+    """Yield the server's own log messages of level INFO."""
     for at_s, line in lines:
         if found := _MESSAGE.match(line.rstrip("\n")):
             yield LogLine(at_s, found["message"])
 
 
 def find_stages(log: Sequence[LogLine]) -> Iterator[Stage]:
-    """Yield what lies between the messages; what comes before the first is named for that."""
+    """Yield the stages between messages; the stage before the first message has a fixed name."""
     if log:
         yield Stage("before the first message", log[0].at_s)
     for line, following in pairwise(log):
@@ -165,7 +165,7 @@ def find_stages(log: Sequence[LogLine]) -> Iterator[Stage]:
 
 
 def _first_words(message: str) -> str:
-    """Return a message up to its first path, number or name."""
+    """Return the words of a message before its first path, number or name."""
     found = re.match(r"[A-Za-z]+(?: [A-Za-z]+)*(?![^\s:,])", message)
     return found[0] if found else message
 
@@ -173,9 +173,9 @@ def _first_words(message: str) -> str:
 def _await_serving(address: str, process: subprocess.Popen[str], log: ServerLog) -> None:
     deadline = time.monotonic() + _LIMIT_S
     with grpc.insecure_channel(address, _RECONNECT) as channel:
-        health: Any = HealthStub(channel)  # its type stub has no methods
+        health: Any = HealthStub(channel)  # the type stub declares no methods
         while (left_s := deadline - time.monotonic()) > 0 and process.poll() is None:
-            with suppress(grpc.RpcError):  # it does not listen yet
+            with suppress(grpc.RpcError):  # the server does not listen yet
                 reply = health.Check(HealthCheckRequest(), timeout=left_s)
                 if reply.status == HealthCheckResponse.SERVING:
                     return

@@ -1,4 +1,4 @@
-"""A report as tables on the terminal."""
+"""Print reports as tables on the terminal."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,13 +7,13 @@ from rich.table import Table
 
 from phoenix_bench.results import OURS, Params, Report, Row
 
-_WIDE = 160  # columns that a table of six systems takes with percentiles
+_WIDE = 160  # columns: the width of a table of six systems with percentiles
 
 
 def print_report(report: Report, *, title: str) -> None:
-    """Print a report: a table for each metric, then the limits, the machine and the notes."""
+    """Print a table for each metric, then the limits, the machine and the notes."""
     console = Console(highlight=False, emoji=False)
-    if not console.is_terminal:  # rich would take 80 columns
+    if not console.is_terminal:  # rich would assume 80 columns
         console = Console(highlight=False, emoji=False, width=_WIDE)
     for metric in dict.fromkeys(row.metric for row in report.rows):
         rows = [row for row in report.rows if row.metric == metric]
@@ -31,8 +31,8 @@ def make_table(rows: Sequence[Row], *, percentiles: bool = True) -> Table:
     """Return a table of one metric: a line for each set of params, a column for each system.
 
     Args:
-        rows: Of one metric.
-        percentiles: Show the 10th and 90th beside the median, where there were several runs.
+        rows: Rows of one metric.
+        percentiles: Show the 10th and 90th percentile beside the median if there were several runs.
     """
     systems = sorted(dict.fromkeys(row.system for row in rows), key=lambda name: name != OURS)
     table = Table()
@@ -50,7 +50,7 @@ def make_table(rows: Sequence[Row], *, percentiles: bool = True) -> Table:
 
 
 def format_cell(row: Row, *, percentiles: bool) -> str:
-    """Return a row's numbers in words."""
+    """Format the numbers of a row."""
     median = format_number(row.median)
     if row.runs == 1 or not percentiles:
         return median
@@ -58,7 +58,7 @@ def format_cell(row: Row, *, percentiles: bool) -> str:
 
 
 def format_params(params: Params) -> str:
-    """Return parameters in words."""
+    """Format parameters."""
     return ", ".join(
         f"{name} {value:,}" if isinstance(value, int) else f"{name}: {value}"
         for name, value in params.items()
@@ -66,12 +66,12 @@ def format_params(params: Params) -> str:
 
 
 def format_number(value: float, digits: int = 3) -> str:
-    """Return a number with so many digits, or all of those before the point if they are more."""
+    """Format a number with so many significant digits, but never drop digits before the point."""
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def _lines(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Yield the rows of equal params together, in the order in which they first come."""
+    """Yield groups of rows with equal params, in order of first occurrence."""
     lines: dict[str, list[Row]] = {}
     for row in rows:
         lines.setdefault(repr(sorted(row.params.items())), []).append(row)

@@ -1,4 +1,4 @@
-"""Time systems in turns, so that what else the machine does hits all of them alike."""
+"""Time systems in turns, so that other load on the machine affects all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,16 +10,16 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How long to measure one set of systems.
+    """Duration of the measurement of one set of systems.
 
     Attributes:
-        budget_s: Time for all rounds together; the fewest are run even if it is not enough.
-        fewest: Rounds at least.
-        most: Rounds at most.
-        pause_s: Before each system, so that threads of the last one stop spinning for more work.
-        warm_ups: Calls of a system after the pause and before the one that is timed. Cores that
-            have slept are slow to begin with, which hits systems of many short parallel steps most,
-            and is not what a server under load sees.
+        budget_s: Time for all rounds together, in seconds; exceeded if `fewest` rounds need more.
+        fewest: Smallest number of rounds.
+        most: Largest number of rounds.
+        pause_s: Pause before each system, in seconds, for threads of the last one to stop spinning.
+        warm_ups: Untimed calls of a system between the pause and the timed call. Cores that have
+            slept are slow at first. That affects systems of many short parallel steps most, and
+            does not happen on a server under load.
     """
 
     budget_s: float
@@ -33,7 +33,7 @@ class Pace:
             raise ValueError(f"fewest: {self.fewest}, most: {self.most}: not ascending from 1")
 
     def rounds(self, round_s: float) -> int:
-        """Return how many rounds fit, given what one takes in seconds."""
+        """Return how many rounds fit, given the duration of one in seconds."""
         fitting = int(self.budget_s / max(round_s, 1e-9))
         return max(self.fewest, min(self.most, fitting))
 
@@ -45,19 +45,19 @@ def time_in_turns(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Time a call of each system once a round, and return what they took.
+    """Time one call of each system in each round.
 
-    A first round is not counted: it warms up, and tells how many rounds fit. Each round begins with
-    another system, so that none always follows the same.
+    The first round is not counted; it warms up and determines how many rounds fit. Each round
+    begins with another system, so that no system always follows the same one.
 
     Args:
-        calls: The systems by name; a call returns when its answer is on the host.
-        pace: How long to measure.
-        clock: Seconds from any beginning.
-        sleep: Waits some seconds.
+        calls: A call for each system, by name; it returns when its answer is on the host.
+        pace: Duration of the measurement.
+        clock: Returns seconds from an arbitrary origin.
+        sleep: Waits for a number of seconds.
 
     Returns:
-        Seconds by system, one a round.
+        Seconds by system, one value for each round.
     """
     names = list(calls)
     began = clock()

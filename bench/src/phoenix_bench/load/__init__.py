@@ -1,1 +1,1 @@
-"""Load on a running server: requests, open-loop arrivals, ghz, and what became of the calls."""
+"""Load-test a running server: requests, open-loop arrivals, ghz, and results of calls."""

@@ -1,4 +1,4 @@
-"""What became of the calls of a run.
+"""Results of the calls of a run.
 
 Shapes:
     n  calls, in the order in which they were due
@@ -18,13 +18,13 @@ EXPIRED = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Calls(NamedTuple):
-    """The calls of one run; times count from its start.
+    """The calls of one run. Times count from its start.
 
     Attributes:
-        due_s: [n] f64, when a call should have begun. Latency counts from here.
-        sent_s: [n] f64, when it did begin.
-        ended_s: [n] f64, when its caller had the answer or the error.
-        codes: [n] i64, the numbers of their statuses.
+        due_s: [n] f64, time at which the call was due. Latency counts from here.
+        sent_s: [n] f64, time at which it was sent.
+        ended_s: [n] f64, time at which the caller had the answer or the error.
+        codes: [n] i64, numbers of the gRPC statuses.
     """
 
     due_s: Seconds
@@ -33,25 +33,25 @@ class Calls(NamedTuple):
     codes: npt.NDArray[np.int64]
 
     def latencies_s(self, status: grpc.StatusCode = OK) -> Seconds:
-        """Return how long the calls of a status took from when they were due."""
+        """Return the times of calls of a status from due to end."""
         which = self.codes == code(status)
         return self.ended_s[which] - self.due_s[which]
 
     def waits_s(self, status: grpc.StatusCode) -> Seconds:
-        """Return how long the calls of a status took from when they were sent."""
+        """Return the times of calls of a status from sent to end."""
         which = self.codes == code(status)
         return self.ended_s[which] - self.sent_s[which]
 
     def lags_s(self) -> Seconds:
-        """Return how late the calls were sent: what the generator could not keep up with."""
+        """Return how late the generator sent the calls."""
         return self.sent_s - self.due_s
 
     def count(self, status: grpc.StatusCode) -> int:
-        """Return how many calls ended with a status."""
+        """Return the number of calls that ended with a status."""
         return int((self.codes == code(status)).sum())
 
     def between(self, begin_s: float, end_s: float) -> "Calls":
-        """Return the calls that were due from `begin_s` up to `end_s`."""
+        """Return the calls that were due in [begin_s, end_s)."""
         which = (self.due_s >= begin_s) & (self.due_s < end_s)
         return Calls(
             due_s=self.due_s[which],
@@ -61,7 +61,7 @@ class Calls(NamedTuple):
         )
 
     def statuses(self) -> dict[str, int]:
-        """Return how many calls ended with each status, by its name, the most frequent first."""
+        """Return the number of calls by name of status, most frequent first."""
         names = {code(status): status.name for status in grpc.StatusCode}
         codes, counts = np.unique(self.codes, return_counts=True)
         order = np.argsort(-counts, kind="stable")
@@ -69,18 +69,18 @@ class Calls(NamedTuple):
 
 
 def code(status: grpc.StatusCode) -> int:
-    """Return the number of a status."""
+    """Return the number of a gRPC status."""
     number: int = status.value[0]
     return number
 
 
 def rate_of_answers(calls: Calls, edge: int) -> float:
-    """Return how many calls were answered a second, from the middle of a closed-loop run.
+    """Return the answered calls per second in the middle of a closed-loop run.
 
     Args:
-        calls: Of the run.
-        edge: How many answers to leave out at each end, where the loop is not full: as many as
-            there are callers.
+        calls: Calls of the run.
+        edge: Number of answers to leave out at each end, where the loop is not full: the number
+            of callers.
 
     Raises:
         ValueError: There are too few answers.

@@ -1,8 +1,8 @@
-"""A peer that does nothing: `python -m phoenix_bench.load.echo_process`.
+"""Run a peer that does no work: `python -m phoenix_bench.load.echo_process`.
 
-A grpc.aio server that takes `Retrieve` as bytes and gives one reply to all, as long as a real one:
-what gRPC in Python costs before any work. It prints where it listens, as JSON, and ends when its
-standard input does.
+A grpc.aio server that takes `Retrieve` as bytes and returns the same reply to all calls, as long as
+a real one. It measures the cost of gRPC in Python. It prints its address as JSON, and exits when
+its standard input ends.
 """
 
 import asyncio

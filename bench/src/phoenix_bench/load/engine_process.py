@@ -1,7 +1,7 @@
-"""A process with an engine of its own: `python -m phoenix_bench.load.engine_process`.
+"""Run an engine in a process: `python -m phoenix_bench.load.engine_process`.
 
-It runs queries without gRPC when told to, and serves the same engine with `ThreadServer`. It takes
-one order a line as JSON and answers it with one line; its first line says where it listens.
+The process runs queries without gRPC on command, and serves the same engine with `ThreadServer`. It
+reads one command per line as JSON and answers each with one line. Its first line is its address.
 """
 
 import itertools
@@ -24,7 +24,7 @@ app = typer.Typer(pretty_exceptions_enable=False)
 
 
 def run_batches(engine: Engine, queries: Sequence[Query], duration_s: float) -> float:
-    """Run the queries in turn, in full batches, and return how many it answers a second."""
+    """Run the queries in turn in full batches; return the answered queries per second."""
     size = engine.max_batch
     batches = itertools.cycle(
         [queries[start : start + size] for start in range(0, len(queries) - size + 1, size)]
@@ -36,7 +36,7 @@ def run_batches(engine: Engine, queries: Sequence[Query], duration_s: float) -> 
 
 
 def run_single(engine: Engine, query: Query) -> float:
-    """Run one query alone, and return what it took in seconds."""
+    """Run one query alone; return its time in seconds."""
     began = time.perf_counter()
     engine.retrieve([query])
     return time.perf_counter() - began
@@ -44,7 +44,7 @@ def run_single(engine: Engine, query: Query) -> float:
 
 @app.command()
 def main(bundle: Path, corpus: Path, requests: Path) -> None:
-    """Load, say where the threaded server listens, and do what standard input says."""
+    """Load, print the address of the threaded server, and run commands from standard input."""
     engine, _ = load(ServeConfig(bundle=bundle, corpus=corpus, read_only=True))
     engine.compile_rest()
     sizes = engine.bundle.manifest.model

@@ -1,4 +1,4 @@
-"""Runs ghz and reads what it found."""
+"""Run ghz and read its reports."""
 
 import json
 import os
@@ -20,16 +20,16 @@ _SPELLED_OTHERWISE = {"CANCELED": grpc.StatusCode.CANCELLED}
 
 
 class GhzError(Exception):
-    """ghz is not there, or did not run."""
+    """ghz is not installed, or failed."""
 
 
 class GhzRun(NamedTuple):
     """One run of ghz.
 
     Attributes:
-        calls: What became of its calls. They were due when they were sent: ghz does not say when
-            its schedule wanted them.
-        cpu_share: Processor time that ghz itself took, of one core.
+        calls: Results of the calls. Due times equal sent times, because ghz does not report its
+            schedule.
+        cpu_share: Processor time of ghz itself, as a share of one core.
     """
 
     calls: Calls
@@ -37,29 +37,29 @@ class GhzRun(NamedTuple):
 
 
 def find_ghz(build: Path) -> Path:
-    """Return where ghz is: on the path, or below `build`/bin.
+    """Return the path of ghz: on the PATH, or in `build`/bin.
 
     Raises:
-        GhzError: It is in neither.
+        GhzError: It is in neither place.
     """
     places = os.pathsep.join((os.environ.get("PATH", os.defpath), str(build / "bin")))
     found = shutil.which("ghz", path=places)
     if found is None:
-        raise GhzError("there is no ghz; `make ghz` installs it, and needs Go")
+        raise GhzError("ghz is not installed; `make ghz` installs it, which needs Go")
     return Path(found).absolute()
 
 
 def run_ghz(ghz: Path, config: Mapping[str, Any], target: str, out: Path) -> GhzRun:
-    """Run ghz and return what it found.
+    """Run ghz and return its results.
 
     Args:
-        ghz: The program.
-        config: What it reads with --config.
+        ghz: Path of the program.
+        config: Content of the file for --config.
         target: The server, as host:port.
-        out: Where its whole report goes, as JSON; the config goes beside it.
+        out: Path for the full report as JSON; the config is written beside it.
 
     Raises:
-        GhzError: It did not end well, or made no call.
+        GhzError: It failed, or made no call.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     given = out.with_suffix(".config.json")
@@ -75,10 +75,10 @@ def run_ghz(ghz: Path, config: Mapping[str, Any], target: str, out: Path) -> Ghz
 
 
 def read_calls(report: Path) -> Calls:
-    """Read the calls of a report that ghz wrote as JSON.
+    """Read the calls of a JSON report of ghz.
 
     Raises:
-        GhzError: It holds none.
+        GhzError: The report holds no calls.
     """
     contents = json.loads(report.read_text(encoding="utf-8"))
     details: list[dict[str, Any]] = contents["details"] or []
@@ -93,7 +93,7 @@ def read_calls(report: Path) -> Calls:
 
 
 def _code(name: str) -> int:
-    """Return the number of a status as Go names it: ResourceExhausted."""
+    """Return the number of a status by its Go name, such as ResourceExhausted."""
     upper = name.upper()
     by_name = {status.name.replace("_", ""): status for status in grpc.StatusCode}
     return code(_SPELLED_OTHERWISE.get(upper) or by_name[upper])

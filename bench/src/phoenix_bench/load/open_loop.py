@@ -1,8 +1,8 @@
-"""An open-loop generator: `python -m phoenix_bench.load.open_loop`, a process of its own.
+"""Generate open-loop load in a process: `python -m phoenix_bench.load.open_loop`.
 
-Calls begin when they are due, whether or not the ones before have ended, as users do who know
-nothing of each other. Latency counts from when a call was due, so that a server that stalls pays
-for every call that had to wait meanwhile.
+Calls begin when they are due, whether or not earlier ones have ended, as calls of independent users
+do. Latency counts from the due time, so that a stall of the server counts for every call that had
+to wait meanwhile.
 """
 
 import asyncio
@@ -29,17 +29,17 @@ from phoenix_retrieval.v1.retrieval_service_pb2 import RetrieveResponse
 app = typer.Typer(pretty_exceptions_enable=False)
 
 _CONNECT_S = 10.0
-_LEAST_S = 1e-3  # gRPC takes no time limit of 0 or less
+_LEAST_S = 1e-3  # gRPC accepts only positive time limits
 
 
 class OpenRun(NamedTuple):
     """One run of the generator.
 
     Attributes:
-        calls: What became of its calls.
-        cpu_share: Processor time that the generator took, of one core.
-        began_s: When it began, by `time.monotonic`, which all processes of a machine share.
-        generations: [n] of str, the generation that each answer names; empty where none came.
+        calls: Results of the calls.
+        cpu_share: Processor time of the generator, as a share of one core.
+        began_s: Start time by `time.monotonic`, which all processes of a machine share.
+        generations: [n] str, generation named by each answer; empty if there was no answer.
     """
 
     calls: Calls
@@ -51,18 +51,18 @@ class OpenRun(NamedTuple):
 def offer(
     target: str, requests: Path, *, rate: float, duration_s: float, timeout_s: float, seed: int
 ) -> OpenRun:
-    """Offer calls to a server from a process of their own.
+    """Send calls to a server from a new process.
 
     Args:
         target: The server, as host:port.
-        requests: As `write_requests` wrote them; they are sent in turn.
-        rate: Calls a second, on average.
-        duration_s: How long calls begin, in seconds; the last may end `timeout_s` later.
-        timeout_s: Each call's time limit from when it is due, in seconds.
-        seed: Of the times at which calls are due.
+        requests: File of `write_requests`; its requests are sent in turn.
+        rate: Mean number of calls per second.
+        duration_s: Time in which calls begin, in seconds; the last may end `timeout_s` later.
+        timeout_s: Time limit of each call from its due time, in seconds.
+        seed: Random seed of the due times.
 
     Raises:
-        subprocess.CalledProcessError: The generator failed; it has said why on the terminal.
+        subprocess.CalledProcessError: The generator failed; the reason is on the terminal.
     """
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "calls.npz"
@@ -79,13 +79,13 @@ def offer(
 async def send_all(
     target: str, requests: Sequence[bytes], due_s: Seconds, timeout_s: float
 ) -> OpenRun:
-    """Send a request at each of the given times and wait for all of them to end.
+    """Send a request at each of the given times, and wait for all calls to end.
 
     Args:
         target: The server, as host:port.
-        requests: Serialised; they are sent in turn.
-        due_s: [n] f64, ascending, from when the server is connected.
-        timeout_s: Each call's time limit from when it is due, in seconds.
+        requests: Serialised requests; they are sent in turn.
+        due_s: [n] f64, due times from the moment of connection, ascending.
+        timeout_s: Time limit of each call from its due time, in seconds.
 
     Raises:
         TimeoutError: No server answers.
@@ -95,7 +95,7 @@ async def send_all(
     replies = [b""] * len(due_s)
     async with grpc.aio.insecure_channel(target) as channel:
         await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
-        retrieve = channel.unary_unary(METHOD)  # bytes in, bytes out: the cheapest client
+        retrieve = channel.unary_unary(METHOD)  # bytes in and out, the cheapest client
 
         async def call(i: int) -> None:
             sent[i] = time.monotonic() - start
@@ -128,11 +128,11 @@ def main(
     timeout_s: Annotated[float, typer.Option()],
     seed: Annotated[int, typer.Option()],
 ) -> None:
-    """Offer calls at Poisson times; write what became of them to OUT as .npz."""
+    """Send calls at Poisson times; write their results to OUT as .npz."""
     serialised = [request.SerializeToString() for request in read_requests(requests)]
     due_s = poisson_arrivals(rate, duration_s, seed)
     gc.freeze()
-    gc.disable()  # a pause here would look like one of the server's
+    gc.disable()  # a pause here would count as the server's
     run = asyncio.run(send_all(target, serialised, due_s, timeout_s))
     np.savez(out, allow_pickle=False, generations=run.generations, **run.calls._asdict())
     typer.echo(json.dumps({"cpu_share": run.cpu_share, "began_s": run.began_s}))

@@ -1,4 +1,4 @@
-"""The processes that the suite `serve` measures: our server, the peers, the echo."""
+"""Run the processes that the suite `serve` measures: our server, the peers, the echo."""
 
 import json
 import re
@@ -18,15 +18,15 @@ _IDLE_LIMIT_S = 300
 
 
 class ChildError(Exception):
-    """A process ended before it should."""
+    """A process ended too early, or the server did not become idle."""
 
 
 class Child:
-    """A process that is talked to in lines of JSON.
+    """A child process with a protocol of JSON lines.
 
     Attributes:
-        address: Where it listens.
-        pid: Its number.
+        address: Address on which it listens.
+        pid: Process id.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -35,10 +35,10 @@ class Child:
         self.address: str = self._read()
 
     def ask(self, **order: float) -> Any:
-        """Give an order, and return what it gives.
+        """Send a command and return its result.
 
         Raises:
-            ChildError: It ended instead.
+            ChildError: The process ended instead.
         """
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -56,7 +56,7 @@ class Child:
 def spawn_child(
     module: str, *arguments: str | Path, first_line: str = ""
 ) -> Generator[Child, None, None]:
-    """Run a module that says first where it listens; yield it, and end it with the block."""
+    """Run a module that prints its address first; yield the process, and end it after the block."""
     with subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -77,13 +77,13 @@ def spawn_child(
 
 @contextmanager
 def spawn_server(arguments: Sequence[str | Path]) -> Generator[str, None, None]:
-    """Run `phoenix-server serve` on a free port; yield its address when it is ready.
+    """Run `phoenix-server serve` on a free port; yield its address when it is idle.
 
-    It goes on compiling after it serves, which nobody wants to measure: so it is awaited until it
-    is idle.
+    The server continues to compile after it is SERVING. To keep that out of measurements, this
+    waits until it is idle.
 
     Raises:
-        ChildError: It ended before, or is never idle.
+        ChildError: It ended before, or did not become idle.
     """
     command = [sys.executable, "-m", "phoenix_server", "serve", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(
@@ -101,22 +101,22 @@ def spawn_server(arguments: Sequence[str | Path]) -> Generator[str, None, None]:
 
 
 def _await_serving(process: subprocess.Popen[str]) -> str:
-    """Read what the server says until it serves, and return its address."""
+    """Read the log of the server until it is SERVING; return its address."""
     assert process.stderr is not None
     lines: list[str] = []
     for line in process.stderr:
         lines.append(line)
         if found := _SERVING.search(line):
             reader = threading.Thread(target=process.stderr.read, daemon=True)
-            reader.start()  # or the pipe fills, and the server waits
+            reader.start()  # otherwise the pipe fills and blocks the server
             return found[1]
     raise ChildError(f"the server ended before it was ready:\n{''.join(lines)}")
 
 
 def _await_idle(pid: int) -> None:
-    """Wait until a process has nothing more to do, as when all is compiled."""
+    """Wait until a process is idle: everything is compiled."""
     process = psutil.Process(pid)
-    process.cpu_percent()  # the first one is of no use
+    process.cpu_percent()  # the first value is meaningless
     for _ in range(_IDLE_LIMIT_S):
         if process.cpu_percent(interval=1.0) < _IDLE_PERCENT:
             return

@@ -1,7 +1,7 @@
-"""Load profiles: what ghz reads, with rates that fit the server at hand.
+"""Read load profiles for ghz and scale their rates to a server.
 
-The rates in the files are for a server that answers 100 calls a second, so that they read as per
-cent of its capacity; here they are multiplied by what it does answer.
+The rates in the files are for a server with a capacity of 100 calls per second, so they are
+percentages of the capacity; this module multiplies them by the measured capacity.
 """
 
 import json
@@ -18,19 +18,19 @@ CAPACITY = "capacity"
 PROFILES = ("steady", "ramp", "burst")
 
 _RATES = ("rps", "load-start", "load-step", "load-end")
-_RATES_ARE_FOR = 100  # calls a second
+_RATES_ARE_FOR = 100  # calls per second
 _UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0}
 
 Config = Mapping[str, Any]
 
 
 class Stage(NamedTuple):
-    """A stretch of a profile in which the rate stays the same.
+    """A part of a profile with a constant rate.
 
     Attributes:
-        begin_s: From the start of the run.
-        end_s: Likewise.
-        rate: Calls a second; 0 where callers wait for their answers.
+        begin_s: Beginning, in seconds from the start of the run.
+        end_s: End, likewise.
+        rate: Calls per second; 0 in a closed loop.
     """
 
     begin_s: float
@@ -42,18 +42,18 @@ def read_profile(directory: Path, name: str) -> Config:
     """Read a profile.
 
     Raises:
-        FileNotFoundError: There is none of this name.
+        FileNotFoundError: There is no profile of this name.
     """
     return json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def fit_profile(config: Config, capacity: float, requests: Path) -> Config:
-    """Return a profile for a server that answers `capacity` calls a second.
+    """Return a profile for a server that answers `capacity` calls per second.
 
     Args:
-        config: As `read_profile` gives it.
-        capacity: Calls a second.
-        requests: What to send, as `write_requests` wrote it.
+        config: Profile from `read_profile`.
+        capacity: Calls per second.
+        requests: File of `write_requests`.
     """
     rates = {
         name: max(1, round(config[name] * capacity / _RATES_ARE_FOR))
@@ -64,7 +64,7 @@ def fit_profile(config: Config, capacity: float, requests: Path) -> Config:
 
 
 def find_stages(config: Config) -> list[Stage]:
-    """Return the stages of a profile, in order."""
+    """Return the stages of a profile in order."""
     whole_s = duration_s(config["duration"])
     if config.get("load-schedule") != "step":
         return [Stage(0.0, whole_s, config.get("rps", 0))]
@@ -77,15 +77,15 @@ def find_stages(config: Config) -> list[Stage]:
 
 
 def cut_by_stage(calls: Calls, config: Config) -> list[tuple[Stage, Calls]]:
-    """Return the calls of each stage of a profile."""
+    """Return each stage of a profile with its calls."""
     return [(stage, calls.between(stage.begin_s, stage.end_s)) for stage in find_stages(config)]
 
 
 def duration_s(text: str) -> float:
-    """Return a duration in seconds, of one number and one unit: 500ms, 20s, 2m.
+    """Parse a duration of one number and one unit (500ms, 20s, 2m) to seconds.
 
     Raises:
-        ValueError: It is not written so.
+        ValueError: The text has another form.
     """
     number = text.rstrip("ms")
     unit = text.removeprefix(number)

@@ -1,4 +1,4 @@
-"""Requests as a server might get them: drawn anew from a seed, for any model.
+"""Draw realistic requests for any model from a seed.
 
 Shapes:
     P  posts that users engage with        n  engagements of a history
@@ -25,30 +25,30 @@ METHOD = f"/{SERVICE}/{METHOD_NAME}"
 _POSTS = 200_000
 _POSTS_PER_AUTHOR = 20
 _POPULARITY = 0.8  # Zipf: the post of rank r is drawn in proportion to r ** -0.8
-_NEWEST_MS = 23 * 365 * 24 * 3600 * 1000 // 2  # of post ids, since their epoch; eleven years
+_NEWEST_MS = 23 * 365 * 24 * 3600 * 1000 // 2  # newest post id, since the epoch of ids: 11.5 years
 _SPAN_MS = 30 * 24 * 3600 * 1000  # posts are up to a month old
-_SNOWFLAKE_SHIFT = 22  # below it an id carries no time
-_UNKNOWN_USER = 0.05  # how many come without a user id
-_UNKNOWN_ACTIONS = 0.02  # how many engagements say nothing of what was done
-# How often an engagement has an action; the others of the model come one time in a hundred.
+_SNOWFLAKE_SHIFT = 22  # the bits below carry no time
+_UNKNOWN_USER = 0.05  # share of users without an id
+_UNKNOWN_ACTIONS = 0.02  # share of engagements without an action
+# Probability of an action in an engagement; 0.01 for the model's other actions.
 _ACTIONS = {1: 0.45, 4: 0.08, 5: 0.02, 6: 0.1, 11: 0.6, 13: 0.2}
 _OTHER_ACTION = 0.01
-_SURFACES = 0.7  # a surface comes 0.7 times as often as the one before it
+_SURFACES = 0.7  # a surface is 0.7 times as frequent as the one before it
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestMix:
-    """What requests are like.
+    """Distribution of requests.
 
-    Users are new, occasional or heavy: their histories are a few engagements long, spread over what
-    the model reads, or longer than that.
+    Users are new, occasional or heavy: their histories have a few engagements, up to as many as the
+    model reads, or more than that.
 
     Attributes:
-        count: How many different requests.
-        top_k: How many posts each asks for.
-        new_users: The share of histories of 0 to 8 engagements.
-        heavy_users: The share of histories from the model's longest to half as long again.
-        seed: Of all that is drawn.
+        count: Number of different requests.
+        top_k: `top_k` of each request.
+        new_users: Share of histories with 0 to 8 engagements.
+        heavy_users: Share of histories from 1 to 1.5 times the model's longest.
+        seed: Random seed.
     """
 
     count: int = 4000
@@ -59,19 +59,19 @@ class RequestMix:
 
     def __post_init__(self) -> None:
         if min(self.count, self.top_k) < 1:
-            raise ValueError("count, top_k: at least 1 of each")
+            raise ValueError("count, top_k: must be at least 1")
         if min(self.new_users, self.heavy_users) < 0 or self.new_users + self.heavy_users > 1:
-            raise ValueError("new_users, heavy_users: shares, of 1 together at most")
+            raise ValueError("new_users, heavy_users: must be shares with a sum of at most 1")
 
 
 class _Posts(NamedTuple):
     ids: npt.NDArray[np.uint64]  # [P]
     authors: npt.NDArray[np.uint64]  # [P]
-    cumulative: npt.NDArray[np.float64]  # [P], of the shares in which they are drawn
+    cumulative: npt.NDArray[np.float64]  # [P], cumulative probabilities of the posts
 
 
 def draw_requests(model: Model, mix: RequestMix) -> list[RetrieveRequest]:
-    """Draw requests that a model accepts; the same ones for the same sizes and mix."""
+    """Draw requests that a model accepts; equal sizes and mix give equal requests."""
     rng = np.random.default_rng(mix.seed)
     posts = _draw_posts(rng)
     lengths = _draw_lengths(rng, model.history_length, mix)
@@ -82,7 +82,7 @@ def draw_requests(model: Model, mix: RequestMix) -> list[RetrieveRequest]:
 
 
 def write_requests(requests: Iterable[RetrieveRequest], path: Path) -> None:
-    """Write requests as ghz and `read_requests` take them: one after the other, lengths before."""
+    """Write length-prefixed requests, the format of ghz and `read_requests`."""
     buffer = BytesIO()
     for request in requests:
         proto.serialize_length_prefixed(request, buffer)
@@ -91,10 +91,10 @@ def write_requests(requests: Iterable[RetrieveRequest], path: Path) -> None:
 
 
 def read_requests(path: Path) -> list[RetrieveRequest]:
-    """Read what `write_requests` wrote.
+    """Read requests that `write_requests` wrote.
 
     Raises:
-        ValueError: The file holds none.
+        ValueError: The file holds no requests.
     """
     requests = list(_parse(path.read_bytes()))
     if not requests:
@@ -103,7 +103,7 @@ def read_requests(path: Path) -> list[RetrieveRequest]:
 
 
 def history_lengths(requests: Sequence[RetrieveRequest]) -> npt.NDArray[np.int64]:
-    """Return how many engagements each request has, [len(requests)]."""
+    """Return the number of engagements of each request, [len(requests)]."""
     return np.array([len(request.user.post_ids) for request in requests])
 
 
@@ -137,10 +137,10 @@ def _draw_lengths(rng: np.random.Generator, longest: int, mix: RequestMix) -> np
 
 
 def _draw_user(rng: np.random.Generator, posts: _Posts, length: int, model: Model) -> User:
-    """Draw a user with a history of `length`, oldest post first."""
+    """Draw a user with a history of `length` engagements, oldest first."""
     drawn = np.searchsorted(posts.cumulative, rng.random(length)).clip(max=_POSTS - 1)
     drawn = drawn[np.argsort(posts.ids[drawn])]
-    known = not length or rng.random() >= _UNKNOWN_USER  # somebody must be known by something
+    known = not length or rng.random() >= _UNKNOWN_USER  # a user needs an id or a history
     surfaces = rng.geometric(1 - _SURFACES, length) - 1
     return User(
         user_id=int(rng.integers(1, 1 << 61)) if known else 0,

@@ -1,4 +1,4 @@
-"""What the suite `serve` measures with: four systems that run at the same time, one at work."""
+"""Run the four systems of the suite `serve` side by side; one works at a time."""
 
 import tempfile
 import time
@@ -34,10 +34,10 @@ _SETTLE_S = 2.0
 
 
 class Rig:
-    """The systems, and the ways to put load on them.
+    """The running systems, and methods to load them.
 
     Attributes:
-        described: What they are asked, in words.
+        described: Description of the requests.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Rig:
         )
 
     def run_batches(self, duration_s: float) -> float:
-        """Run full batches in process, without gRPC, and return users a second."""
+        """Run full batches in process, without gRPC; return users per second."""
         return self._engine.ask(batches_s=float(duration_s))
 
     def run_closed(self, system: str, *, callers: int, duration_s: float) -> ClosedRun:
-        """Keep a number of calls in flight with ghz."""
+        """Keep a number of calls in flight, with ghz."""
         return run_closed(
             self._ghz,
             self._addresses[system],
@@ -68,10 +68,10 @@ class Rig:
         )
 
     def run_alone(self, calls: int) -> Mapping[str, Seconds]:
-        """Send the first requests one by one to each system, and return what each call took.
+        """Send the first requests one by one to each system; return the time of each call.
 
-        A request goes to all systems before the next one, so that noise hits all of them alike. The
-        caller is gRPC's Python client, in bytes; what it costs is what the echo takes.
+        A request goes to all systems before the next one, so that noise affects all of them alike.
+        The caller is gRPC's Python client, in bytes; the echo measures its own cost.
         """
         sent = [request.SerializeToString() for request in read_requests(self._requests)[:calls]]
         seconds = {system: np.zeros(len(sent)) for system in (DIRECT, *self._addresses)}
@@ -93,7 +93,7 @@ class Rig:
     def offer(
         self, system: str, *, rate: float, duration_s: float, timeout_s: float, seed: int
     ) -> OpenRun:
-        """Offer calls that come on their own; see `open_loop.offer`."""
+        """Send open-loop calls; see `open_loop.offer`."""
         return offer(
             self._addresses[system],
             self._requests,
@@ -104,13 +104,13 @@ class Rig:
         )
 
     def settle(self) -> None:
-        """Wait until what is left of an overload is worked off."""
+        """Wait until the server has worked off an overload."""
         time.sleep(_SETTLE_S)
 
 
 @contextmanager
 def start_rig(bundle: Path, corpus: Path, ghz: Path) -> Generator[Rig, None, None]:
-    """Start the systems over one bundle and corpus, and warm them up; yield, and end them.
+    """Start the systems over one bundle and corpus, warm them up, yield, and end them.
 
     Raises:
         ChildError: One of them ended early.
@@ -144,7 +144,7 @@ def start_rig(bundle: Path, corpus: Path, ghz: Path) -> Generator[Rig, None, Non
 
 
 def _fetch_reply(target: str, request: bytes) -> bytes:
-    """Return a real reply, as bytes."""
+    """Return a real reply as bytes."""
     with grpc.insecure_channel(target) as channel:
         reply: bytes = channel.unary_unary(METHOD)(request)
     return reply

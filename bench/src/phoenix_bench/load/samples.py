@@ -1,4 +1,4 @@
-"""Gathers the samples of several rounds into rows."""
+"""Collect the samples of several rounds into rows."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class _Key(NamedTuple):
 
 
 class Samples:
-    """Samples of one suite, by what they are of."""
+    """The samples of one suite, by system, params and metric."""
 
     def __init__(self, suite: str) -> None:
         self._suite = suite
@@ -21,12 +21,12 @@ class Samples:
         self._notes: dict[str, None] = {}  # in order, each once
 
     def add(self, metric: str, unit: str, value: float, params: Params, system: str = OURS) -> None:
-        """Add one round's sample."""
+        """Add the sample of one round."""
         key = _Key(metric, unit, system, tuple(params.items()))
         self._values.setdefault(key, []).append(value)
 
     def note(self, what: str) -> None:
-        """Add what a reader must know."""
+        """Add a remark that a reader needs."""
         self._notes[what] = None
 
     def rows(self) -> list[Row]:

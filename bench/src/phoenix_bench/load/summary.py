@@ -1,4 +1,4 @@
-"""What a run of a profile showed, on the terminal."""
+"""Print the summary of a run of a profile."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from phoenix_bench.load.profiles import Config, Stage, cut_by_stage
 
 _QUANTILES = (0.5, 0.9, 0.99, 1.0)
 _BUCKETS = 10
-_BAR = 40  # characters of the longest
+_BAR = 40  # characters of the longest bar
 
 
 def print_summary(name: str, calls: Calls, config: Config, console: Console) -> None:
-    """Print a profile's stages, a histogram of its latencies and its statuses."""
+    """Print the stages of a profile, a histogram of its latencies and its statuses."""
     console.print(stage_table(name, cut_by_stage(calls, config)))
     if calls.count(OK):
         console.print("Latency of answers, calls up to each bound:")
@@ -27,9 +27,9 @@ def print_summary(name: str, calls: Calls, config: Config, console: Console) -> 
 
 
 def stage_table(name: str, stages: Sequence[tuple[Stage, Calls]]) -> Table:
-    """Return a line for each stage: what was offered, what became of it, and how long it took."""
+    """Return a table of stages: offered and answered rates, failures, and latencies."""
     table = Table(
-        title=f"{name}: calls a second, calls, milliseconds",
+        title=f"{name}: calls per second, calls, milliseconds",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         collapse_padding=True,
@@ -57,7 +57,7 @@ def stage_table(name: str, stages: Sequence[tuple[Stage, Calls]]) -> Table:
 
 
 def histogram(values: np.typing.ArrayLike) -> list[str]:
-    """Return a line for each of ten buckets of equal width: its upper bound, count and bar."""
+    """Return the lines of a histogram of ten equal buckets: upper bound, count and bar."""
     counts, bounds = np.histogram(values, _BUCKETS)
     scale = _BAR / counts.max()
     return [

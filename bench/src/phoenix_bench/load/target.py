@@ -1,4 +1,4 @@
-"""One server under load: how much it answers, and what a share of that does to it."""
+"""Load one server: measure its capacity, and send a share of it."""
 
 import tempfile
 from collections.abc import Generator, Sequence
@@ -24,8 +24,8 @@ class ClosedRun(NamedTuple):
     """A run with a fixed number of callers.
 
     Attributes:
-        rate: Answers a second.
-        cpu_share: Processor time that the generator took, of one core.
+        rate: Answers per second.
+        cpu_share: Processor time of the generator, as a share of one core.
     """
 
     rate: float
@@ -34,12 +34,12 @@ class ClosedRun(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A server, and what to ask it.
+    """A server and the requests to send.
 
     Attributes:
-        ghz: The generator of closed loops.
-        address: Where the server listens.
-        requests: As `write_requests` wrote them.
+        ghz: Path of ghz, which generates closed loops.
+        address: Address of the server.
+        requests: File of `write_requests`.
     """
 
     ghz: Path
@@ -47,14 +47,14 @@ class Target:
     requests: Path
 
     def capacity(self, duration_s: float) -> float:
-        """Return how many calls a second it answers to many callers."""
+        """Return the answered calls per second with many callers."""
         run = run_closed(
             self.ghz, self.address, self.requests, callers=_CALLERS, duration_s=duration_s
         )
         return run.rate
 
     def offer(self, *, rate: float, duration_s: float, timeout_s: float, seed: int) -> OpenRun:
-        """Offer calls that come on their own; see `open_loop.offer`."""
+        """Send open-loop calls; see `open_loop.offer`."""
         return offer(
             self.address,
             self.requests,
@@ -67,7 +67,7 @@ class Target:
 
 @contextmanager
 def start_target(arguments: Sequence[str | Path], ghz: Path) -> Generator[Target, None, None]:
-    """Start a server, have it compile everything, and warm it up; yield, and end it.
+    """Start a server, wait until it has compiled everything, warm it up, yield, and end it.
 
     Raises:
         ChildError: It ended early.
@@ -87,10 +87,10 @@ def start_target(arguments: Sequence[str | Path], ghz: Path) -> Generator[Target
 def run_closed(
     ghz: Path, address: str, requests: Path, *, callers: int, duration_s: float
 ) -> ClosedRun:
-    """Keep a number of calls in flight with ghz.
+    """Keep a number of calls in flight, with ghz.
 
     Raises:
-        GhzError: It did not run, or a call failed: a rate of errors means nothing.
+        GhzError: ghz did not run, or a call failed: a rate with errors is meaningless.
     """
     changes = {"concurrency": callers, "duration": f"{round(duration_s * 1e3)}ms"}
     config = {**fit_profile(read_profile(_PROFILES, CAPACITY), 0, requests), **changes}
@@ -101,4 +101,4 @@ def run_closed(
 
 def _check_answered(address: str, calls: Calls) -> None:
     if calls.count(OK) < len(calls.codes):
-        raise GhzError(f"{address}: {calls.statuses()}, where every call should be answered")
+        raise GhzError(f"{address}: {calls.statuses()}, but every call should be answered")

@@ -1,6 +1,6 @@
-"""A peer: the same engine behind gRPC's threaded server, as most Python servers are written.
+"""Serve the same engine with gRPC's threaded server, as most Python servers do; a peer.
 
-One thread owns the device, as ours does; each call waits for it on a thread of its own.
+One thread owns the device, as in our server; each call waits for it in a thread of its own.
 """
 
 from __future__ import annotations  # gRPC's types are generic to type checkers only
@@ -17,14 +17,14 @@ from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_server.engine.engine import Answer, Engine, Query
 from phoenix_server.service.requests import read_user
 
-_MOST_CALLS = 128  # at once, a thread each
+_MOST_CALLS = 128  # at once, one thread each
 
 
 class ThreadServer:
-    """Answers `Retrieve`, and nothing else.
+    """A server of `Retrieve` and nothing else.
 
     Attributes:
-        address: Where it listens.
+        address: Address on which it listens.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -46,7 +46,7 @@ class ThreadServer:
         self._server.start()
 
     def close(self) -> None:
-        """Stop listening, and end the threads."""
+        """Stop listening and end the threads."""
         self._server.stop(None).wait()
         self._queue.put(None)
         self._device.join()
@@ -71,7 +71,7 @@ class ThreadServer:
                     future.set_exception(exc)
 
     def _take(self) -> Sequence[tuple[Query, Future[Answer]]]:
-        """Wait for a call, and take what else waits, up to a batch; nothing once closed."""
+        """Wait for a call, then take further waiting calls, up to a batch; empty once closed."""
         entry = self._queue.get()
         batch: list[tuple[Query, Future[Answer]]] = []
         while entry is not None:
@@ -86,7 +86,7 @@ class ThreadServer:
 
 
 def response(answer: Answer, engine: Engine) -> pb.RetrieveResponse:
-    """Return an answer as our server would, without the columns that are optional."""
+    """Return the response of our server for an answer, without the optional columns."""
     return pb.RetrieveResponse(
         generation=engine.generation,
         rows_scanned=answer.scanned,

@@ -1,6 +1,6 @@
-"""Callers that write posts: as fast as they are answered, or at a rate.
+"""Write posts as fast as the server acknowledges them, or at a given rate.
 
-A batch of posts is one change; it is serialised beforehand, so that the callers cost little.
+A batch of posts is one change. It is serialised beforehand, so that callers cost little time.
 """
 
 import threading
@@ -16,16 +16,16 @@ import numpy as np
 from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 
 _SERVICE = "/phoenix_retrieval.v1.CorpusService/"
-_FIRST_ID = 1 << 40  # far from the ids of posts that carry times
+_FIRST_ID = 1 << 40  # below all ids that carry times
 
 
 class Batches(NamedTuple):
-    """Changes to send, in turn.
+    """Changes to send in turn.
 
     Attributes:
-        posts: How many each writes.
-        changes: `UpsertPostsRequest`, serialised.
-        messages: The same as `StreamUpsertPostsRequest`.
+        posts: Number of posts of each change.
+        changes: Serialised `UpsertPostsRequest`s.
+        messages: The same as `StreamUpsertPostsRequest`s.
     """
 
     posts: int
@@ -34,14 +34,14 @@ class Batches(NamedTuple):
 
 
 def draw_batches(*, count: int, posts: int, width: int, vectors: bool, seed: int = 0) -> Batches:
-    """Draw changes of posts that the corpus does not hold; sent again, they replace themselves.
+    """Draw upserts of posts that the corpus does not hold; repeating one replaces its posts.
 
     Args:
-        count: How many changes.
-        posts: How many posts each writes.
-        width: Of a vector.
-        vectors: Send ready vectors; else the server's tower makes them.
-        seed: Of all that is drawn.
+        count: Number of changes.
+        posts: Number of posts of each change.
+        width: Width of a vector.
+        vectors: Send vectors; otherwise the server's candidate tower computes them.
+        seed: Random seed.
     """
     rng = np.random.default_rng(seed)
     requests: list[pb.UpsertPostsRequest] = []
@@ -65,7 +65,7 @@ def draw_batches(*, count: int, posts: int, width: int, vectors: bool, seed: int
 
 @dataclass
 class _Turns:
-    """Gives out changes in turn to several callers, until it is time to stop."""
+    """Changes handed out in turn to several callers, until a time or a count."""
 
     changes: Sequence[bytes]
     until_s: float = float("inf")
@@ -84,10 +84,10 @@ class _Turns:
 
 
 def write_calls(address: str, batches: Batches, *, callers: int, duration_s: float) -> float:
-    """Write batches with `UpsertPosts`, each caller the next once it is answered.
+    """Write batches with `UpsertPosts`; each caller sends its next one after the answer.
 
     Returns:
-        Posts a second, all of them answered.
+        Posts per second, all of them acknowledged.
     """
     began = time.monotonic()
     turns = _Turns(batches.changes, until_s=began + duration_s)
@@ -96,15 +96,15 @@ def write_calls(address: str, batches: Batches, *, callers: int, duration_s: flo
 
 
 def write_once(address: str, batches: Batches, *, callers: int) -> None:
-    """Write every batch once, with `UpsertPosts`."""
+    """Write every batch once with `UpsertPosts`."""
     _call_all(address, _Turns(batches.changes, most=len(batches.changes)), callers)
 
 
 def write_streams(address: str, batches: Batches, *, callers: int, duration_s: float) -> float:
-    """Write batches with `StreamUpsertPosts`, a stream for each caller.
+    """Write batches with `StreamUpsertPosts`, one stream for each caller.
 
     Returns:
-        Posts a second, until all streams were answered.
+        Posts per second, until all streams are answered.
     """
     began = time.monotonic()
     turns = _Turns(batches.messages, until_s=began + duration_s)
@@ -118,19 +118,19 @@ def write_streams(address: str, batches: Batches, *, callers: int, duration_s: f
 
 
 class PacedStream:
-    """One stream that writes posts at a rate, as far as the server takes them, until it is ended.
+    """One stream that writes posts at a rate, or as fast as the server accepts, until `end`.
 
     Attributes:
-        rate: Posts a second that were written, once it has ended.
+        rate: Posts written per second, once the stream has ended.
     """
 
     def __init__(self, address: str, batches: Batches, *, rate: float) -> None:
-        """Begin.
+        """Start the stream.
 
         Args:
-            address: The server's.
-            batches: What to write, in turn.
-            rate: Posts a second.
+            address: Address of the server.
+            batches: Batches to write in turn.
+            rate: Posts per second.
         """
         self.rate = 0.0
         self._every_s = batches.posts / rate
@@ -140,10 +140,10 @@ class PacedStream:
         self._done = self._pool.submit(self._run, address)
 
     def end(self) -> None:
-        """End the stream, and wait until all that it wrote was answered.
+        """End the stream and wait until everything it wrote is acknowledged.
 
         Raises:
-            grpc.RpcError: The server refused something.
+            grpc.RpcError: The server refused a change.
         """
         self._stop.set()
         self._done.result()

@@ -16,11 +16,11 @@ SUITES = ("topk", "tower", "startup", "memory", "ingest", "serve", "changes", "s
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to run suites.
+    """Options of a run of suites.
 
     Attributes:
-        quick: Small sizes and few runs: to try a suite out, not to quote it.
-        build: Where checkpoints, bundles and corpora are made and kept for the next run.
+        quick: Use small sizes and few runs, for a trial run; its numbers mean nothing.
+        build: Directory in which checkpoints, bundles and corpora are built and kept.
     """
 
     quick: bool = False
@@ -28,7 +28,7 @@ class Options:
 
 
 class Suite(Protocol):
-    """What a suite's module offers."""
+    """Interface of a suite's module."""
 
     def run(self, options: Options) -> Report:
         """Measure."""
@@ -40,5 +40,5 @@ class Suite(Protocol):
 
 
 def load_suite(name: str) -> Suite:
-    """Import one of `SUITES`."""
+    """Import a suite of `SUITES`."""
     return cast(Suite, importlib.import_module(f"phoenix_bench.suites.{name}"))

@@ -1,4 +1,4 @@
-"""What a corpus that changes costs: writing posts, searching meanwhile, filters, restarts.
+"""Measure a changing corpus: writing posts, searching meanwhile, filters, restarts.
 
 Writers, generator and server share the machine's cores.
 """
@@ -50,30 +50,30 @@ _WIDTH = 128
 _MS = 1e3
 _NEVER = ("--snapshot-after", str(10**9))
 _PACE = Pace(budget_s=30, fewest=9, most=25, warm_ups=1)
-_KINDS = {"ready": True, "encoded": False}  # how posts get their vectors
+_KINDS = {"ready": True, "encoded": False}  # whether the posts come with vectors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much to measure.
+    """Amount of measurement.
 
     Attributes:
-        rounds: Of writing, and of searching with and without it.
-        callers: Of writing.
-        write_s: Each run of writing, in seconds.
+        rounds: Rounds of writing, and of searching with and without writing.
+        callers: Numbers of writing callers.
+        write_s: Duration of each run of writing, in seconds.
         batch_posts: Posts of a change.
-        new_posts: How many different posts are written; after that they replace themselves.
-        closed_s: How long the capacity is measured, in seconds.
-        open_s: Each run of searching, in seconds.
-        share: Of the capacity, offered then.
-        timeout_s: The calls' time limit, in seconds.
-        stream_rate: Posts a second that are written meanwhile.
+        new_posts: Number of different posts written; after that they replace themselves.
+        closed_s: Duration of the measurement of the capacity, in seconds.
+        open_s: Duration of each run of searching, in seconds.
+        share: Offered load of searching, as a share of the capacity.
+        timeout_s: Time limit of the calls, in seconds.
+        stream_rate: Posts per second that are written meanwhile.
         batch_users: Queries of a batch with filters.
-        excluded: Posts that each of them excludes.
-        pace: How long to measure filters.
+        excluded: Number of posts that each of them excludes.
+        pace: Duration of the measurement of filters.
         journal_posts: Posts in the journal at a restart.
-        journal_callers: How many write them.
-        restarts: With each kind of journal.
+        journal_callers: Number of callers that write them.
+        restarts: Restarts with each kind of journal.
     """
 
     rounds: int = 6
@@ -113,7 +113,7 @@ def run(options: Options) -> Report:
     """Measure.
 
     Raises:
-        GhzError: ghz is not there, or did not run.
+        GhzError: ghz is not installed, or failed.
         ChildError, ServerError: A server ended.
         grpc.RpcError: A change was refused.
     """
@@ -144,13 +144,13 @@ def run(options: Options) -> Report:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Draw rates of writing, latencies meanwhile, and restarts."""
+    """Plot rates of writing, latencies meanwhile, and restarts."""
     metrics = ("written", "latency", "filtered_time", "until_serving")
     draw_bars(report, path, metrics=metrics, title="A corpus that changes")
 
 
 def _measure_filters(made: Artifacts, plan: Plan) -> Iterator[Row]:
-    """Measure masks in process, before there is a server."""
+    """Measure masks in process, before a server starts."""
     seconds = filtered.time_filters(
         made.corpus,
         batch=plan.batch_users,
@@ -170,7 +170,7 @@ def _measure_filters(made: Artifacts, plan: Plan) -> Iterator[Row]:
 
 
 def _measure_writing(target: Target, plan: Plan, samples: Samples, turn: int) -> None:
-    """Measure how many posts a second are written while nothing else goes on."""
+    """Measure posts written per second on an otherwise idle server."""
     ways = [
         (name, write, callers, vectors)
         for name, write in (("UpsertPosts", write_calls), ("StreamUpsertPosts", write_streams))
@@ -191,7 +191,7 @@ def _measure_writing(target: Target, plan: Plan, samples: Samples, turn: int) ->
 
 
 def _measure_searching(target: Target, plan: Plan, samples: Samples, turn: int) -> None:
-    """Measure latencies alone and while posts are written, at one rate, another first each turn."""
+    """Measure latencies alone and during writing, at one rate, in rotating order."""
     capacity = target.capacity(plan.closed_s)
     samples.add("capacity", "calls/s", capacity, {})
     quantiles: dict[str, list[float]] = {}
@@ -230,7 +230,7 @@ def _measure_searching(target: Target, plan: Plan, samples: Samples, turn: int) 
 
 
 def _measure_restarts(paths: tuple[str | Path, ...], plan: Plan, samples: Samples) -> None:
-    """Measure starts without a journal, with one of few changes and with one of many."""
+    """Measure starts without a journal, with few large changes and with many small ones."""
     for _ in range(plan.restarts):
         with start_server(paths) as server:
             samples.add("until_serving", "s", server.serving_s, {"journal": "empty"})
@@ -252,7 +252,7 @@ def _measure_restarts(paths: tuple[str | Path, ...], plan: Plan, samples: Sample
 
 
 def _time_snapshot(address: str) -> float:
-    """Have a snapshot written, and return what that took in seconds."""
+    """Write a snapshot; return its time in seconds."""
     with grpc.insecure_channel(address) as channel:
         began = time.monotonic()
         CorpusServiceStub(channel).CreateSnapshot(pb.CreateSnapshotRequest())

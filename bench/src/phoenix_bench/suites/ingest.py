@@ -1,4 +1,4 @@
-"""Posts a second into a corpus, and the hashing of ids."""
+"""Measure building and importing corpora, and the hashing of ids."""
 
 import itertools
 import tempfile
@@ -35,7 +35,7 @@ def run(options: Options) -> Report:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Draw the rates."""
+    """Plot the rates."""
     draw_bars(report, path, metrics=("posts_rate", "ids_rate"), title="Ingest")
 
 

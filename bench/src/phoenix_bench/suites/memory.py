@@ -1,4 +1,4 @@
-"""Resident memory of a server, against the tables and the corpus that it must hold."""
+"""Measure the resident memory of a server against the size of its tables and corpus."""
 
 from functools import partial
 from pathlib import Path
@@ -53,12 +53,12 @@ def run(options: Options) -> Report:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Draw the sizes."""
+    """Plot the sizes."""
     draw_bars(report, path, metrics=("tables_and_corpus", "resident"), title="Memory")
 
 
 def _send_requests(address: str, count: int) -> None:
-    """Ask for the longest answers to histories of all lengths, one after the other."""
+    """Request the longest answers for histories of all lengths, one after the other."""
     rng = np.random.default_rng(0)
     with PhoenixClient(address, timeout_s=60) as client:
         for i in range(count):

@@ -1,7 +1,7 @@
-"""What gRPC and the queue cost, how latency grows with load, and what happens beyond capacity.
+"""Measure the cost of gRPC and the queue, latency under load, and overload.
 
-The server, the generator and the peers share the machine's cores; `generator_cpu` says how much of
-one the generator took.
+The server, the generator and the peers share the machine's cores; `generator_cpu` is the processor
+time of the generator, as a share of one core.
 """
 
 from contextlib import ExitStack
@@ -22,24 +22,24 @@ from phoenix_bench.suites import Options
 
 SUITE = "serve"
 _CALLERS = 64
-_STEADY = 0.7  # of capacity: where the ratio of p99 to p50 is asked for
+_STEADY = 0.7  # share of capacity at which p99 / p50 is reported
 _MS = 1e3
 _LATE_MS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much to measure.
+    """Amount of measurement.
 
     Attributes:
-        rounds: All of it, so many times over.
-        closed_s: Each run with a fixed number of callers, in seconds.
+        rounds: Repetitions of the whole measurement.
+        closed_s: Duration of each closed-loop run, in seconds.
         alone_calls: Calls of each run with one caller.
-        open_s: Each run with calls that come on their own, in seconds.
-        shares: Offered load, as shares of capacity.
-        timeout_s: The calls' time limit there, in seconds.
-        overload: Offered load beyond capacity, as a share of it.
-        overload_timeout_s: The calls' time limit there, in seconds.
+        open_s: Duration of each open-loop run, in seconds.
+        shares: Offered loads, as shares of the capacity.
+        timeout_s: Time limit of their calls, in seconds.
+        overload: Offered load of the overload, as a share of the capacity.
+        overload_timeout_s: Time limit of its calls, in seconds.
     """
 
     rounds: int = 3
@@ -60,7 +60,7 @@ def run(options: Options) -> Report:
     """Measure.
 
     Raises:
-        GhzError: ghz is not there, or did not run.
+        GhzError: ghz is not installed, or failed.
         ChildError: A server ended.
     """
     plan = QUICK if options.quick else FULL
@@ -82,12 +82,12 @@ def run(options: Options) -> Report:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Draw latency over offered load."""
+    """Plot latency over offered load."""
     draw_lines(report, path, metric="latency", x="offered", title="Latency under open-loop load")
 
 
 def _measure_throughput(rig: Rig, plan: Plan, samples: Samples, turn: int) -> float:
-    """Measure all systems with many callers; return how many calls a second ours answers."""
+    """Measure all systems with many callers; return the calls per second of ours."""
     rates: dict[str, float] = {}
     for name in _in_turn((DIRECT, OURS, THREADS, ECHO), turn):
         if name == DIRECT:
@@ -104,7 +104,7 @@ def _measure_throughput(rig: Rig, plan: Plan, samples: Samples, turn: int) -> fl
 
 
 def _measure_alone(rig: Rig, plan: Plan, samples: Samples) -> None:
-    """Measure all systems with one caller, on the same requests."""
+    """Measure all systems with one caller on the same requests."""
     seconds = rig.run_alone(plan.alone_calls)
     medians_ms = {name: float(np.median(taken)) * _MS for name, taken in seconds.items()}
     for name, median_ms in medians_ms.items():
@@ -115,7 +115,7 @@ def _measure_alone(rig: Rig, plan: Plan, samples: Samples) -> None:
 
 
 def _measure_load(rig: Rig, plan: Plan, samples: Samples, capacity: float, seed: int) -> None:
-    """Offer shares of the capacity in open loop."""
+    """Send shares of the capacity in an open loop."""
     for share in plan.shares:
         params: Params = {"offered": share}
         for name in (OURS, THREADS) if share == _STEADY else (OURS,):
@@ -141,7 +141,7 @@ def _measure_load(rig: Rig, plan: Plan, samples: Samples, capacity: float, seed:
 
 
 def _measure_overload(rig: Rig, plan: Plan, samples: Samples, seed: int) -> None:
-    """Offer a multiple of the capacity, which is measured before and after."""
+    """Send a multiple of the capacity, which is measured before and after."""
     params: Params = {
         "offered": plan.overload,
         "timeout_ms": plan.overload_timeout_s * _MS,
@@ -164,7 +164,7 @@ def _measure_overload(rig: Rig, plan: Plan, samples: Samples, seed: int) -> None
     samples.add("generator_cpu", "cores", run.cpu_share, params)
     _add_lateness(calls, samples, params, OURS)
     if calls.count(REFUSED):
-        # From when they were sent: a generator that is late does not make a refusal slow.
+        # Counted from the sent time: lateness of the generator does not make a refusal slow.
         p99, most = np.quantile(calls.waits_s(REFUSED) * _MS, (0.99, 1.0)).tolist()
         samples.add("refusal", "ms", p99, {**params, "quantile": "p99"})
         samples.add("refusal", "ms", most, {**params, "quantile": "max"})
@@ -173,7 +173,7 @@ def _measure_overload(rig: Rig, plan: Plan, samples: Samples, seed: int) -> None
 
 
 def _add_lateness(calls: Calls, samples: Samples, params: Params, system: str) -> None:
-    """Add how late the generator was; where it was very late, its times say nothing of a server."""
+    """Add the lateness of the generator; if it is large, the times do not describe a server."""
     late_ms = float(np.quantile(calls.lags_s(), 0.99)) * _MS
     samples.add("sent_late_p99", "ms", late_ms, params, system)
     if late_ms > _LATE_MS:
@@ -184,6 +184,6 @@ def _add_lateness(calls: Calls, samples: Samples, params: Params, system: str) -
 
 
 def _in_turn(names: tuple[str, ...], turn: int) -> tuple[str, ...]:
-    """Begin with another in each round, so that none always follows the same."""
+    """Rotate the order in each round, so that none always follows the same one."""
     first = turn % len(names)
     return names[first:] + names[:first]

@@ -1,4 +1,4 @@
-"""Seconds from starting a server's process until it is SERVING, and where they go."""
+"""Measure the time from exec of a server until it is SERVING, by stage."""
 
 import subprocess
 import sys
@@ -46,13 +46,13 @@ def run(options: Options) -> Report:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Draw the stages."""
+    """Plot the stages."""
     metrics = ("until_serving", "until_all_compiled", "stage", "imports")
     draw_bars(report, path, metrics=metrics, title="Start")
 
 
 def _measure_start(start: str, paths: Sequence[str | Path], runs: int) -> list[Row]:
-    """Start a server some times; return when it was SERVING, its stages, and when all compiled."""
+    """Start a server several times; return times until SERVING, by stage, and until compiled."""
     serving: list[float] = []
     compiled: list[float] = []
     stages: dict[str, list[float]] = {}

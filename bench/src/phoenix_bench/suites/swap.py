@@ -1,6 +1,6 @@
-"""What callers notice while a server takes another bundle and goes back: latency, errors, names.
+"""Measure a swap to another bundle and back: latency, errors, named generations.
 
-The server, the generator and the loading share the machine's cores.
+The server, the generator and the load of the bundle share the machine's cores.
 """
 
 import time
@@ -32,22 +32,23 @@ SUITE = "swap"
 SIZES = Sizes(posts=100_000, vocab=200_000, layers=4)
 
 _MS = 1e3
-_BEFORE_S, _AFTER_S = 0.5, 1.5  # what is looked at around a change of generations
+_BEFORE_S, _AFTER_S = 0.5, 1.5  # window around an activation
 _LOAD, _ACTIVATE, _ROLL_BACK = "LoadGeneration", "ActivateGeneration", "RollbackGeneration"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much to measure.
+    """Amount of measurement.
 
     Attributes:
-        rounds: Each with a server of its own.
-        closed_s: How long the capacity is measured, in seconds.
-        share: Of the capacity, offered throughout.
-        timeout_s: The calls' time limit, in seconds.
-        open_s: How long calls come, in seconds; all that follows must fit.
-        steady_s: Before the other bundle is loaded; what is left after going back is steady, too.
-        pause_s: Between loading, activating and going back.
+        rounds: Number of rounds, each with a new server.
+        closed_s: Duration of the measurement of the capacity, in seconds.
+        share: Offered load throughout, as a share of the capacity.
+        timeout_s: Time limit of the calls, in seconds.
+        open_s: Time in which calls arrive, in seconds; all steps must fit into it.
+        steady_s: Time before the other bundle is loaded, in seconds. The time after the rollback
+            counts as steady, too.
+        pause_s: Pause between loading, activating and rolling back, in seconds.
     """
 
     rounds: int = 3
@@ -64,18 +65,18 @@ QUICK = Plan(rounds=1, closed_s=2.0, open_s=70.0, steady_s=3.0, pause_s=2.0)
 
 
 class SwapError(Exception):
-    """The swap did not go as it had to."""
+    """The swap did not proceed as planned."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Swap:
-    """One run: what became of the calls, and when the steps were.
+    """One run: its calls and the times of the steps.
 
     Attributes:
         run: The calls.
-        steps: What was asked for, by time from the start of the run, in the order it was.
-        names: The generations: the one before, and the other.
-        compilations: ProgramCache that were compiled while a caller waited.
+        steps: The steps in order, with their times from the start of the run.
+        names: Names of the two generations: the first, and the other.
+        compilations: Number of programs compiled while a caller waited.
     """
 
     run: OpenRun
@@ -91,7 +92,7 @@ def run(options: Options) -> Report:
         GhzError: ghz is not there, or did not run.
         ChildError: The server ended.
         grpc.RpcError: It refused a step.
-        SwapError: The steps took longer than calls came.
+        SwapError: The steps took longer than `open_s`.
     """
     plan = QUICK if options.quick else FULL
     ghz = find_ghz(options.build.parent)
@@ -107,12 +108,12 @@ def run(options: Options) -> Report:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Draw every call of the last round."""
+    """Plot every call of the last round."""
     draw_timeline(report, path, title="Another bundle, and back")
 
 
 def _swap(made: Artifacts, other: Artifacts, plan: Plan, ghz: Path, build: Path, seed: int) -> Swap:
-    """Serve one bundle, and swap it for another and back while calls come."""
+    """Serve one bundle, and swap it for another and back under load."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(dir=build)))
         corpus = copy_corpus(made, folder / "corpus")
@@ -147,7 +148,7 @@ def _swap(made: Artifacts, other: Artifacts, plan: Plan, ghz: Path, build: Path,
 def _take_steps(
     stub: ModelServiceStub, bundle: Path, plan: Plan, steps: list[Span]
 ) -> tuple[str, str]:
-    """Load, activate and go back; note when, by `time.monotonic`; return the generations' names."""
+    """Load, activate and roll back; record times by `time.monotonic`; return the names."""
     before = stub.GetModel(pb.GetModelRequest()).generation
 
     def step(name: str, pause_s: float, call: Callable[[], pb.Generation]) -> pb.Generation:
@@ -167,13 +168,13 @@ def _take_steps(
 
 
 def _add(swap: Swap, samples: Samples) -> None:
-    """Add a run's samples: for each stretch of it, and what must be 0 in all."""
+    """Add the samples of a run: latencies of each phase, and counts that must be 0."""
     calls = swap.run.calls
     load, activate, back = swap.steps
     over_s = back.end_s + _AFTER_S
     stretches = {
-        # Before and after, as bursts come now and then: a short stretch may have none. The first
-        # second is the generator's own start.
+        # Before and after, because bursts are rare and a short period may have none. The first
+        # second is the start of the generator.
         "steady": ((1.0, load.begin_s), (over_s, np.inf)),
         "loading": ((load.begin_s, load.end_s),),
         "activating": ((activate.begin_s - _BEFORE_S, activate.end_s + _AFTER_S),),
@@ -200,10 +201,10 @@ def _add(swap: Swap, samples: Samples) -> None:
 
 
 def count_misnamed(swap: Swap) -> int:
-    """Return how many answers name a generation that cannot have given them.
+    """Return the number of answers that name a generation that was not active then.
 
-    Only one generation can answer a call that ended before a step was asked for, or was sent after
-    that step was answered; otherwise the one before the step or the one after it.
+    Only one generation can answer a call that ended before a step was requested, or was sent after
+    the step was answered. Otherwise both the generation before and after the step can.
     """
     calls, (old, new) = swap.run.calls, swap.names
     _, activate, back = swap.steps
@@ -215,7 +216,7 @@ def count_misnamed(swap: Swap) -> int:
 
 
 def _timeline(swap: Swap) -> Timeline:
-    """Return the answered calls by their generations, and the steps."""
+    """Return the answered calls by generation, and the steps."""
     calls = swap.run.calls
     points: list[Points] = []
     for name, words in zip(swap.names, ("the bundle it began with", "the other"), strict=True):

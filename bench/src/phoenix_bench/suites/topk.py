@@ -1,4 +1,4 @@
-"""The exact top k against peers and against what the machine can do at most.
+"""Measure the exact top k against peers and the limits of the machine.
 
 Shapes:
     N  rows of the corpus        B  queries        K  results        D  width
@@ -26,7 +26,7 @@ from phoenix_bench.timing import Pace, time_in_turns
 
 SUITE = "topk"
 
-_COPIES = 4  # of vectors that no k-th place cuts
+_COPIES = 4  # of each vector; no k-th place divides a group of copies
 _LEAST_PROBES = 8
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -35,15 +35,15 @@ Seconds = Mapping[str, npt.NDArray[np.float64]]
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What to search.
+    """Sizes to measure.
 
     Attributes:
         rows: Values of N.
         batches: Values of B, ascending.
         results: Values of K, ascending.
         width: D.
-        dtype: Of the corpus on the device.
-        pace: How long to measure one set of N, B and K.
+        dtype: Element type of the corpus on the device.
+        pace: Duration of the measurement for one set of N, B and K.
     """
 
     rows: tuple[int, ...]
@@ -76,14 +76,14 @@ QUICK = Sizes(
 
 
 class WrongAnswerError(Exception):
-    """Our search gave a wrong answer, so its times mean nothing."""
+    """Our search returned a wrong answer, so its times mean nothing."""
 
 
 def run(options: Options) -> Report:
     """Measure.
 
     Raises:
-        WrongAnswerError: Our search does not give the exact top k.
+        WrongAnswerError: Our search does not return the exact top k.
     """
     host = jax.default_backend() == "cpu"
     sizes = QUICK if options.quick else CPU if host else ACCELERATOR
@@ -97,14 +97,14 @@ def run(options: Options) -> Report:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Draw times over B, one panel for each N and K."""
+    """Plot times over B, one panel for each N and K."""
     draw_lines(report, path, metric="time", x="batch", title="Exact top k")
 
 
 def _measure(
     rows: int, sizes: Sizes, notes: list[str], *, host: bool
 ) -> Iterator[tuple[Params, Seconds]]:
-    """Yield what each system takes, for each B and K over N rows."""
+    """Yield the times of each system, for each B and K over N rows."""
     dataset = draw_dataset(
         rows=rows,
         width=sizes.width,
@@ -154,10 +154,10 @@ def _check(
 def _rows(
     params: Params, seconds: Seconds, sizes: Sizes, limits: tuple[Limit, ...]
 ) -> Iterator[Row]:
-    """Yield times, shares of the limits, and peers against ours."""
+    """Yield times, shares of the limits, and ratios of peers to ours."""
     bandwidth, products = limits
     values = int(params["rows"]) * sizes.width
-    # Seconds at the limits: every vector is read once, and multiplied with every query.
+    # Times at the limits: every vector is read once and multiplied with every query.
     read_s = values * _ITEM_BYTES[sizes.dtype] / (bandwidth.value * 1e9)
     multiply_s = 2 * values * int(params["batch"]) / (products.value * 1e9)
     for name, times in seconds.items():

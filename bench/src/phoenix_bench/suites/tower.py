@@ -1,7 +1,7 @@
-"""The user tower as the server runs it, against the same model called in Haiku under `jax.jit`.
+"""Measure the user tower of the server against the same model in Haiku under `jax.jit`.
 
 Shapes:
-    B  users of a batch        S  engagements of each
+    B  users of a batch        H  engagements of each
 """
 
 import itertools
@@ -38,14 +38,14 @@ Encode = Callable[[Inputs], npt.NDArray[np.float32]]
 
 
 class DifferentAnswerError(Exception):
-    """The two towers differ by more than the bundle allows, so they cannot be compared."""
+    """The outputs of the towers differ by more than the bundle's tolerance."""
 
 
 def run(options: Options) -> Report:
     """Measure.
 
     Raises:
-        DifferentAnswerError: The towers do not agree.
+        DifferentAnswerError: The outputs of the towers differ.
     """
     made = prepare(options)
     bundle = open_bundle(made.bundle)
@@ -71,12 +71,12 @@ def run(options: Options) -> Report:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Draw times of a user over the length of the history, one panel for each B."""
+    """Plot the time of a user over the length of the history, one panel for each B."""
     draw_lines(report, path, metric="time_per_user", x="history", title="User tower")
 
 
 def _haiku(made: Artifacts, bundle: Bundle) -> Encode:
-    """Return the peer: it takes the same rows, weights and tables."""
+    """Return the peer, which takes the same rows, weights and tables."""
     checkpoint = open_checkpoint(made.checkpoint, bundle.manifest.compute_dtype)
     program = user_program(checkpoint.model, checkpoint.parameter_shapes, checkpoint.table_shapes)
     weights = jax.device_put({k: v for k, v in bundle.load_weights() if k in program.weights})
@@ -90,7 +90,7 @@ def _haiku(made: Artifacts, bundle: Bundle) -> Encode:
 
 
 def _draw_inputs(bundle: Bundle, batch: int, length: int) -> Inputs:
-    """Draw B users of S engagements each."""
+    """Draw B users with H engagements each."""
     rng = np.random.default_rng(0)
 
     def ids(*shape: int) -> npt.NDArray[np.uint64]:
@@ -113,7 +113,7 @@ def _draw_inputs(bundle: Bundle, batch: int, length: int) -> Inputs:
 def _measure(
     encoders: Mapping[str, Encode], bundle: Bundle, batch: int, pace: Pace
 ) -> Mapping[str, Mapping[int, Seconds]]:
-    """Check that the towers agree; return the seconds of a batch by system and S, one a round."""
+    """Check that the towers agree; return batch times in seconds by system and H."""
     calls: dict[str, Callable[[], object]] = {}
     for length in _LENGTHS:
         inputs = _draw_inputs(bundle, batch, length)

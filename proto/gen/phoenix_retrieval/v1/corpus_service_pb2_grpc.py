@@ -26,18 +26,24 @@ if _version_not_supported:
 
 
 class CorpusServiceStub:
-    """The corpus, and changes to it while it is searched.
+    """Reads and changes the corpus while it is searched.
 
-    Changes are numbered, from 1, in the order in which they take effect. A change that was answered
-    is on the disk, and every request that begins afterwards sees it; no request sees half of one.
-    Where the server evicts (`GetCorpusResponse.evict_oldest`), posts for which there is no room take
-    that of the oldest; the eviction has the number before theirs.
+    Each `UpsertPosts`, each `DeletePosts` and each message of `StreamUpsertPosts` is one change. A
+    change applies to all of its posts or to none. Changes have sequence numbers, from 1, in the
+    order in which they take effect. When a change is acknowledged, it is on the disk, and every
+    request that begins afterwards sees it. No request sees a part of a change. If the server evicts
+    (`GetCorpusResponse.evict_oldest`) and the corpus is full, an upsert first deletes the oldest
+    posts; that eviction is a change of its own, with the sequence number before the upsert's.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; RESOURCE_EXHAUSTED when
-    the corpus is full, when it would have too many labels, when the disk refuses, or, with
-    `google.rpc.RetryInfo`, when too many changes wait; FAILED_PRECONDITION when the server serves
-    its corpus read-only; DEADLINE_EXCEEDED when the deadline passes while a change waits, which may
-    take effect even so; UNAVAILABLE while the server loads or drains. Whatever fails changes nothing.
+    Errors:
+    * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names the fields.
+    * RESOURCE_EXHAUSTED if the corpus is full, if it would have too many labels, or if writing to
+    the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
+    * FAILED_PRECONDITION if the server serves its corpus read-only.
+    * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
+    effect.
+    * UNAVAILABLE while the server is loading or shutting down.
+    Apart from DEADLINE_EXCEEDED, a change that fails has no effect.
     """
 
     def __init__(self, channel):
@@ -84,67 +90,74 @@ class CorpusServiceStub:
 
 
 class CorpusServiceServicer:
-    """The corpus, and changes to it while it is searched.
+    """Reads and changes the corpus while it is searched.
 
-    Changes are numbered, from 1, in the order in which they take effect. A change that was answered
-    is on the disk, and every request that begins afterwards sees it; no request sees half of one.
-    Where the server evicts (`GetCorpusResponse.evict_oldest`), posts for which there is no room take
-    that of the oldest; the eviction has the number before theirs.
+    Each `UpsertPosts`, each `DeletePosts` and each message of `StreamUpsertPosts` is one change. A
+    change applies to all of its posts or to none. Changes have sequence numbers, from 1, in the
+    order in which they take effect. When a change is acknowledged, it is on the disk, and every
+    request that begins afterwards sees it. No request sees a part of a change. If the server evicts
+    (`GetCorpusResponse.evict_oldest`) and the corpus is full, an upsert first deletes the oldest
+    posts; that eviction is a change of its own, with the sequence number before the upsert's.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; RESOURCE_EXHAUSTED when
-    the corpus is full, when it would have too many labels, when the disk refuses, or, with
-    `google.rpc.RetryInfo`, when too many changes wait; FAILED_PRECONDITION when the server serves
-    its corpus read-only; DEADLINE_EXCEEDED when the deadline passes while a change waits, which may
-    take effect even so; UNAVAILABLE while the server loads or drains. Whatever fails changes nothing.
+    Errors:
+    * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names the fields.
+    * RESOURCE_EXHAUSTED if the corpus is full, if it would have too many labels, or if writing to
+    the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
+    * FAILED_PRECONDITION if the server serves its corpus read-only.
+    * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
+    effect.
+    * UNAVAILABLE while the server is loading or shutting down.
+    Apart from DEADLINE_EXCEEDED, a change that fails has no effect.
     """
 
     def UpsertPosts(self, request, context):
-        """Writes posts: new ones, or others in place of those with the same ids. All of them or none.
+        """Inserts posts, and replaces those whose ids the corpus already holds. All of them or none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamUpsertPosts(self, request_iterator, context):
-        """Writes many posts. Every message is a change of its own, as by `UpsertPosts`; the first that
-        fails ends the call with its error, whose fields begin with `change.`; what came before stays,
-        and nothing that came after is written.
+        """Upserts many posts. Each message is one change, as by `UpsertPosts`, and changes take effect in
+        the order of the messages. The first change that fails ends the call with its error, whose
+        field paths begin with `change.`. Changes before it stay; changes after it are not made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeletePosts(self, request, context):
-        """Deletes posts. All of them or none; ids that the corpus does not hold are passed over.
+        """Deletes posts. All of them or none. Ids that the corpus does not hold are ignored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPosts(self, request, context):
-        """Returns what the corpus holds of posts.
+        """Returns the authors, times and labels of posts, without their vectors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCorpus(self, request, context):
-        """Describes the corpus as it is now.
+        """Returns the corpus's current size, limits, labels and sequence numbers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateSnapshot(self, request, context):
-        """Writes a snapshot of all changes so far, with which a restart would begin, and drops them from
-        the journal. Reads and writes go on meanwhile. The server does so by itself from time to time.
+        """Writes a snapshot of all changes so far and removes them from the journal. A restart begins
+        with the newest snapshot. Reads and writes continue meanwhile. The server also writes snapshots
+        by itself, after changes of `--snapshot-after` posts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSnapshots(self, request, context):
-        """Lists the snapshots there are, the oldest first.
+        """Lists the snapshots on the disk, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,18 +210,24 @@ def add_CorpusServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CorpusService:
-    """The corpus, and changes to it while it is searched.
+    """Reads and changes the corpus while it is searched.
 
-    Changes are numbered, from 1, in the order in which they take effect. A change that was answered
-    is on the disk, and every request that begins afterwards sees it; no request sees half of one.
-    Where the server evicts (`GetCorpusResponse.evict_oldest`), posts for which there is no room take
-    that of the oldest; the eviction has the number before theirs.
+    Each `UpsertPosts`, each `DeletePosts` and each message of `StreamUpsertPosts` is one change. A
+    change applies to all of its posts or to none. Changes have sequence numbers, from 1, in the
+    order in which they take effect. When a change is acknowledged, it is on the disk, and every
+    request that begins afterwards sees it. No request sees a part of a change. If the server evicts
+    (`GetCorpusResponse.evict_oldest`) and the corpus is full, an upsert first deletes the oldest
+    posts; that eviction is a change of its own, with the sequence number before the upsert's.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; RESOURCE_EXHAUSTED when
-    the corpus is full, when it would have too many labels, when the disk refuses, or, with
-    `google.rpc.RetryInfo`, when too many changes wait; FAILED_PRECONDITION when the server serves
-    its corpus read-only; DEADLINE_EXCEEDED when the deadline passes while a change waits, which may
-    take effect even so; UNAVAILABLE while the server loads or drains. Whatever fails changes nothing.
+    Errors:
+    * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names the fields.
+    * RESOURCE_EXHAUSTED if the corpus is full, if it would have too many labels, or if writing to
+    the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
+    * FAILED_PRECONDITION if the server serves its corpus read-only.
+    * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
+    effect.
+    * UNAVAILABLE while the server is loading or shutting down.
+    Apart from DEADLINE_EXCEEDED, a change that fails has no effect.
     """
 
     @staticmethod

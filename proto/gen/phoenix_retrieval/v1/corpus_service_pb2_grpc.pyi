@@ -27,18 +27,24 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CorpusServiceStub:
-    """The corpus, and changes to it while it is searched.
+    """Reads and changes the corpus while it is searched.
 
-    Changes are numbered, from 1, in the order in which they take effect. A change that was answered
-    is on the disk, and every request that begins afterwards sees it; no request sees half of one.
-    Where the server evicts (`GetCorpusResponse.evict_oldest`), posts for which there is no room take
-    that of the oldest; the eviction has the number before theirs.
+    Each `UpsertPosts`, each `DeletePosts` and each message of `StreamUpsertPosts` is one change. A
+    change applies to all of its posts or to none. Changes have sequence numbers, from 1, in the
+    order in which they take effect. When a change is acknowledged, it is on the disk, and every
+    request that begins afterwards sees it. No request sees a part of a change. If the server evicts
+    (`GetCorpusResponse.evict_oldest`) and the corpus is full, an upsert first deletes the oldest
+    posts; that eviction is a change of its own, with the sequence number before the upsert's.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; RESOURCE_EXHAUSTED when
-    the corpus is full, when it would have too many labels, when the disk refuses, or, with
-    `google.rpc.RetryInfo`, when too many changes wait; FAILED_PRECONDITION when the server serves
-    its corpus read-only; DEADLINE_EXCEEDED when the deadline passes while a change waits, which may
-    take effect even so; UNAVAILABLE while the server loads or drains. Whatever fails changes nothing.
+    Errors:
+    * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names the fields.
+    * RESOURCE_EXHAUSTED if the corpus is full, if it would have too many labels, or if writing to
+      the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
+    * FAILED_PRECONDITION if the server serves its corpus read-only.
+    * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
+      effect.
+    * UNAVAILABLE while the server is loading or shutting down.
+    Apart from DEADLINE_EXCEEDED, a change that fails has no effect.
     """
 
     @_typing.overload
@@ -46,75 +52,89 @@ class CorpusServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CorpusServiceAsyncStub: ...
     UpsertPosts: _grpc.UnaryUnaryMultiCallable[_corpus_service_pb2.UpsertPostsRequest, _corpus_service_pb2.UpsertPostsResponse]
-    """Writes posts: new ones, or others in place of those with the same ids. All of them or none."""
+    """Inserts posts, and replaces those whose ids the corpus already holds. All of them or none."""
     StreamUpsertPosts: _grpc.StreamUnaryMultiCallable[_corpus_service_pb2.StreamUpsertPostsRequest, _corpus_service_pb2.StreamUpsertPostsResponse]
-    """Writes many posts. Every message is a change of its own, as by `UpsertPosts`; the first that
-    fails ends the call with its error, whose fields begin with `change.`; what came before stays,
-    and nothing that came after is written.
+    """Upserts many posts. Each message is one change, as by `UpsertPosts`, and changes take effect in
+    the order of the messages. The first change that fails ends the call with its error, whose
+    field paths begin with `change.`. Changes before it stay; changes after it are not made.
     """
     DeletePosts: _grpc.UnaryUnaryMultiCallable[_corpus_service_pb2.DeletePostsRequest, _corpus_service_pb2.DeletePostsResponse]
-    """Deletes posts. All of them or none; ids that the corpus does not hold are passed over."""
+    """Deletes posts. All of them or none. Ids that the corpus does not hold are ignored."""
     GetPosts: _grpc.UnaryUnaryMultiCallable[_corpus_service_pb2.GetPostsRequest, _corpus_service_pb2.GetPostsResponse]
-    """Returns what the corpus holds of posts."""
+    """Returns the authors, times and labels of posts, without their vectors."""
     GetCorpus: _grpc.UnaryUnaryMultiCallable[_corpus_service_pb2.GetCorpusRequest, _corpus_service_pb2.GetCorpusResponse]
-    """Describes the corpus as it is now."""
+    """Returns the corpus's current size, limits, labels and sequence numbers."""
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_corpus_service_pb2.CreateSnapshotRequest, _corpus_service_pb2.CreateSnapshotResponse]
-    """Writes a snapshot of all changes so far, with which a restart would begin, and drops them from
-    the journal. Reads and writes go on meanwhile. The server does so by itself from time to time.
+    """Writes a snapshot of all changes so far and removes them from the journal. A restart begins
+    with the newest snapshot. Reads and writes continue meanwhile. The server also writes snapshots
+    by itself, after changes of `--snapshot-after` posts.
     """
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_corpus_service_pb2.ListSnapshotsRequest, _corpus_service_pb2.ListSnapshotsResponse]
-    """Lists the snapshots there are, the oldest first."""
+    """Lists the snapshots on the disk, oldest first."""
 
 @_typing.type_check_only
 class CorpusServiceAsyncStub(CorpusServiceStub):
-    """The corpus, and changes to it while it is searched.
+    """Reads and changes the corpus while it is searched.
 
-    Changes are numbered, from 1, in the order in which they take effect. A change that was answered
-    is on the disk, and every request that begins afterwards sees it; no request sees half of one.
-    Where the server evicts (`GetCorpusResponse.evict_oldest`), posts for which there is no room take
-    that of the oldest; the eviction has the number before theirs.
+    Each `UpsertPosts`, each `DeletePosts` and each message of `StreamUpsertPosts` is one change. A
+    change applies to all of its posts or to none. Changes have sequence numbers, from 1, in the
+    order in which they take effect. When a change is acknowledged, it is on the disk, and every
+    request that begins afterwards sees it. No request sees a part of a change. If the server evicts
+    (`GetCorpusResponse.evict_oldest`) and the corpus is full, an upsert first deletes the oldest
+    posts; that eviction is a change of its own, with the sequence number before the upsert's.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; RESOURCE_EXHAUSTED when
-    the corpus is full, when it would have too many labels, when the disk refuses, or, with
-    `google.rpc.RetryInfo`, when too many changes wait; FAILED_PRECONDITION when the server serves
-    its corpus read-only; DEADLINE_EXCEEDED when the deadline passes while a change waits, which may
-    take effect even so; UNAVAILABLE while the server loads or drains. Whatever fails changes nothing.
+    Errors:
+    * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names the fields.
+    * RESOURCE_EXHAUSTED if the corpus is full, if it would have too many labels, or if writing to
+      the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
+    * FAILED_PRECONDITION if the server serves its corpus read-only.
+    * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
+      effect.
+    * UNAVAILABLE while the server is loading or shutting down.
+    Apart from DEADLINE_EXCEEDED, a change that fails has no effect.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UpsertPosts: _aio.UnaryUnaryMultiCallable[_corpus_service_pb2.UpsertPostsRequest, _corpus_service_pb2.UpsertPostsResponse]  # type: ignore[assignment]
-    """Writes posts: new ones, or others in place of those with the same ids. All of them or none."""
+    """Inserts posts, and replaces those whose ids the corpus already holds. All of them or none."""
     StreamUpsertPosts: _aio.StreamUnaryMultiCallable[_corpus_service_pb2.StreamUpsertPostsRequest, _corpus_service_pb2.StreamUpsertPostsResponse]  # type: ignore[assignment]
-    """Writes many posts. Every message is a change of its own, as by `UpsertPosts`; the first that
-    fails ends the call with its error, whose fields begin with `change.`; what came before stays,
-    and nothing that came after is written.
+    """Upserts many posts. Each message is one change, as by `UpsertPosts`, and changes take effect in
+    the order of the messages. The first change that fails ends the call with its error, whose
+    field paths begin with `change.`. Changes before it stay; changes after it are not made.
     """
     DeletePosts: _aio.UnaryUnaryMultiCallable[_corpus_service_pb2.DeletePostsRequest, _corpus_service_pb2.DeletePostsResponse]  # type: ignore[assignment]
-    """Deletes posts. All of them or none; ids that the corpus does not hold are passed over."""
+    """Deletes posts. All of them or none. Ids that the corpus does not hold are ignored."""
     GetPosts: _aio.UnaryUnaryMultiCallable[_corpus_service_pb2.GetPostsRequest, _corpus_service_pb2.GetPostsResponse]  # type: ignore[assignment]
-    """Returns what the corpus holds of posts."""
+    """Returns the authors, times and labels of posts, without their vectors."""
     GetCorpus: _aio.UnaryUnaryMultiCallable[_corpus_service_pb2.GetCorpusRequest, _corpus_service_pb2.GetCorpusResponse]  # type: ignore[assignment]
-    """Describes the corpus as it is now."""
+    """Returns the corpus's current size, limits, labels and sequence numbers."""
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_corpus_service_pb2.CreateSnapshotRequest, _corpus_service_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
-    """Writes a snapshot of all changes so far, with which a restart would begin, and drops them from
-    the journal. Reads and writes go on meanwhile. The server does so by itself from time to time.
+    """Writes a snapshot of all changes so far and removes them from the journal. A restart begins
+    with the newest snapshot. Reads and writes continue meanwhile. The server also writes snapshots
+    by itself, after changes of `--snapshot-after` posts.
     """
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_corpus_service_pb2.ListSnapshotsRequest, _corpus_service_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
-    """Lists the snapshots there are, the oldest first."""
+    """Lists the snapshots on the disk, oldest first."""
 
 class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The corpus, and changes to it while it is searched.
+    """Reads and changes the corpus while it is searched.
 
-    Changes are numbered, from 1, in the order in which they take effect. A change that was answered
-    is on the disk, and every request that begins afterwards sees it; no request sees half of one.
-    Where the server evicts (`GetCorpusResponse.evict_oldest`), posts for which there is no room take
-    that of the oldest; the eviction has the number before theirs.
+    Each `UpsertPosts`, each `DeletePosts` and each message of `StreamUpsertPosts` is one change. A
+    change applies to all of its posts or to none. Changes have sequence numbers, from 1, in the
+    order in which they take effect. When a change is acknowledged, it is on the disk, and every
+    request that begins afterwards sees it. No request sees a part of a change. If the server evicts
+    (`GetCorpusResponse.evict_oldest`) and the corpus is full, an upsert first deletes the oldest
+    posts; that eviction is a change of its own, with the sequence number before the upsert's.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; RESOURCE_EXHAUSTED when
-    the corpus is full, when it would have too many labels, when the disk refuses, or, with
-    `google.rpc.RetryInfo`, when too many changes wait; FAILED_PRECONDITION when the server serves
-    its corpus read-only; DEADLINE_EXCEEDED when the deadline passes while a change waits, which may
-    take effect even so; UNAVAILABLE while the server loads or drains. Whatever fails changes nothing.
+    Errors:
+    * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names the fields.
+    * RESOURCE_EXHAUSTED if the corpus is full, if it would have too many labels, or if writing to
+      the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
+    * FAILED_PRECONDITION if the server serves its corpus read-only.
+    * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
+      effect.
+    * UNAVAILABLE while the server is loading or shutting down.
+    Apart from DEADLINE_EXCEEDED, a change that fails has no effect.
     """
 
     @_abc_1.abstractmethod
@@ -123,7 +143,7 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _corpus_service_pb2.UpsertPostsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_corpus_service_pb2.UpsertPostsResponse, _abc.Awaitable[_corpus_service_pb2.UpsertPostsResponse]]:
-        """Writes posts: new ones, or others in place of those with the same ids. All of them or none."""
+        """Inserts posts, and replaces those whose ids the corpus already holds. All of them or none."""
 
     @_abc_1.abstractmethod
     def StreamUpsertPosts(
@@ -131,9 +151,9 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_corpus_service_pb2.StreamUpsertPostsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_corpus_service_pb2.StreamUpsertPostsResponse, _abc.Awaitable[_corpus_service_pb2.StreamUpsertPostsResponse]]:
-        """Writes many posts. Every message is a change of its own, as by `UpsertPosts`; the first that
-        fails ends the call with its error, whose fields begin with `change.`; what came before stays,
-        and nothing that came after is written.
+        """Upserts many posts. Each message is one change, as by `UpsertPosts`, and changes take effect in
+        the order of the messages. The first change that fails ends the call with its error, whose
+        field paths begin with `change.`. Changes before it stay; changes after it are not made.
         """
 
     @_abc_1.abstractmethod
@@ -142,7 +162,7 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _corpus_service_pb2.DeletePostsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_corpus_service_pb2.DeletePostsResponse, _abc.Awaitable[_corpus_service_pb2.DeletePostsResponse]]:
-        """Deletes posts. All of them or none; ids that the corpus does not hold are passed over."""
+        """Deletes posts. All of them or none. Ids that the corpus does not hold are ignored."""
 
     @_abc_1.abstractmethod
     def GetPosts(
@@ -150,7 +170,7 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _corpus_service_pb2.GetPostsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_corpus_service_pb2.GetPostsResponse, _abc.Awaitable[_corpus_service_pb2.GetPostsResponse]]:
-        """Returns what the corpus holds of posts."""
+        """Returns the authors, times and labels of posts, without their vectors."""
 
     @_abc_1.abstractmethod
     def GetCorpus(
@@ -158,7 +178,7 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _corpus_service_pb2.GetCorpusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_corpus_service_pb2.GetCorpusResponse, _abc.Awaitable[_corpus_service_pb2.GetCorpusResponse]]:
-        """Describes the corpus as it is now."""
+        """Returns the corpus's current size, limits, labels and sequence numbers."""
 
     @_abc_1.abstractmethod
     def CreateSnapshot(
@@ -166,8 +186,9 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _corpus_service_pb2.CreateSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_corpus_service_pb2.CreateSnapshotResponse, _abc.Awaitable[_corpus_service_pb2.CreateSnapshotResponse]]:
-        """Writes a snapshot of all changes so far, with which a restart would begin, and drops them from
-        the journal. Reads and writes go on meanwhile. The server does so by itself from time to time.
+        """Writes a snapshot of all changes so far and removes them from the journal. A restart begins
+        with the newest snapshot. Reads and writes continue meanwhile. The server also writes snapshots
+        by itself, after changes of `--snapshot-after` posts.
         """
 
     @_abc_1.abstractmethod
@@ -176,6 +197,6 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _corpus_service_pb2.ListSnapshotsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_corpus_service_pb2.ListSnapshotsResponse, _abc.Awaitable[_corpus_service_pb2.ListSnapshotsResponse]]:
-        """Lists the snapshots there are, the oldest first."""
+        """Lists the snapshots on the disk, oldest first."""
 
 def add_CorpusServiceServicer_to_server(servicer: CorpusServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,17 +26,21 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """What the server serves.
+    """Describes and changes what the server serves.
 
-    A bundle and a corpus make a generation. One of them answers; every request is answered by one, and
-    the answer names it. Others can be loaded beside it and put in its place, without a call that
-    fails or waits for it.
+    A generation is a bundle and a corpus that fit together. One generation is active. Exactly one
+    generation answers a request, and the response names it. Another generation can be loaded beside
+    the active one and activated; no call fails or waits because of that.
 
-    Errors of the methods that load and change generations: FAILED_PRECONDITION with the reason, when a
-    bundle or a corpus cannot be used, when its self-test fails, or while another is being loaded;
-    RESOURCE_EXHAUSTED when there is not enough memory; NOT_FOUND for a number that there is not;
-    PERMISSION_DENIED for a directory that the server was not started to load from (`--allow-load`).
-    Whatever fails, the generation that answered goes on.
+    Errors of the methods that load, activate and roll back:
+    * INVALID_ARGUMENT if a load names neither a bundle nor a corpus.
+    * FAILED_PRECONDITION with the reason: a bundle or corpus cannot be used, the self-test fails,
+    the generation cannot be brought up to date, or another load or activation is running.
+    * RESOURCE_EXHAUSTED if there is not enough memory.
+    * NOT_FOUND if no loaded generation has this number.
+    * PERMISSION_DENIED for a directory outside those given with `--allow-load`.
+    * UNAVAILABLE while the server is loading or shutting down.
+    After any of these errors the active generation continues to answer.
     """
 
     def __init__(self, channel):
@@ -78,62 +82,69 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """What the server serves.
+    """Describes and changes what the server serves.
 
-    A bundle and a corpus make a generation. One of them answers; every request is answered by one, and
-    the answer names it. Others can be loaded beside it and put in its place, without a call that
-    fails or waits for it.
+    A generation is a bundle and a corpus that fit together. One generation is active. Exactly one
+    generation answers a request, and the response names it. Another generation can be loaded beside
+    the active one and activated; no call fails or waits because of that.
 
-    Errors of the methods that load and change generations: FAILED_PRECONDITION with the reason, when a
-    bundle or a corpus cannot be used, when its self-test fails, or while another is being loaded;
-    RESOURCE_EXHAUSTED when there is not enough memory; NOT_FOUND for a number that there is not;
-    PERMISSION_DENIED for a directory that the server was not started to load from (`--allow-load`).
-    Whatever fails, the generation that answered goes on.
+    Errors of the methods that load, activate and roll back:
+    * INVALID_ARGUMENT if a load names neither a bundle nor a corpus.
+    * FAILED_PRECONDITION with the reason: a bundle or corpus cannot be used, the self-test fails,
+    the generation cannot be brought up to date, or another load or activation is running.
+    * RESOURCE_EXHAUSTED if there is not enough memory.
+    * NOT_FOUND if no loaded generation has this number.
+    * PERMISSION_DENIED for a directory outside those given with `--allow-load`.
+    * UNAVAILABLE while the server is loading or shutting down.
+    After any of these errors the active generation continues to answer.
     """
 
     def LoadGeneration(self, request, context):
-        """Loads a generation: a new bundle, a new corpus, or both. Answers when it is ready, or active if
-        that was asked for: its files have been verified, everything is compiled, it has passed its
-        self-test and answered some recent requests. A caller that does not wait does not stop it.
+        """Loads a generation with a new bundle, a new corpus, or both. Returns when the generation is
+        READY, or ACTIVE if `activate` is set. By then its files are verified, its programs are
+        compiled, it has passed its self-test, and it has answered some recent requests. Cancelling the
+        call does not stop the load.
 
-        With a new bundle alone, the vectors of the corpus are made anew from the ids of its posts, and
-        changes that come meanwhile are in both.
+        With a new bundle alone, the server re-encodes the vectors of the active corpus from the ids of
+        its posts. Changes made during the load are in both generations.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ActivateGeneration(self, request, context):
-        """Has a generation answer that is ready. What was changed before is in it.
+        """Activates a READY generation. It then includes every change acknowledged before. A no-op if the
+        generation is already active.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackGeneration(self, request, context):
-        """Has the generation answer that did before; FAILED_PRECONDITION if there is none. It is kept as
-        long as there is memory for it, and up to date unless its corpus is another.
+        """Activates the generation that was active before the current one (the rollback generation);
+        FAILED_PRECONDITION if there is none. The server keeps it while there is memory, and brings it
+        up to date with all changes unless it has another corpus.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListGenerations(self, request, context):
-        """Lists the generations that are loaded, those being loaded, and the last that failed.
+        """Lists the loaded generations, the one being loaded, and the last loads that failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Describes the model and the corpus that answer now.
+        """Describes the active generation, the devices and the limits of the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServingStats(self, request, context):
-        """Tells what waits for the device, and what has become of the calls so far.
+        """Returns the current state of the request queue and counts of requests by outcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,17 +192,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """What the server serves.
+    """Describes and changes what the server serves.
 
-    A bundle and a corpus make a generation. One of them answers; every request is answered by one, and
-    the answer names it. Others can be loaded beside it and put in its place, without a call that
-    fails or waits for it.
+    A generation is a bundle and a corpus that fit together. One generation is active. Exactly one
+    generation answers a request, and the response names it. Another generation can be loaded beside
+    the active one and activated; no call fails or waits because of that.
 
-    Errors of the methods that load and change generations: FAILED_PRECONDITION with the reason, when a
-    bundle or a corpus cannot be used, when its self-test fails, or while another is being loaded;
-    RESOURCE_EXHAUSTED when there is not enough memory; NOT_FOUND for a number that there is not;
-    PERMISSION_DENIED for a directory that the server was not started to load from (`--allow-load`).
-    Whatever fails, the generation that answered goes on.
+    Errors of the methods that load, activate and roll back:
+    * INVALID_ARGUMENT if a load names neither a bundle nor a corpus.
+    * FAILED_PRECONDITION with the reason: a bundle or corpus cannot be used, the self-test fails,
+    the generation cannot be brought up to date, or another load or activation is running.
+    * RESOURCE_EXHAUSTED if there is not enough memory.
+    * NOT_FOUND if no loaded generation has this number.
+    * PERMISSION_DENIED for a directory outside those given with `--allow-load`.
+    * UNAVAILABLE while the server is loading or shutting down.
+    After any of these errors the active generation continues to answer.
     """
 
     @staticmethod

@@ -27,17 +27,21 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """What the server serves.
+    """Describes and changes what the server serves.
 
-    A bundle and a corpus make a generation. One of them answers; every request is answered by one, and
-    the answer names it. Others can be loaded beside it and put in its place, without a call that
-    fails or waits for it.
+    A generation is a bundle and a corpus that fit together. One generation is active. Exactly one
+    generation answers a request, and the response names it. Another generation can be loaded beside
+    the active one and activated; no call fails or waits because of that.
 
-    Errors of the methods that load and change generations: FAILED_PRECONDITION with the reason, when a
-    bundle or a corpus cannot be used, when its self-test fails, or while another is being loaded;
-    RESOURCE_EXHAUSTED when there is not enough memory; NOT_FOUND for a number that there is not;
-    PERMISSION_DENIED for a directory that the server was not started to load from (`--allow-load`).
-    Whatever fails, the generation that answered goes on.
+    Errors of the methods that load, activate and roll back:
+    * INVALID_ARGUMENT if a load names neither a bundle nor a corpus.
+    * FAILED_PRECONDITION with the reason: a bundle or corpus cannot be used, the self-test fails,
+      the generation cannot be brought up to date, or another load or activation is running.
+    * RESOURCE_EXHAUSTED if there is not enough memory.
+    * NOT_FOUND if no loaded generation has this number.
+    * PERMISSION_DENIED for a directory outside those given with `--allow-load`.
+    * UNAVAILABLE while the server is loading or shutting down.
+    After any of these errors the active generation continues to answer.
     """
 
     @_typing.overload
@@ -45,75 +49,91 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     LoadGeneration: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.LoadGenerationRequest, _model_service_pb2.LoadGenerationResponse]
-    """Loads a generation: a new bundle, a new corpus, or both. Answers when it is ready, or active if
-    that was asked for: its files have been verified, everything is compiled, it has passed its
-    self-test and answered some recent requests. A caller that does not wait does not stop it.
+    """Loads a generation with a new bundle, a new corpus, or both. Returns when the generation is
+    READY, or ACTIVE if `activate` is set. By then its files are verified, its programs are
+    compiled, it has passed its self-test, and it has answered some recent requests. Cancelling the
+    call does not stop the load.
 
-    With a new bundle alone, the vectors of the corpus are made anew from the ids of its posts, and
-    changes that come meanwhile are in both.
+    With a new bundle alone, the server re-encodes the vectors of the active corpus from the ids of
+    its posts. Changes made during the load are in both generations.
     """
     ActivateGeneration: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ActivateGenerationRequest, _model_service_pb2.ActivateGenerationResponse]
-    """Has a generation answer that is ready. What was changed before is in it."""
+    """Activates a READY generation. It then includes every change acknowledged before. A no-op if the
+    generation is already active.
+    """
     RollbackGeneration: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RollbackGenerationRequest, _model_service_pb2.RollbackGenerationResponse]
-    """Has the generation answer that did before; FAILED_PRECONDITION if there is none. It is kept as
-    long as there is memory for it, and up to date unless its corpus is another.
+    """Activates the generation that was active before the current one (the rollback generation);
+    FAILED_PRECONDITION if there is none. The server keeps it while there is memory, and brings it
+    up to date with all changes unless it has another corpus.
     """
     ListGenerations: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListGenerationsRequest, _model_service_pb2.ListGenerationsResponse]
-    """Lists the generations that are loaded, those being loaded, and the last that failed."""
+    """Lists the loaded generations, the one being loaded, and the last loads that failed."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
-    """Describes the model and the corpus that answer now."""
+    """Describes the active generation, the devices and the limits of the server."""
     GetServingStats: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetServingStatsRequest, _model_service_pb2.GetServingStatsResponse]
-    """Tells what waits for the device, and what has become of the calls so far."""
+    """Returns the current state of the request queue and counts of requests by outcome."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """What the server serves.
+    """Describes and changes what the server serves.
 
-    A bundle and a corpus make a generation. One of them answers; every request is answered by one, and
-    the answer names it. Others can be loaded beside it and put in its place, without a call that
-    fails or waits for it.
+    A generation is a bundle and a corpus that fit together. One generation is active. Exactly one
+    generation answers a request, and the response names it. Another generation can be loaded beside
+    the active one and activated; no call fails or waits because of that.
 
-    Errors of the methods that load and change generations: FAILED_PRECONDITION with the reason, when a
-    bundle or a corpus cannot be used, when its self-test fails, or while another is being loaded;
-    RESOURCE_EXHAUSTED when there is not enough memory; NOT_FOUND for a number that there is not;
-    PERMISSION_DENIED for a directory that the server was not started to load from (`--allow-load`).
-    Whatever fails, the generation that answered goes on.
+    Errors of the methods that load, activate and roll back:
+    * INVALID_ARGUMENT if a load names neither a bundle nor a corpus.
+    * FAILED_PRECONDITION with the reason: a bundle or corpus cannot be used, the self-test fails,
+      the generation cannot be brought up to date, or another load or activation is running.
+    * RESOURCE_EXHAUSTED if there is not enough memory.
+    * NOT_FOUND if no loaded generation has this number.
+    * PERMISSION_DENIED for a directory outside those given with `--allow-load`.
+    * UNAVAILABLE while the server is loading or shutting down.
+    After any of these errors the active generation continues to answer.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     LoadGeneration: _aio.UnaryUnaryMultiCallable[_model_service_pb2.LoadGenerationRequest, _model_service_pb2.LoadGenerationResponse]  # type: ignore[assignment]
-    """Loads a generation: a new bundle, a new corpus, or both. Answers when it is ready, or active if
-    that was asked for: its files have been verified, everything is compiled, it has passed its
-    self-test and answered some recent requests. A caller that does not wait does not stop it.
+    """Loads a generation with a new bundle, a new corpus, or both. Returns when the generation is
+    READY, or ACTIVE if `activate` is set. By then its files are verified, its programs are
+    compiled, it has passed its self-test, and it has answered some recent requests. Cancelling the
+    call does not stop the load.
 
-    With a new bundle alone, the vectors of the corpus are made anew from the ids of its posts, and
-    changes that come meanwhile are in both.
+    With a new bundle alone, the server re-encodes the vectors of the active corpus from the ids of
+    its posts. Changes made during the load are in both generations.
     """
     ActivateGeneration: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ActivateGenerationRequest, _model_service_pb2.ActivateGenerationResponse]  # type: ignore[assignment]
-    """Has a generation answer that is ready. What was changed before is in it."""
+    """Activates a READY generation. It then includes every change acknowledged before. A no-op if the
+    generation is already active.
+    """
     RollbackGeneration: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RollbackGenerationRequest, _model_service_pb2.RollbackGenerationResponse]  # type: ignore[assignment]
-    """Has the generation answer that did before; FAILED_PRECONDITION if there is none. It is kept as
-    long as there is memory for it, and up to date unless its corpus is another.
+    """Activates the generation that was active before the current one (the rollback generation);
+    FAILED_PRECONDITION if there is none. The server keeps it while there is memory, and brings it
+    up to date with all changes unless it has another corpus.
     """
     ListGenerations: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListGenerationsRequest, _model_service_pb2.ListGenerationsResponse]  # type: ignore[assignment]
-    """Lists the generations that are loaded, those being loaded, and the last that failed."""
+    """Lists the loaded generations, the one being loaded, and the last loads that failed."""
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
-    """Describes the model and the corpus that answer now."""
+    """Describes the active generation, the devices and the limits of the server."""
     GetServingStats: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetServingStatsRequest, _model_service_pb2.GetServingStatsResponse]  # type: ignore[assignment]
-    """Tells what waits for the device, and what has become of the calls so far."""
+    """Returns the current state of the request queue and counts of requests by outcome."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What the server serves.
+    """Describes and changes what the server serves.
 
-    A bundle and a corpus make a generation. One of them answers; every request is answered by one, and
-    the answer names it. Others can be loaded beside it and put in its place, without a call that
-    fails or waits for it.
+    A generation is a bundle and a corpus that fit together. One generation is active. Exactly one
+    generation answers a request, and the response names it. Another generation can be loaded beside
+    the active one and activated; no call fails or waits because of that.
 
-    Errors of the methods that load and change generations: FAILED_PRECONDITION with the reason, when a
-    bundle or a corpus cannot be used, when its self-test fails, or while another is being loaded;
-    RESOURCE_EXHAUSTED when there is not enough memory; NOT_FOUND for a number that there is not;
-    PERMISSION_DENIED for a directory that the server was not started to load from (`--allow-load`).
-    Whatever fails, the generation that answered goes on.
+    Errors of the methods that load, activate and roll back:
+    * INVALID_ARGUMENT if a load names neither a bundle nor a corpus.
+    * FAILED_PRECONDITION with the reason: a bundle or corpus cannot be used, the self-test fails,
+      the generation cannot be brought up to date, or another load or activation is running.
+    * RESOURCE_EXHAUSTED if there is not enough memory.
+    * NOT_FOUND if no loaded generation has this number.
+    * PERMISSION_DENIED for a directory outside those given with `--allow-load`.
+    * UNAVAILABLE while the server is loading or shutting down.
+    After any of these errors the active generation continues to answer.
     """
 
     @_abc_1.abstractmethod
@@ -122,12 +142,13 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.LoadGenerationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.LoadGenerationResponse, _abc.Awaitable[_model_service_pb2.LoadGenerationResponse]]:
-        """Loads a generation: a new bundle, a new corpus, or both. Answers when it is ready, or active if
-        that was asked for: its files have been verified, everything is compiled, it has passed its
-        self-test and answered some recent requests. A caller that does not wait does not stop it.
+        """Loads a generation with a new bundle, a new corpus, or both. Returns when the generation is
+        READY, or ACTIVE if `activate` is set. By then its files are verified, its programs are
+        compiled, it has passed its self-test, and it has answered some recent requests. Cancelling the
+        call does not stop the load.
 
-        With a new bundle alone, the vectors of the corpus are made anew from the ids of its posts, and
-        changes that come meanwhile are in both.
+        With a new bundle alone, the server re-encodes the vectors of the active corpus from the ids of
+        its posts. Changes made during the load are in both generations.
         """
 
     @_abc_1.abstractmethod
@@ -136,7 +157,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ActivateGenerationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ActivateGenerationResponse, _abc.Awaitable[_model_service_pb2.ActivateGenerationResponse]]:
-        """Has a generation answer that is ready. What was changed before is in it."""
+        """Activates a READY generation. It then includes every change acknowledged before. A no-op if the
+        generation is already active.
+        """
 
     @_abc_1.abstractmethod
     def RollbackGeneration(
@@ -144,8 +167,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.RollbackGenerationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.RollbackGenerationResponse, _abc.Awaitable[_model_service_pb2.RollbackGenerationResponse]]:
-        """Has the generation answer that did before; FAILED_PRECONDITION if there is none. It is kept as
-        long as there is memory for it, and up to date unless its corpus is another.
+        """Activates the generation that was active before the current one (the rollback generation);
+        FAILED_PRECONDITION if there is none. The server keeps it while there is memory, and brings it
+        up to date with all changes unless it has another corpus.
         """
 
     @_abc_1.abstractmethod
@@ -154,7 +178,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ListGenerationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ListGenerationsResponse, _abc.Awaitable[_model_service_pb2.ListGenerationsResponse]]:
-        """Lists the generations that are loaded, those being loaded, and the last that failed."""
+        """Lists the loaded generations, the one being loaded, and the last loads that failed."""
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -162,7 +186,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.GetModelResponse, _abc.Awaitable[_model_service_pb2.GetModelResponse]]:
-        """Describes the model and the corpus that answer now."""
+        """Describes the active generation, the devices and the limits of the server."""
 
     @_abc_1.abstractmethod
     def GetServingStats(
@@ -170,6 +194,6 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.GetServingStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.GetServingStatsResponse, _abc.Awaitable[_model_service_pb2.GetServingStatsResponse]]:
-        """Tells what waits for the device, and what has become of the calls so far."""
+        """Returns the current state of the request queue and counts of requests by outcome."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

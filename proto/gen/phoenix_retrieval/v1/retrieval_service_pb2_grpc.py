@@ -26,15 +26,17 @@ if _version_not_supported:
 
 
 class RetrievalServiceStub:
-    """Exact retrieval of posts for users.
+    """Retrieves posts for users, exactly.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
-    `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
-    `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full or the call's deadline cannot be met, and without it when a request is larger than
-    four times `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT);
-    DEADLINE_EXCEEDED when the deadline passes while the call waits; UNAVAILABLE while the server
-    loads or drains.
+    Errors:
+    * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
+    * NOT_FOUND with a `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to
+    40; `resource_name` is the id in decimal.
+    * RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` if the queue is full or a deadline cannot be
+    met; without it if a request is larger than 4 * `GetModelResponse.max_request_bytes`. A request
+    between one and four times that size gets INVALID_ARGUMENT.
+    * DEADLINE_EXCEEDED if the deadline passes while the call waits.
+    * UNAVAILABLE while the server is loading or shutting down.
     """
 
     def __init__(self, channel):
@@ -71,47 +73,52 @@ class RetrievalServiceStub:
 
 
 class RetrievalServiceServicer:
-    """Exact retrieval of posts for users.
+    """Retrieves posts for users, exactly.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
-    `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
-    `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full or the call's deadline cannot be met, and without it when a request is larger than
-    four times `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT);
-    DEADLINE_EXCEEDED when the deadline passes while the call waits; UNAVAILABLE while the server
-    loads or drains.
+    Errors:
+    * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
+    * NOT_FOUND with a `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to
+    40; `resource_name` is the id in decimal.
+    * RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` if the queue is full or a deadline cannot be
+    met; without it if a request is larger than 4 * `GetModelResponse.max_request_bytes`. A request
+    between one and four times that size gets INVALID_ARGUMENT.
+    * DEADLINE_EXCEEDED if the deadline passes while the call waits.
+    * UNAVAILABLE while the server is loading or shutting down.
     """
 
     def Retrieve(self, request, context):
-        """Returns the posts of highest score for one user: the exact top k.
+        """Returns the k posts of highest score for one user: the exact top k.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchRetrieve(self, request, context):
-        """Retrieves for many users at once. One user's failure does not fail the others.
+        """Retrieves for many users in one call. Each request has a status of its own; a request that
+        fails does not fail the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EncodeUser(self, request, context):
-        """Returns a user's representation.
+        """Returns the vector that the user tower computes for a user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EncodeCandidates(self, request, context):
-        """Returns the unit vectors that the candidate tower gives posts, in the corpus or not.
+        """Returns the unit vectors that the candidate tower computes for posts, which need not be in the
+        corpus.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ScorePosts(self, request, context):
-        """Returns exact scores and ranks of given posts for a user: why was this post not retrieved?
+        """Returns exact scores and ranks of given posts for a user. It tells why a post was not
+        retrieved.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,15 +161,17 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetrievalService:
-    """Exact retrieval of posts for users.
+    """Retrieves posts for users, exactly.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
-    `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
-    `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full or the call's deadline cannot be met, and without it when a request is larger than
-    four times `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT);
-    DEADLINE_EXCEEDED when the deadline passes while the call waits; UNAVAILABLE while the server
-    loads or drains.
+    Errors:
+    * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
+    * NOT_FOUND with a `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to
+    40; `resource_name` is the id in decimal.
+    * RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` if the queue is full or a deadline cannot be
+    met; without it if a request is larger than 4 * `GetModelResponse.max_request_bytes`. A request
+    between one and four times that size gets INVALID_ARGUMENT.
+    * DEADLINE_EXCEEDED if the deadline passes while the call waits.
+    * UNAVAILABLE while the server is loading or shutting down.
     """
 
     @staticmethod

@@ -27,15 +27,17 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RetrievalServiceStub:
-    """Exact retrieval of posts for users.
+    """Retrieves posts for users, exactly.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
-    `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
-    `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full or the call's deadline cannot be met, and without it when a request is larger than
-    four times `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT);
-    DEADLINE_EXCEEDED when the deadline passes while the call waits; UNAVAILABLE while the server
-    loads or drains.
+    Errors:
+    * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
+    * NOT_FOUND with a `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to
+      40; `resource_name` is the id in decimal.
+    * RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` if the queue is full or a deadline cannot be
+      met; without it if a request is larger than 4 * `GetModelResponse.max_request_bytes`. A request
+      between one and four times that size gets INVALID_ARGUMENT.
+    * DEADLINE_EXCEEDED if the deadline passes while the call waits.
+    * UNAVAILABLE while the server is loading or shutting down.
     """
 
     @_typing.overload
@@ -43,51 +45,67 @@ class RetrievalServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RetrievalServiceAsyncStub: ...
     Retrieve: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.RetrieveRequest, _retrieval_service_pb2.RetrieveResponse]
-    """Returns the posts of highest score for one user: the exact top k."""
+    """Returns the k posts of highest score for one user: the exact top k."""
     BatchRetrieve: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.BatchRetrieveRequest, _retrieval_service_pb2.BatchRetrieveResponse]
-    """Retrieves for many users at once. One user's failure does not fail the others."""
+    """Retrieves for many users in one call. Each request has a status of its own; a request that
+    fails does not fail the others.
+    """
     EncodeUser: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.EncodeUserRequest, _retrieval_service_pb2.EncodeUserResponse]
-    """Returns a user's representation."""
+    """Returns the vector that the user tower computes for a user."""
     EncodeCandidates: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.EncodeCandidatesRequest, _retrieval_service_pb2.EncodeCandidatesResponse]
-    """Returns the unit vectors that the candidate tower gives posts, in the corpus or not."""
+    """Returns the unit vectors that the candidate tower computes for posts, which need not be in the
+    corpus.
+    """
     ScorePosts: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.ScorePostsRequest, _retrieval_service_pb2.ScorePostsResponse]
-    """Returns exact scores and ranks of given posts for a user: why was this post not retrieved?"""
+    """Returns exact scores and ranks of given posts for a user. It tells why a post was not
+    retrieved.
+    """
 
 @_typing.type_check_only
 class RetrievalServiceAsyncStub(RetrievalServiceStub):
-    """Exact retrieval of posts for users.
+    """Retrieves posts for users, exactly.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
-    `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
-    `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full or the call's deadline cannot be met, and without it when a request is larger than
-    four times `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT);
-    DEADLINE_EXCEEDED when the deadline passes while the call waits; UNAVAILABLE while the server
-    loads or drains.
+    Errors:
+    * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
+    * NOT_FOUND with a `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to
+      40; `resource_name` is the id in decimal.
+    * RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` if the queue is full or a deadline cannot be
+      met; without it if a request is larger than 4 * `GetModelResponse.max_request_bytes`. A request
+      between one and four times that size gets INVALID_ARGUMENT.
+    * DEADLINE_EXCEEDED if the deadline passes while the call waits.
+    * UNAVAILABLE while the server is loading or shutting down.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Retrieve: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.RetrieveRequest, _retrieval_service_pb2.RetrieveResponse]  # type: ignore[assignment]
-    """Returns the posts of highest score for one user: the exact top k."""
+    """Returns the k posts of highest score for one user: the exact top k."""
     BatchRetrieve: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.BatchRetrieveRequest, _retrieval_service_pb2.BatchRetrieveResponse]  # type: ignore[assignment]
-    """Retrieves for many users at once. One user's failure does not fail the others."""
+    """Retrieves for many users in one call. Each request has a status of its own; a request that
+    fails does not fail the others.
+    """
     EncodeUser: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.EncodeUserRequest, _retrieval_service_pb2.EncodeUserResponse]  # type: ignore[assignment]
-    """Returns a user's representation."""
+    """Returns the vector that the user tower computes for a user."""
     EncodeCandidates: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.EncodeCandidatesRequest, _retrieval_service_pb2.EncodeCandidatesResponse]  # type: ignore[assignment]
-    """Returns the unit vectors that the candidate tower gives posts, in the corpus or not."""
+    """Returns the unit vectors that the candidate tower computes for posts, which need not be in the
+    corpus.
+    """
     ScorePosts: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.ScorePostsRequest, _retrieval_service_pb2.ScorePostsResponse]  # type: ignore[assignment]
-    """Returns exact scores and ranks of given posts for a user: why was this post not retrieved?"""
+    """Returns exact scores and ranks of given posts for a user. It tells why a post was not
+    retrieved.
+    """
 
 class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Exact retrieval of posts for users.
+    """Retrieves posts for users, exactly.
 
-    Errors: INVALID_ARGUMENT with `google.rpc.BadRequest` naming the fields; NOT_FOUND with a
-    `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to 40, whose
-    `resource_name` is the id in decimal; RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` when the
-    queue is full or the call's deadline cannot be met, and without it when a request is larger than
-    four times `GetModelResponse.max_request_bytes` (up to there it is INVALID_ARGUMENT);
-    DEADLINE_EXCEEDED when the deadline passes while the call waits; UNAVAILABLE while the server
-    loads or drains.
+    Errors:
+    * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
+    * NOT_FOUND with a `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to
+      40; `resource_name` is the id in decimal.
+    * RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` if the queue is full or a deadline cannot be
+      met; without it if a request is larger than 4 * `GetModelResponse.max_request_bytes`. A request
+      between one and four times that size gets INVALID_ARGUMENT.
+    * DEADLINE_EXCEEDED if the deadline passes while the call waits.
+    * UNAVAILABLE while the server is loading or shutting down.
     """
 
     @_abc_1.abstractmethod
@@ -96,7 +114,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.RetrieveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.RetrieveResponse, _abc.Awaitable[_retrieval_service_pb2.RetrieveResponse]]:
-        """Returns the posts of highest score for one user: the exact top k."""
+        """Returns the k posts of highest score for one user: the exact top k."""
 
     @_abc_1.abstractmethod
     def BatchRetrieve(
@@ -104,7 +122,9 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.BatchRetrieveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.BatchRetrieveResponse, _abc.Awaitable[_retrieval_service_pb2.BatchRetrieveResponse]]:
-        """Retrieves for many users at once. One user's failure does not fail the others."""
+        """Retrieves for many users in one call. Each request has a status of its own; a request that
+        fails does not fail the others.
+        """
 
     @_abc_1.abstractmethod
     def EncodeUser(
@@ -112,7 +132,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.EncodeUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.EncodeUserResponse, _abc.Awaitable[_retrieval_service_pb2.EncodeUserResponse]]:
-        """Returns a user's representation."""
+        """Returns the vector that the user tower computes for a user."""
 
     @_abc_1.abstractmethod
     def EncodeCandidates(
@@ -120,7 +140,9 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.EncodeCandidatesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.EncodeCandidatesResponse, _abc.Awaitable[_retrieval_service_pb2.EncodeCandidatesResponse]]:
-        """Returns the unit vectors that the candidate tower gives posts, in the corpus or not."""
+        """Returns the unit vectors that the candidate tower computes for posts, which need not be in the
+        corpus.
+        """
 
     @_abc_1.abstractmethod
     def ScorePosts(
@@ -128,6 +150,8 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_service_pb2.ScorePostsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_service_pb2.ScorePostsResponse, _abc.Awaitable[_retrieval_service_pb2.ScorePostsResponse]]:
-        """Returns exact scores and ranks of given posts for a user: why was this post not retrieved?"""
+        """Returns exact scores and ranks of given posts for a user. It tells why a post was not
+        retrieved.
+        """
 
 def add_RetrievalServiceServicer_to_server(servicer: RetrievalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,12 +20,12 @@ from phoenix_retrieval.v1 import corpus_service_pb2_grpc as services
 
 
 class _Corpus(services.CorpusServiceServicer):
-    """Remembers what it was given."""
+    """Records the changes that it receives."""
 
     def __init__(self) -> None:
         self.calls: list[pb.UpsertPostsRequest] = []
         self.streams = 0
-        self.some = threading.Event()  # set once there are five
+        self.some = threading.Event()  # set after five changes
 
     def UpsertPosts(self, request: pb.UpsertPostsRequest, context: Any) -> pb.UpsertPostsResponse:
         self.calls.append(request)
@@ -62,7 +62,7 @@ def _serve(corpus: services.CorpusServiceServicer) -> Generator[str, None, None]
         server.stop(None).wait()
 
 
-def test_batches_write_different_posts_of_unit_length() -> None:
+def test_batches_hold_different_posts_with_unit_vectors() -> None:
     batches = draw_batches(count=3, posts=4, width=8, vectors=True)
     requests = [pb.UpsertPostsRequest.FromString(change) for change in batches.changes]
     streamed = [pb.StreamUpsertPostsRequest.FromString(each).change for each in batches.messages]
@@ -82,7 +82,7 @@ def test_every_batch_is_written_once(callers: int) -> None:
     assert sorted(call.SerializeToString() for call in corpus.calls) == sorted(batches.changes)
 
 
-def test_a_rate_counts_what_was_written() -> None:
+def test_the_rate_counts_the_posts_written() -> None:
     batches = draw_batches(count=2, posts=3, width=4, vectors=False)
     for write in (write_calls, write_streams):
         with _serve(corpus := _make()) as address:
@@ -92,7 +92,7 @@ def test_a_rate_counts_what_was_written() -> None:
         assert corpus.streams == (2 if write is write_streams else 0)
 
 
-def test_a_stream_goes_on_until_it_is_ended() -> None:
+def test_a_stream_continues_until_it_is_ended() -> None:
     batches = draw_batches(count=2, posts=3, width=4, vectors=False)
     with _serve(corpus := _make()) as address:
         stream = PacedStream(address, batches, rate=3000)
@@ -103,7 +103,7 @@ def test_a_stream_goes_on_until_it_is_ended() -> None:
     assert corpus.streams == 1 and len(corpus.calls) == done
 
 
-def test_a_change_that_is_refused_ends_the_writing() -> None:
+def test_a_refused_change_ends_the_writing() -> None:
     batches = draw_batches(count=2, posts=3, width=4, vectors=False)
     with _serve(_nothing()) as address:
         with pytest.raises(grpc.RpcError):

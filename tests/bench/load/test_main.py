@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.load_cases import a_model
+from bench.load.cases import a_model
 from phoenix_bench.load import __main__ as command
 from phoenix_client import Model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
-# Stands in for ghz: answers a call every 4 ms for a second, whatever it is asked.
+# Replaces ghz: reports one answered call every 4 ms for a second, for any configuration.
 FAKE_GHZ = """\
 import json, sys
 from datetime import datetime, timedelta
@@ -30,7 +30,7 @@ json.dump({"details": calls}, open(options["--output"], "w"))
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a build folder with a ghz that needs no server."""
+    """Return a build folder with a fake ghz that needs no server."""
     ghz = tmp_path / "bin" / "ghz"
     ghz.parent.mkdir()
     ghz.write_text(f"#!{sys.executable}\n{FAKE_GHZ}")
@@ -46,13 +46,15 @@ def run(monkeypatch: pytest.MonkeyPatch, build: Path, *arguments: str) -> None:
     command.main()
 
 
-def test_without_a_server_it_says_so(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_the_command_fails_with_a_message(
+    build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(SystemExit, match=r"^error: no server answers: UNAVAILABLE: .*make serve"):
         run(monkeypatch, build, "--target", "127.0.0.1:1")
     assert not (build / "load").exists()
 
 
-def test_rates_follow_the_capacity_that_was_measured(
+def test_rates_are_shares_of_the_measured_capacity(
     build: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def ask_model(target: str) -> Model:
@@ -72,7 +74,7 @@ def test_rates_follow_the_capacity_that_was_measured(
     assert Path(configs["steady"]["binary-file"]).stat().st_size > 0
     assert not (build / "load" / "burst.json").exists()
     printed = capsys.readouterr().out
-    assert "a capacity of 250 calls a second" in printed
+    assert "a capacity of 250 calls/s" in printed
     assert "OK 250" in printed
 
 
@@ -89,7 +91,7 @@ def test_a_given_capacity_is_not_measured(build: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "wrong", [["calm"], ["steady", "--top-k", "1001"], ["steady", "--capacity", "0"]]
 )
-def test_wrong_usage_ends_with_2(
+def test_wrong_usage_exits_with_status_2(
     build: Path, monkeypatch: pytest.MonkeyPatch, wrong: list[str]
 ) -> None:
     monkeypatch.setattr(command, "_ask_model", lambda target: a_model())  # pyright: ignore[reportUnknownLambdaType]

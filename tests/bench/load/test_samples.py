@@ -2,7 +2,7 @@ from phoenix_bench.load.samples import Samples
 from phoenix_bench.results import OURS
 
 
-def test_samples_of_the_same_thing_become_one_row() -> None:
+def test_samples_of_equal_system_params_and_metric_become_one_row() -> None:
     samples = Samples("serve")
     for value in (3.0, 1.0, 2.0):
         samples.add("throughput", "calls/s", value, {"callers": 64})

@@ -24,7 +24,7 @@ DETAILS = [
 
 
 def a_program(path: Path, source: str) -> Path:
-    """Write a program that stands in for ghz."""
+    """Write a program that replaces ghz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!{sys.executable}\nimport json, sys\n{source}")
     path.chmod(0o755)
@@ -62,13 +62,13 @@ def test_ghz_gets_the_config_and_the_target(tmp_path: Path) -> None:
     assert run.cpu_share > 0
 
 
-def test_a_ghz_that_fails_is_an_error_that_says_why(tmp_path: Path) -> None:
+def test_a_failing_ghz_is_an_error_with_its_reason(tmp_path: Path) -> None:
     ghz = a_program(tmp_path / "ghz", "sys.exit('no such method')\n")
     with pytest.raises(GhzError, match="no such method"):
         run_ghz(ghz, {}, "127.0.0.1:1", tmp_path / "out.json")
 
 
-def test_an_old_report_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+def test_an_old_report_is_not_read_as_a_new_one(tmp_path: Path) -> None:
     (tmp_path / "out.json").write_text(json.dumps({"details": DETAILS}))
     with pytest.raises(GhzError, match="ended with 0"):
         run_ghz(a_program(tmp_path / "ghz", ""), {}, "127.0.0.1:1", tmp_path / "out.json")

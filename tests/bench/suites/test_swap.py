@@ -8,7 +8,7 @@ from phoenix_bench.load.open_loop import OpenRun
 from phoenix_bench.results import Span
 from phoenix_bench.suites.swap import Swap, count_misnamed
 
-# Activated between 10 and 12, gone back between 20 and 22.
+# Activated between 10 and 12, rolled back between 20 and 22.
 _STEPS = (
     Span(name="load", begin_s=2, end_s=8),
     Span(name="activate", begin_s=10, end_s=12),
@@ -17,7 +17,7 @@ _STEPS = (
 
 
 def _swap(calls: Sequence[tuple[float, float, str]]) -> Swap:
-    """Return a run of calls: when each was sent, when it ended, and what answered, if anything."""
+    """Return a run of calls: sent time, end time, and the generation that answered, if any."""
     sent, ended = np.array([[sent, ended] for sent, ended, _ in calls], np.float64).T
     names = np.array([name for _, _, name in calls], np.str_)
     codes = np.array([0 if name else 8 for _, _, name in calls])
@@ -29,7 +29,7 @@ def _swap(calls: Sequence[tuple[float, float, str]]) -> Swap:
     ("sent", "ended", "right"),
     [
         (0, 1, {"old"}),
-        (9, 10.5, {"old", "new"}),  # it may have been answered on either side
+        (9, 10.5, {"old", "new"}),  # either generation may have answered
         (11, 11.5, {"old", "new"}),
         (12.5, 13, {"new"}),
         (5, 13, {"old", "new"}),
@@ -38,7 +38,7 @@ def _swap(calls: Sequence[tuple[float, float, str]]) -> Swap:
         (22.5, 23, {"old"}),
     ],
 )
-def test_an_answer_is_of_a_generation_that_was_there_meanwhile(
+def test_an_answer_names_a_generation_that_was_active_during_the_call(
     sent: float, ended: float, right: set[str]
 ) -> None:
     for name in ("old", "new", "third"):

@@ -15,7 +15,7 @@ from phoenix_bench.suites import Options, topk
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_machine() -> Generator[None, None, None]:
-    """Let the machine's limits be known, and one peer be there and another not."""
+    """Fix the machine's limits; provide one peer and let another be missing."""
 
     def absent(corpus: Floats) -> System:
         raise ImportError("no module named absent")
@@ -48,7 +48,7 @@ def test_every_set_of_parameters_has_all_systems_and_metrics(report: Report) -> 
         assert all(0 < row.p10 <= row.median <= row.p90 for row in rows)
 
 
-def test_shares_are_of_the_limits(report: Report) -> None:
+def test_shares_are_relative_to_the_limits(report: Report) -> None:
     of_ours = {
         row.metric: row
         for row in report.rows
@@ -60,22 +60,24 @@ def test_shares_are_of_the_limits(report: Report) -> None:
         assert least_s / slowest_s <= of_ours[metric].median <= least_s / fastest_s
 
 
-def test_a_peer_that_is_not_there_is_told(report: Report) -> None:
+def test_a_missing_peer_is_noted(report: Report) -> None:
     assert "absent is not installed: no module named absent" in report.notes
 
 
-def test_a_report_is_drawn(report: Report, tmp_path: Path) -> None:
+def test_a_report_can_be_plotted(report: Report, tmp_path: Path) -> None:
     topk.plot(report, tmp_path / "topk.png")
     assert (tmp_path / "topk.png").exists()
 
 
-def test_wrong_answers_of_ours_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_answers_of_our_search_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topk, "ours", lambda corpus, dtype: _swapping(systems.ours(corpus, dtype)))
     with pytest.raises(topk.WrongAnswerError, match="equal vectors"):
         topk.run(Options(quick=True))
 
 
-def test_ours_gives_rows_of_the_corpus_on_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_search_returns_rows_of_the_corpus_on_several_devices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     corpus = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
     monkeypatch.setattr(systems, "choose_devices", lambda shards: tuple(jax.devices()[:3]))
     found = systems.ours(corpus, "float32").prepare(2, 5)(corpus[[3, 997]])
@@ -83,7 +85,7 @@ def test_ours_gives_rows_of_the_corpus_on_several_devices(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(found.rows, truth.rows)
 
 
-def test_a_peer_that_is_not_exact_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inexact_peer_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topk, "xla", lambda corpus, dtype: _losing(systems.xla(corpus, dtype)))
     notes = topk.run(Options(quick=True)).notes
     assert any(note.startswith("XLA lax.top_k is not exact") for note in notes)
@@ -107,7 +109,7 @@ def _swapping(system: System) -> System:
 
 
 def _losing(system: System) -> System:
-    """Return a system that has lost the best row of every answer."""
+    """Return a system that omits the best row of every answer."""
 
     def prepare(batch: int, k: int) -> Search:
         search = system.prepare(batch, k + 1)

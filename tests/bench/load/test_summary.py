@@ -23,7 +23,7 @@ def shown(calls: Calls) -> str:
     return console.file.getvalue()
 
 
-def test_each_stage_says_what_became_of_its_calls() -> None:
+def test_each_stage_shows_the_results_of_its_calls() -> None:
     due = np.array([0.0, 0.5, 1.0, 1.25, 1.5, 1.75])
     took = np.array([0.01, 0.03, 0.05, 0.001, 0.5, 0.1])
     codes = np.array([0, 0, 0, 8, 4, 14])

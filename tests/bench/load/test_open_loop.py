@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 
-from bench.load_cases import a_model, serve_bytes
+from bench.load.cases import a_model, serve_bytes
 from phoenix_bench.load.calls import EXPIRED, OK, REFUSED
 from phoenix_bench.load.open_loop import offer, send_all
 from phoenix_bench.load.requests import RequestMix, draw_requests, write_requests
@@ -16,7 +16,7 @@ from phoenix_retrieval.v1.retrieval_service_pb2 import RetrieveResponse
 PATIENT_S = 60.0
 
 
-async def test_calls_begin_though_none_before_has_ended() -> None:
+async def test_calls_begin_before_earlier_calls_have_ended() -> None:
     everybody = asyncio.Event()
     waiting = 0
 
@@ -45,11 +45,11 @@ async def test_requests_are_sent_in_turn() -> None:
     assert sorted(seen) == [b"a", b"a", b"b", b"b", b"c"]
 
 
-async def test_latency_counts_from_when_a_call_was_due() -> None:
+async def test_latency_counts_from_the_due_time() -> None:
     async def answer(request: bytes, context: Any) -> bytes:
         return b""
 
-    due = np.full(3, -5.0)  # a generator that is five seconds late
+    due = np.full(3, -5.0)  # the generator is five seconds late
     async with serve_bytes(answer) as address:
         run = await send_all(address, [b""], due, PATIENT_S)
     assert (run.calls.latencies_s() > 5).all()
@@ -68,7 +68,7 @@ async def test_each_answer_names_its_generation() -> None:
     assert run.generations.tolist() == ["one", "", "another"] * 2
 
 
-async def test_each_error_is_counted_as_what_it_is() -> None:
+async def test_each_error_is_counted_by_its_status() -> None:
     async def refuse_one(request: bytes, context: Any) -> bytes:
         if request == b"refuse":
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -83,7 +83,7 @@ async def test_each_error_is_counted_as_what_it_is() -> None:
     assert run.calls.codes.tolist() == [8, 4, 0]
 
 
-async def test_offering_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+async def test_the_generator_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     write_requests(draw_requests(a_model(), RequestMix(count=5)), tmp_path / "requests.bin")
 
     async def answer(request: bytes, context: Any) -> bytes:

@@ -4,19 +4,19 @@ import pytest
 from phoenix_bench.load.arrivals import poisson_arrivals
 
 
-def test_calls_come_in_order_within_the_duration_at_the_rate() -> None:
+def test_due_times_are_ascending_within_the_duration_at_the_rate() -> None:
     due = poisson_arrivals(200, 50, seed=1)
     assert (np.diff(due) >= 0).all()
     assert 0 <= due[0] < due[-1] <= 50
     assert len(due) == pytest.approx(200 * 50, rel=0.05)
 
 
-def test_gaps_vary_as_those_of_independent_calls_do() -> None:
+def test_gaps_are_distributed_as_those_of_independent_calls() -> None:
     gaps = np.diff(poisson_arrivals(200, 50, seed=1))
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05), "an even schedule would give 0"
 
 
-def test_a_seed_gives_the_same_times_again() -> None:
+def test_the_same_seed_gives_the_same_times() -> None:
     first, again, other = (poisson_arrivals(9, 9, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert first[0] != other[0]

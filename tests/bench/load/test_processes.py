@@ -5,7 +5,7 @@ from phoenix_bench.load.processes import ChildError, spawn_child
 from phoenix_bench.load.requests import METHOD
 
 
-def test_the_echo_gives_the_same_reply_to_every_request() -> None:
+def test_the_echo_returns_the_same_reply_to_every_request() -> None:
     with (
         spawn_child("phoenix_bench.load.echo_process", first_line=b"reply".hex()) as child,
         grpc.insecure_channel(child.address) as channel,

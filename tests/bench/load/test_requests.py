@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.load_cases import a_model
+from bench.load.cases import a_model
 from phoenix_bench.load.requests import (
     RequestMix,
     draw_requests,
@@ -23,7 +23,7 @@ from phoenix_server.service.requests import read_top_k, read_user
     surfaces=st.integers(1, 20),
     seed=st.integers(0, 2**32),
 )
-def test_a_server_of_any_sizes_accepts_every_request(
+def test_a_server_of_any_model_sizes_accepts_every_request(
     history_length: int, num_actions: int, surfaces: int, seed: int
 ) -> None:
     model = a_model(history_length=history_length, num_actions=num_actions, surfaces=surfaces)
@@ -43,14 +43,14 @@ def test_the_same_seed_draws_the_same_requests() -> None:
     assert draw_requests(a_model(), mix) != draw_requests(a_model(), RequestMix(count=50, seed=4))
 
 
-def test_histories_are_short_and_long_and_longer_than_the_model_reads() -> None:
+def test_histories_are_short_long_and_longer_than_the_model_reads() -> None:
     lengths = history_lengths(draw_requests(a_model(), RequestMix(count=2000)))
     assert lengths.min() == 0
     assert np.mean(lengths <= 8) == pytest.approx(0.15 + 0.5 * 8 / 127, abs=0.03)
     assert np.mean(lengths >= 127) == pytest.approx(0.35 + 0.5 / 127, abs=0.03)
 
 
-def test_histories_run_oldest_first() -> None:
+def test_histories_are_ordered_oldest_first() -> None:
     for request in draw_requests(a_model(), RequestMix(count=50)):
         assert list(request.user.post_ids) == sorted(request.user.post_ids)
 
@@ -62,13 +62,13 @@ def test_users_engage_with_the_same_popular_posts() -> None:
     assert counts.max() > 20 > 2 > np.median(counts)
 
 
-def test_requests_come_back_from_their_file(tmp_path: Path) -> None:
+def test_requests_round_trip_through_their_file(tmp_path: Path) -> None:
     requests = draw_requests(a_model(), RequestMix(count=20))
     write_requests(requests, tmp_path / "load" / "requests.bin")
     assert read_requests(tmp_path / "load" / "requests.bin") == requests
 
 
-def test_each_request_has_its_length_before_it(tmp_path: Path) -> None:
+def test_each_request_is_prefixed_with_its_length(tmp_path: Path) -> None:
     (request,) = draw_requests(
         a_model(history_length=1), RequestMix(count=1, heavy_users=1, new_users=0)
     )
@@ -78,7 +78,7 @@ def test_each_request_has_its_length_before_it(tmp_path: Path) -> None:
     assert (tmp_path / "requests.bin").read_bytes() == bytes([len(serialised)]) + serialised
 
 
-def test_a_file_without_requests_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_requests_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "requests.bin").touch()
     with pytest.raises(ValueError, match="holds no requests"):
         read_requests(tmp_path / "requests.bin")
@@ -87,6 +87,6 @@ def test_a_file_without_requests_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"count": 0}, {"top_k": 0}, {"new_users": 0.6, "heavy_users": 0.6}, {"new_users": -1}]
 )
-def test_a_mix_that_cannot_be_drawn_is_refused(wrong: dict[str, float]) -> None:
+def test_an_invalid_mix_is_rejected(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"at least|at most"):
         RequestMix(**wrong)  # pyright: ignore[reportArgumentType]

@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 
-from bench.load_cases import a_model
+from bench.load.cases import a_model
 from phoenix_bench.load.requests import METHOD, RequestMix, draw_requests
 from phoenix_bench.load.thread_server import ThreadServer
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
@@ -19,7 +19,7 @@ POISON = 13
 
 
 class FakeEngine:
-    """Answers every user with posts that tell who asked."""
+    """Answers each user with posts that identify the user."""
 
     max_batch = MAX_BATCH
     generation = "generation"
@@ -76,7 +76,7 @@ def a_request(user_id: int) -> pb.RetrieveRequest:
     return request
 
 
-def test_everyone_gets_their_own_answer(retrieve: Any, engine: FakeEngine) -> None:
+def test_each_caller_gets_its_own_answer(retrieve: Any, engine: FakeEngine) -> None:
     with ThreadPoolExecutor(16) as callers:
         replies = list(callers.map(retrieve, [a_request(i + 20) for i in range(40)]))
     assert [list(reply.post_ids) for reply in replies] == [[i + 1020] for i in range(40)]
@@ -86,7 +86,7 @@ def test_everyone_gets_their_own_answer(retrieve: Any, engine: FakeEngine) -> No
     assert sum(engine.batches) == 40
 
 
-def test_a_failure_reaches_its_caller_and_the_server_goes_on(retrieve: Any) -> None:
+def test_a_failure_reaches_its_caller_and_the_server_continues(retrieve: Any) -> None:
     with pytest.raises(grpc.RpcError, match="poison"):
         retrieve(a_request(POISON))
     assert list(retrieve(a_request(21)).post_ids) == [1021]

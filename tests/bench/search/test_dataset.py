@@ -5,7 +5,7 @@ import pytest
 from phoenix_bench.search.dataset import draw_dataset
 
 
-def test_groups_are_equal_rows_ascending_and_nearest_to_their_probes() -> None:
+def test_groups_are_equal_ascending_rows_nearest_to_their_probes() -> None:
     drawn = draw_dataset(rows=500, width=13, queries=5, group_sizes=[11, 3], dtype="float32")
     assert [len(group) for group in drawn.copies] == [11, 3]
     for probe, group in zip(drawn.probes, drawn.copies, strict=False):
@@ -16,7 +16,7 @@ def test_groups_are_equal_rows_ascending_and_nearest_to_their_probes() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_vectors_are_of_unit_length_and_of_their_type(dtype: str) -> None:
+def test_vectors_have_unit_length_and_the_given_type(dtype: str) -> None:
     drawn = draw_dataset(rows=50, width=13, queries=5, group_sizes=[2], dtype=dtype)
     for vectors in (drawn.corpus, drawn.queries, drawn.probes):
         assert vectors.dtype == np.float32
@@ -26,6 +26,6 @@ def test_vectors_are_of_unit_length_and_of_their_type(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("sizes", [[51], [1] * 6])
-def test_groups_that_do_not_fit_are_refused(sizes: list[int]) -> None:
+def test_groups_that_do_not_fit_are_rejected(sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         draw_dataset(rows=50, width=13, queries=5, group_sizes=sizes, dtype="float32")

@@ -1,4 +1,4 @@
-"""Cases for the tests of load: a model, and servers that do what a test needs."""
+"""Test doubles for load tests: a model, and servers with a given behaviour."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from phoenix_client import Model
 def a_model(
     *, history_length: int = 127, num_actions: int = 19, surfaces: int = 16, max_top_k: int = 1000
 ) -> Model:
-    """Return what a server says of itself."""
+    """Return the model of a server."""
     return Model(
         generation="generation",
         tower_fingerprint="fingerprint",

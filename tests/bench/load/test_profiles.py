@@ -16,7 +16,7 @@ from phoenix_bench.load.profiles import (
 )
 from phoenix_bench.load.requests import METHOD
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "bench" / "ghz"
 
 
@@ -36,7 +36,7 @@ def test_a_profile_does_not_wait_for_answers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [CAPACITY, *PROFILES])
-def test_stages_follow_each_other_and_fill_the_duration(name: str) -> None:
+def test_stages_are_contiguous_and_fill_the_duration(name: str) -> None:
     config = read_profile(CONFIGS, name)
     stages = find_stages(config)
     assert stages[0].begin_s == 0
@@ -49,7 +49,7 @@ def test_the_burst_goes_from_half_of_the_capacity_to_three_times_it() -> None:
     assert [stage.rate for stage in find_stages(fitted)] == [125, 750]
 
 
-def test_rates_are_per_cent_of_the_capacity_and_never_nothing() -> None:
+def test_rates_are_percentages_of_the_capacity_and_at_least_1() -> None:
     config = {"rps": 70, "load-start": 20, "load-step": 10, "load-end": 140, "timeout": "1s"}
     fitted = fit_profile(config, 250, Path("some/requests.bin"))
     assert fitted == {
@@ -89,6 +89,6 @@ def test_durations_are_a_number_and_a_unit(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["20", "1h", "s", ""])
-def test_other_durations_are_refused(text: str) -> None:
+def test_other_forms_of_durations_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a number of|could not convert"):
         duration_s(text)
