@@ -10,7 +10,7 @@ from phoenix_server.batching.stats import QueueStats, add_stats
 from phoenix_server.errors import GenerationError, NoGenerationError, NotReadyError
 from phoenix_server.generations.generation import MOVES, Generation, GenerationState
 
-_MAX_FAILED = 8  # generations that are remembered
+_MAX_FAILED = 8  # generations that stay listed
 
 _S = GenerationState
 
@@ -89,7 +89,7 @@ class Registry:
             _move(generation, state)
 
     def fail(self, generation: Generation, reason: str) -> None:
-        """Have a generation that is not ACTIVE nor UNLOADING be FAILED; forget all but the last eight."""
+        """Have a generation be FAILED, unless it is ACTIVE or UNLOADING; keep the last eight."""
         with self._lock:
             if _S.FAILED in MOVES[generation.state]:
                 _move(generation, _S.FAILED)
