@@ -156,7 +156,7 @@ def test_of_several_towers_one_is_named(tmp_path: Path) -> None:
     written_corpus(path, ROWS)
     with closing(Store(path)) as store:  # loads another bundle: for its towers there is a snapshot
         write_snapshot(store, OtherTowers())
-    several = "holds vectors of several towers; --bundle tells of which"
+    several = "holds vectors of several towers; choose them with --bundle"
     with pytest.raises(CorpusError) as caught:
         export_index(path, tmp_path / "out", None)
     assert (caught.value.path, caught.value.reason) == (path, several)

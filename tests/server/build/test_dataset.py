@@ -101,14 +101,14 @@ def test_errors_of_a_uri_name_the_file(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_password_in_a_uri_is_not_told(bundle: Bundle, tmp_path: Path) -> None:
     error = refused(["file://user:secret@elsewhere/posts"], bundle, tmp_path / "corpus")
     assert error.path == "file://elsewhere/posts"
-    assert error.reason.startswith("cannot be looked into: Unsupported ")
+    assert error.reason.startswith("cannot be listed: Unsupported ")
     assert "secret" not in str(error)
 
 
 def test_a_uri_of_an_unknown_kind_is_named(bundle: Bundle, tmp_path: Path) -> None:
     error = refused(["nosuch://host/posts"], bundle, tmp_path / "corpus")
     assert error.path == "nosuch://host/posts"
-    assert error.reason.startswith("cannot be looked into: Unrecognized filesystem type")
+    assert error.reason.startswith("cannot be listed: Unrecognized filesystem type")
 
 
 def test_empty_files_are_fine_among_others(bundle: Bundle, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_file_that_changes_meanwhile_is_refused(bundle: Bundle, tmp_path: Path
         if stage == "checked":
             write(parquet, **_ids(*range(1, 399)))
 
-    with pytest.raises(CorpusError, match=r"posts\.parquet: was changed while a corpus is made"):
+    with pytest.raises(CorpusError, match=r"posts\.parquet: was changed while a corpus is built"):
         build_corpus([parquet], bundle, tmp_path / "corpus", SMALL, report=report)
 
 
@@ -293,7 +293,7 @@ def test_a_file_that_is_no_parquet_is_named(
     parquet.write_bytes(contents)
     error = refused([parquet], bundle, tmp_path / "corpus")
     assert error.path == parquet
-    assert error.reason.startswith("is not a Parquet file that can be read: ")
+    assert error.reason.startswith("is not a readable Parquet file: ")
 
 
 @pytest.mark.parametrize("column", ["post_id", "author_id"])
@@ -318,7 +318,7 @@ def test_damaged_pages_are_blamed_on_the_file(
     parquet.write_bytes(contents)
     error = refused([parquet], bundle, tmp_path / "corpus")
     assert error.path == parquet
-    assert error.reason.startswith("is not a Parquet file that can be read: ")
+    assert error.reason.startswith("is not a readable Parquet file: ")
 
 
 def test_a_missing_file_is_named(bundle: Bundle, tmp_path: Path) -> None:

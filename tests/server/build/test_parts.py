@@ -15,7 +15,7 @@ import pytest
 from phoenix_server.build import encoder as encoding
 from phoenix_server.build.build import BuildConfig, build_corpus
 from phoenix_server.build.encoder import PartEncoder
-from phoenix_server.build.workdir import workplace
+from phoenix_server.build.workdir import work_directory
 from phoenix_server.bundle.bundle import Bundle, open_bundle
 from phoenix_server.corpus.disk import snapshot_writer as writer
 from phoenix_server.errors import CorpusError
@@ -161,7 +161,7 @@ def test_a_full_disk_keeps_what_is_done(
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(encoding, "new_snapshot", full)
         build_corpus([posts], bundle, out, SMALL)
-    assert f"{out}.partial keeps 3 parts: the same command goes on from there" in caplog.text
+    assert f"{out}.partial keeps 3 parts; the same command continues from them" in caplog.text
     build_corpus([posts], bundle, out, SMALL)
     assert encoded == list(range(_PARTS))
     assert digest(out) == expected
@@ -209,7 +209,7 @@ def test_another_bundle_is_refused(
     assert error.reason == (
         "holds parts of another build: tower_fingerprint was "
         f"{bundle.manifest.tower_fingerprint}, is {other.manifest.tower_fingerprint}; undo that, "
-        "or throw them away and start over with --restart"
+        "or discard them and start over with --restart"
     )
 
 
@@ -258,7 +258,7 @@ def test_another_kind_of_device_is_refused(posts: Path, bundle: Bundle, tmp_path
     partial = _interrupt([posts], bundle, tmp_path / "corpus")
     (partial / "encoder.txt").write_text("jaxlib 0.9 on NVIDIA H100")
     reason = _refused([posts], bundle, tmp_path / "corpus").reason
-    assert reason.startswith("holds parts encoded by jaxlib 0.9 on NVIDIA H100, here encodes jax")
+    assert reason.startswith("holds parts encoded by jaxlib 0.9 on NVIDIA H100, this is jax")
     assert reason.endswith("start over with --restart")
 
 
@@ -269,8 +269,8 @@ def test_a_damaged_plan_is_refused(posts: Path, bundle: Bundle, tmp_path: Path, 
     (partial / name).write_bytes((partial / name).read_bytes()[:-9])
     error = _refused([posts], bundle, tmp_path / "corpus")
     assert error.path == partial
-    assert error.reason.startswith("cannot be gone on with (")
-    assert error.reason.endswith("--restart throws it away and starts over")
+    assert error.reason.startswith("cannot be continued (")
+    assert error.reason.endswith("--restart discards it and starts over")
 
 
 def test_a_plan_of_another_version_is_refused(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_restarting_throws_away_what_is_there(
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_one_builder_at_a_time(posts: Path, bundle: Bundle, tmp_path: Path, restart: bool) -> None:
-    with workplace(tmp_path / "corpus", restart=False) as partial:
+    with work_directory(tmp_path / "corpus", restart=False) as partial:
         config = replace(SMALL, restart=restart)
         error = _refused([posts], bundle, tmp_path / "corpus", config)
     assert (error.path, error.reason) == (
@@ -308,8 +308,8 @@ def test_a_corpus_that_is_there_is_left_alone(posts: Path, bundle: Bundle, tmp_p
     (tmp_path / "corpus").mkdir()
     reason = _refused([posts], bundle, tmp_path / "corpus").reason
     assert reason == (
-        f"exists; choose another place or remove it; {partial} is left from making it, and of no "
-        "use"
+        f"exists; choose another path or remove it; {partial} is left over from its build and not "
+        "needed"
     )
 
 

@@ -80,7 +80,7 @@ def test_what_a_worker_has_done_is_kept_when_it_dies(
                     if "ray::_Worker" in " ".join(child.cmdline()):
                         child.kill()
 
-    with pytest.raises(StartupError, match=r"^a worker of Ray failed: ActorDiedError: "):
+    with pytest.raises(StartupError, match=r"^a Ray worker failed: ActorDiedError: "):
         build_corpus([posts], bundle, tmp_path / "ray", _RAY, report=kill)
     told: list[int] = []
 
@@ -105,7 +105,7 @@ def test_what_a_worker_finds_wrong_is_told(posts: Path, bundle: Bundle, tmp_path
         build_corpus([posts], bundle, tmp_path / "corpus", _RAY, report=spoil)
     assert (caught.value.path, caught.value.reason) == (
         spoiled,
-        "was changed while a corpus is made of it",
+        "was changed while a corpus is built from it",
     )
 
 
@@ -114,7 +114,7 @@ def test_a_cluster_that_is_not_there_is_named(posts: Path, bundle: Bundle, tmp_p
         unused.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         config = replace(_RAY, ray_address=address)
-        with pytest.raises(StartupError, match=f"^--ray-address: there is no Ray at {address}: "):
+        with pytest.raises(StartupError, match=f"^--ray-address: no Ray at {address}: "):
             build_corpus([posts], bundle, tmp_path / "corpus", config)
     assert list(tmp_path.iterdir()) == [posts]
 

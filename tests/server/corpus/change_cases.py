@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from phoenix_server.corpus.changes import Change, Labels, Posts
-from phoenix_server.corpus.disk.snapshot import ArrowPosts, Snapshot, open_snapshot
+from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot, to_record_batch
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
 from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.search.eligibility import FilterColumns
@@ -131,21 +130,17 @@ def written_corpus(path: Path, count: int) -> tuple[Snapshot, Model]:
     """Write a corpus of posts 1, 2, ..., whose vectors are unit vectors of whole numbers."""
     ids = np.arange(1, count + 1, dtype=np.uint64)
     vectors = np.eye(WIDTH, dtype=np.float32)[np.arange(count) % WIDTH]
-    names = [list(NAMES[: n % 3]) for n in range(count)]
+    labels = [np.arange(n % 3, dtype=np.int32) for n in range(count)]
+    posts = Posts(
+        post_ids=ids,
+        author_ids=ids + np.uint64(100),
+        created_at_unix_ms=ids.astype(np.int64),
+        labels=Labels(NAMES, np.arange(count, dtype=np.int32) % 3, np.concatenate(labels)),
+        vectors=vectors,
+    )
     with new_snapshot(path, source=path, embedding_size=WIDTH, tower_fingerprint=TOWER) as snapshot:
-        snapshot.write(
-            ArrowPosts(
-                post_ids=ids,
-                author_ids=ids + np.uint64(100),
-                created_at=pa.array(ids.astype(np.int64), pa.timestamp("ms", "UTC")),
-                labels=pa.array(names, pa.list_(pa.string())),
-                vectors=vectors,
-            )
-        )
-    model = {
-        n + 1: Post(n + 101, n + 1, NAMES[: n % 3], vectors[n].tobytes()) for n in range(count)
-    }
-    return open_snapshot(path), model
+        snapshot.write(to_record_batch(posts))
+    return open_snapshot(path), described(posts)
 
 
 def held(index: CorpusIndex) -> Model:

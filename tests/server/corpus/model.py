@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Change, ChangeResult, Ids, Labels, NetChange, Posts
-from phoenix_server.corpus.disk.compaction import as_arrow, prune_snapshots, write_snapshot
-from phoenix_server.corpus.disk.snapshot import Snapshot, verify
+from phoenix_server.corpus.disk.compaction import prune_snapshots, write_snapshot
+from phoenix_server.corpus.disk.snapshot import Snapshot, to_record_batch, verify
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.memory.index import CorpusIndex
@@ -243,7 +243,7 @@ class Real:
         with new_snapshot(
             path, source=path, embedding_size=WIDTH, tower_fingerprint=TOWERS[0]
         ) as writer:
-            writer.write(as_arrow(posts))
+            writer.write(to_record_batch(posts))
         self.top_k = top_k
         self._evict_oldest = evict_oldest
         self._path, self._shards, self._programs = path, shards, programs

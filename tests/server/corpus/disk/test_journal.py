@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from phoenix_server.corpus.changes import Change, History, Posts
 from phoenix_server.corpus.disk.journal import Journal
 from phoenix_server.errors import CorpusError, StorageError
-from server.corpus.change_cases import NAMES, assert_same_change, described, id_array, posts_of
+from server.corpus.change_cases import NAMES, described, id_array, posts_of
 
 _IDENTITY = {"corpus": "a"}
 _SMALL: list[Change] = [posts_of([3, 2**64 - 1]), id_array(3), posts_of([4, 3], seed=1)]
@@ -45,16 +45,43 @@ def _written(path: Path, changes: list[Change], first: int = 1) -> None:
         journal.append(first, changes)
 
 
-def _read(path: Path, after: int = 0, *, read_only: bool = False) -> list[tuple[int, Change]]:
+def _read(path: Path, after: int = 0, *, read_only: bool = False) -> History:
     with _opened(path, read_only=read_only) as journal:
-        return list(journal.read(after))
+        return journal.read_history(after)
 
 
 def _assert_holds(path: Path, changes: list[Change], first: int = 1) -> None:
-    found = _read(path, first - 1)
-    assert [number for number, _ in found] == list(range(first, first + len(changes)))
-    for (_, change), expected in zip(found, changes, strict=True):
-        assert_same_change(change, expected)
+    _assert_same(_read(path, first - 1), changes)
+
+
+def _assert_same(history: History, changes: list[Change]) -> None:
+    """Check that a history holds some changes, bit for bit and in order."""
+    expected = History.of(changes)
+    assert history.changes == expected.changes
+    assert history.post_ids.dtype == np.uint64
+    np.testing.assert_array_equal(history.post_ids, expected.post_ids)
+    np.testing.assert_array_equal(history.is_write, expected.is_write)
+    assert _one_by_one(history) == _one_by_one(expected)
+    assert _label_names(history) == _label_names(expected)
+    towers = [posts.tower for posts in history.writes]
+    assert all(tower != following for tower, following in pairwise(towers))
+    for posts in history.writes:
+        assert len(set(posts.labels.names)) == len(posts.labels.names)
+        assert posts.vectors.dtype == np.float32
+        assert posts.created_at_unix_ms.dtype == np.int64
+
+
+def _one_by_one(history: History) -> list[tuple[str, object]]:
+    """Return each written post with the towers of its vector."""
+    return [
+        (posts.tower, described(posts.take(np.array([place]))))
+        for posts in history.writes
+        for place in range(len(posts))
+    ]
+
+
+def _label_names(history: History) -> set[str]:
+    return {name for posts in history.writes for name in posts.labels.names}
 
 
 def _execute(path: Path, statement: str, *parameters: object) -> None:
@@ -104,26 +131,7 @@ def test_changes_that_are_read_together_are_those_that_are_read_one_by_one(
     ]
     with _opened(tmp_path_factory.mktemp("journal") / "journal.sqlite") as journal:
         journal.append(1, changes)
-        history = journal.read_history(after)
-    expected = History.of(changes[after:])
-    assert history.changes == expected.changes
-    assert history.post_ids.dtype == np.uint64
-    np.testing.assert_array_equal(history.post_ids, expected.post_ids)
-    np.testing.assert_array_equal(history.is_write, expected.is_write)
-    assert _one_by_one(history) == _one_by_one(expected)
-    towers = [posts.tower for posts in history.writes]
-    assert all(tower != following for tower, following in pairwise(towers))
-    for posts in history.writes:
-        assert len(set(posts.labels.names)) == len(posts.labels.names)
-
-
-def _one_by_one(history: History) -> list[tuple[str, object]]:
-    """Return all that is written, post by post, with the towers of its vector."""
-    return [
-        (posts.tower, described(posts.take(np.array([place]))))
-        for posts in history.writes
-        for place in range(len(posts))
-    ]
+        _assert_same(journal.read_history(after), changes[after:])
 
 
 def test_vectors_are_kept_bit_for_bit(path: Path) -> None:
@@ -132,9 +140,8 @@ def test_vectors_are_kept_bit_for_bit(path: Path) -> None:
     posts = posts_of(range(1, 51))
     posts.vectors[:] = bits.view(np.float32)
     _written(path, [posts])
-    ((_, change),) = _read(path)
-    assert isinstance(change, Posts)
-    np.testing.assert_array_equal(change.vectors.view(np.uint32), bits)
+    (read,) = _read(path).writes
+    np.testing.assert_array_equal(read.vectors.view(np.uint32), bits)
 
 
 def test_a_full_disk_refuses_all_changes_of_a_group_and_none_of_the_next(
@@ -167,7 +174,7 @@ def test_missing_changes_are_named(path: Path) -> None:
     _written(path, [id_array(n) for n in range(1, 8)])
     _execute(path, "DELETE FROM changes WHERE sequence IN (3, 4)")
     assert _refused(lambda: _read(path), path) == "lacks the changes 3 to 4"
-    assert len(_read(path, after=4)) == 3
+    assert _read(path, after=4).changes == 3
     with _opened(path) as journal:
         journal.trim(5)
     assert _refused(lambda: _read(path), path) == "lacks the changes 1 to 5"
@@ -274,7 +281,7 @@ def test_read_only_reads_where_nothing_may_be_written(path: Path) -> None:
     path.parent.chmod(0o555)
     try:
         with _opened(path, read_only=True) as journal:
-            assert len(list(journal.read(0))) == 3
+            assert journal.read_history(0).changes == 3
             assert journal.last() == 3
             assert _files(path) == before  # whoever may write, as root may, writes nothing
             with pytest.raises(StorageError):
@@ -297,7 +304,7 @@ def test_read_only_sees_what_the_writer_has_committed(path: Path) -> None:
             journal.append(number, [change])
             with _opened(path, read_only=True) as reader:
                 assert reader.last() == number
-                assert [found for found, _ in reader.read(0)] == list(range(1, number + 1))
+                assert reader.read_history(0).changes == number
     _assert_holds(path, _SMALL)
 
 
@@ -325,10 +332,8 @@ def test_a_crash_loses_what_was_not_committed_and_nothing_else(
     (crashed,) = copies
     # Most of the transaction was in the log already.
     assert (crashed / log.name).stat().st_size > committed + _LARGE.vectors.nbytes / 2
-    found = _read(crashed / path.name, read_only=read_only)
-    assert [number for number, _ in found] == [1, 2, 3]
-    found = _read(whole / path.name, read_only=read_only)
-    assert [number for number, _ in found] == [1, 2, 3, 4, 5]
+    assert _read(crashed / path.name, read_only=read_only).changes == 3
+    assert _read(whole / path.name, read_only=read_only).changes == 5
     _written(crashed / path.name, [id_array(7)], first=4)
     _assert_holds(crashed / path.name, [*_SMALL, id_array(7)])
     _assert_holds(whole / path.name, [*_SMALL, _SMALL[0], _LARGE])
@@ -350,6 +355,6 @@ def test_a_torn_log_holds_whole_groups(
         torn.with_name(f"{path.name}-wal").write_bytes(log[:size])
         with _opened(torn) as journal:
             lasts.append(journal.last() or 0)
-            assert len(list(journal.read(0))) == lasts[-1]
+            assert journal.read_history(0).changes == lasts[-1]
     assert lasts == sorted(lasts)
     assert sorted(set(lasts)) == ends

@@ -8,8 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from phoenix_server.corpus.disk.compaction import as_arrow
-from phoenix_server.corpus.disk.snapshot import ArrowPosts, open_snapshot, verify
+from phoenix_server.corpus.disk.snapshot import (
+    corpus_schema,
+    open_snapshot,
+    to_record_batch,
+    verify,
+    with_vectors,
+)
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
 from phoenix_server.errors import CorpusError
 from server.cases import copied, edit_manifest, flip_bit, resum, truncate
@@ -71,7 +76,7 @@ def test_a_full_disk_gets_its_room_back(tmp_path: Path) -> None:
                 out, source=out, embedding_size=WIDTH, tower_fingerprint="f"
             ) as snapshot:
                 for first in range(1, 100_000, 1000):
-                    snapshot.write(as_arrow(unit_posts(range(first, first + 1000), first)))
+                    snapshot.write(to_record_batch(unit_posts(range(first, first + 1000), first)))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == []
@@ -195,15 +200,13 @@ def test_columns_of_several_batches_are_joined(tmp_path: Path) -> None:
         tmp_path / "corpus", source=tmp_path, embedding_size=2, tower_fingerprint="f"
     ) as writer:
         for batch_ids, batch_labels, batch_times in zip(ids, labels, created_at, strict=True):
-            writer.write(
-                ArrowPosts(
-                    post_ids=np.array(batch_ids, np.uint64),
-                    author_ids=np.array(batch_ids, np.uint64) + np.uint64(100),
-                    created_at=pa.array(batch_times, pa.timestamp("ms", "UTC")),
-                    labels=pa.array(batch_labels, pa.list_(pa.string())),
-                    vectors=np.tile(np.array([0.6, 0.8], np.float32), (len(batch_ids), 1)),
-                )
-            )
+            authors = [100 + post_id for post_id in batch_ids]
+            columns = [batch_ids, authors, batch_times, batch_labels]
+            fields = list(corpus_schema(2))[:4]
+            arrays = map(pa.array, columns, (field.type for field in fields))
+            batch = pa.RecordBatch.from_arrays(list(arrays), schema=pa.schema(fields))
+            vectors = np.tile(np.array([0.6, 0.8], np.float32), (len(batch_ids), 1))
+            writer.write(with_vectors(batch, vectors))
     snapshot = open_snapshot(tmp_path / "corpus")
     verify(snapshot)
     assert snapshot.manifest.label_names == ["a", "b", "c"]

@@ -101,7 +101,7 @@ def test_the_oldest_go_and_no_others(
     at_once: int,
 ) -> None:
     corpus, model = _Corpus(first), dict(first)
-    oldest, last = EvictionQueue(corpus, most=most, at_once=at_once), 0
+    oldest, last = EvictionQueue(corpus, sorted_posts=most, heap_chunk=at_once), 0
     for group, luck in groups:
         admission = Admission(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
         before, first_number = dict(model), last
@@ -133,14 +133,14 @@ def test_the_oldest_go_and_no_others(
             corpus.make(admission.changes)
         else:  # the disk refuses: nothing is made, and what was found is thrown away
             model, last = before, first_number
-            oldest = EvictionQueue(corpus, most=most, at_once=at_once)
+            oldest = EvictionQueue(corpus, sorted_posts=most, heap_chunk=at_once)
         assert corpus.held == model
 
 
 def test_all_posts_are_looked_at_only_now_and_then() -> None:
     rows, batch, most = 2000, 10, 200
     corpus = _Corpus({n: n // 3 for n in range(1, rows + 1)}, capacity=rows)
-    oldest, last = EvictionQueue(corpus, most=most, at_once=16), 0
+    oldest, last = EvictionQueue(corpus, sorted_posts=most, heap_chunk=16), 0
     for n in range(rows, 3 * rows, batch):
         admission = Admission(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
         posts = {n + i + 1: (n + i + 1) // 3 for i in range(batch)}
@@ -152,7 +152,7 @@ def test_all_posts_are_looked_at_only_now_and_then() -> None:
 
 def test_posts_that_are_older_than_what_was_found_are_the_next_to_go() -> None:
     corpus = _Corpus({n: 5 for n in range(100, 120)}, capacity=20)
-    oldest, last = EvictionQueue(corpus, most=4, at_once=2), 0
+    oldest, last = EvictionQueue(corpus, sorted_posts=4, heap_chunk=2), 0
     for n in range(99, 9, -1):  # each is the next to go, once it is there
         admission = Admission(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
         last = admission.take(_posts({n: 5})).sequence

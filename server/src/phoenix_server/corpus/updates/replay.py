@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from phoenix_server.corpus.disk.compaction import read_history
 from phoenix_server.corpus.disk.reencode import reencode_history
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.updates.pending import Target
@@ -26,7 +25,7 @@ def catch_up(store: Store, target: Target, between: Between | None = None) -> in
         CorpusError: One is missing or damaged, or there is no room for them.
     """
     began = target.corpus.sequence
-    history = read_history(store, began)
+    history = store.read_history(began)
     if not history.changes:
         if store.snapshot.manifest.sequence > began:  # the journal was trimmed
             raise CorpusError(store.path, f"does not hold the changes from {began + 1} on any more")
