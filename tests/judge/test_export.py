@@ -28,13 +28,12 @@ from phoenix_server.errors import CorpusError, StartupError
 from server.cases import copied, flip_bit
 from server.corpus.change_cases import (
     WIDTH,
-    Model,
     OwnTowers,
-    change_model,
     id_array,
     unit_posts,
     written_corpus,
 )
+from server.corpus.reference import Model, change_model
 
 ROWS = 20
 FLAT = FaissOptions(factory="Flat")

@@ -3,7 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phoenix_server.corpus.changes import Change, Labels, Posts, concatenate, net
-from server.corpus.change_cases import NAMES, Model, change_model, described, id_array, posts_of
+from server.corpus.change_cases import NAMES, id_array, posts_of
+from server.corpus.reference import Model, change_model, described
 
 _ids = st.lists(st.integers(1, 12) | st.just(2**64 - 1), unique=True, max_size=8)
 _names = st.lists(st.sampled_from(NAMES), unique=True, max_size=4)

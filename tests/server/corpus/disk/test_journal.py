@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from phoenix_server.corpus.changes import Change, History, Posts
 from phoenix_server.corpus.disk.journal import Journal
 from phoenix_server.errors import CorpusError, StorageError
-from server.corpus.change_cases import NAMES, described, id_array, posts_of
+from server.corpus.change_cases import NAMES, id_array, posts_of
+from server.corpus.reference import described
 
 _IDENTITY = {"corpus": "a"}
 _SMALL: list[Change] = [posts_of([3, 2**64 - 1]), id_array(3), posts_of([4, 3], seed=1)]

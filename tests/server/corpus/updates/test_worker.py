@@ -32,16 +32,13 @@ from phoenix_server.runtime.program_cache import ProgramCache
 from server.corpus.change_cases import (
     NAMES,
     Ids,
-    Model,
     OwnTowers,
-    change_model,
-    described,
     held,
     id_array,
     posts_of,
-    unordered,
     written_corpus,
 )
+from server.corpus.reference import Model, change_model, described, unordered
 
 _ROWS = 20
 _CAPACITY = 40
