@@ -64,7 +64,7 @@ def change(path: Path, *changes: Change) -> None:
         store.journal.append(first, changes)
 
 
-def test_npy_is_the_corpus(tmp_path: Path) -> None:
+def test_npy_files_hold_the_corpus(tmp_path: Path) -> None:
     _, model = written_corpus(tmp_path / "corpus", ROWS)
     assert export_index(tmp_path / "corpus", tmp_path / "out", None) == ROWS
     assert exported(tmp_path / "out") == vectors_of(model)
@@ -82,7 +82,7 @@ def test_npy_is_the_corpus(tmp_path: Path) -> None:
 
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_changes_are_in_it_before_and_after_a_snapshot(
+def test_changes_before_and_after_a_snapshot_are_exported(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("changes") / "corpus"
@@ -112,7 +112,7 @@ def snapshot_of(store: Store) -> None:
     store.journal.trim(written.manifest.sequence)
 
 
-def test_a_server_may_be_taking_changes(tmp_path: Path) -> None:
+def test_a_corpus_is_exported_while_a_server_changes_it(tmp_path: Path) -> None:
     path = tmp_path / "corpus"
     _, model = written_corpus(path, ROWS)
     with closing(Store(path)) as store:  # which holds the lock
@@ -123,7 +123,7 @@ def test_a_server_may_be_taking_changes(tmp_path: Path) -> None:
     assert exported(tmp_path / "out") == vectors_of(model)
 
 
-def test_a_snapshot_written_meanwhile_is_taken_instead(
+def test_a_snapshot_written_meanwhile_is_exported_instead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "corpus"
@@ -150,7 +150,7 @@ def test_a_snapshot_written_meanwhile_is_taken_instead(
     assert manifest_of(tmp_path / "out")["sequence"] == 2
 
 
-def test_of_several_towers_one_is_named(tmp_path: Path) -> None:
+def test_one_of_several_towers_must_be_chosen(tmp_path: Path) -> None:
     path = tmp_path / "corpus"
     written_corpus(path, ROWS)
     with closing(Store(path)) as store:  # loads another bundle: for its towers there is a snapshot
@@ -233,7 +233,7 @@ def test_rows_of_a_flat_index_are_those_of_the_ids(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.take_along_axis(expected, rows, 1), scores, rtol=1e-5, atol=1e-5)
 
 
-def test_it_trains_on_as_many_posts_as_it_is_told(
+def test_the_number_of_training_posts_is_limited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[npt.NDArray[np.float32]] = []
@@ -276,7 +276,7 @@ def test_a_scann_searcher_finds_the_exact_neighbours_in_all_leaves(
         np.testing.assert_allclose(scores[found], -np.sort(-scores)[:10], rtol=1e-5, atol=1e-5)
 
 
-def test_scann_takes_the_square_root_of_the_posts_for_leaves(tmp_path: Path, scann: Any) -> None:
+def test_scann_has_the_square_root_of_the_posts_as_leaves(tmp_path: Path, scann: Any) -> None:
     written_corpus(tmp_path / "corpus", 100)
     export_index(tmp_path / "corpus", tmp_path / "out", ScannOptions())
     assert manifest_of(tmp_path / "out")["leaves"] == 10
@@ -289,7 +289,7 @@ def test_scann_takes_the_square_root_of_the_posts_for_leaves(tmp_path: Path, sca
         (ScannOptions(train_posts=15), "--format: scann needs 16 posts or more to train on"),
     ],
 )
-def test_what_scann_cannot_make_is_refused(
+def test_invalid_options_of_scann_are_refused(
     tmp_path: Path, scann: Any, options: Options, message: str
 ) -> None:
     written_corpus(tmp_path / "corpus", ROWS)
@@ -308,7 +308,7 @@ def test_what_scann_cannot_make_is_refused(
         ("IVF64,Flat", "at least as large as number of clusters"),
     ],
 )
-def test_what_faiss_cannot_make_names_the_option_and_leaves_nothing(
+def test_invalid_options_of_faiss_are_reported_and_leave_no_files(
     tmp_path: Path, factory: str, why: str
 ) -> None:
     written_corpus(tmp_path / "corpus", ROWS)
@@ -324,7 +324,7 @@ def test_what_faiss_cannot_make_names_the_option_and_leaves_nothing(
     ("module", "options", "extra"),
     [("faiss", FLAT, "faiss"), ("scann", ScannOptions(), "scann")],
 )
-def test_a_library_that_is_not_installed_names_the_extra(
+def test_a_missing_library_is_reported_with_the_extra(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     module: str,
@@ -340,7 +340,9 @@ def test_a_library_that_is_not_installed_names_the_extra(
     export_index(tmp_path / "corpus", tmp_path / "out", None)
 
 
-def test_tensorflow_is_where_it_was(scann: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importing_scann_leaves_tensorflow_as_it_was(
+    scann: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = object()
     monkeypatch.setitem(sys.modules, "tensorflow", here)
     import_scann()
@@ -359,7 +361,7 @@ def test_sizes_below_one_are_refused(wrong: dict[str, int]) -> None:
         ScannOptions(**wrong)
 
 
-def test_what_exists_is_never_overwritten(tmp_path: Path) -> None:
+def test_an_existing_directory_is_not_overwritten(tmp_path: Path) -> None:
     written_corpus(tmp_path / "corpus", ROWS)
     (tmp_path / "out").mkdir()
     with pytest.raises(CorpusError, match="exists"):
@@ -376,7 +378,7 @@ def test_a_damaged_corpus_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -387,7 +389,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     assert os.listdir(tmp_path) == ["corpus"]
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
+def test_progress_is_reported(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     written_corpus(tmp_path / "corpus", ROWS)
     export_index(

@@ -88,7 +88,7 @@ def _refused(
 
 
 @pytest.mark.parametrize("after", [1, 64, 65, 128, 129, 256, 300, 639, 640, 700])
-def test_an_interrupted_build_goes_on(
+def test_an_interrupted_build_continues(
     posts: Path, bundle: Bundle, expected: str, encoded: list[int], tmp_path: Path, after: int
 ) -> None:
     out, reports = tmp_path / "corpus", _Reports()
@@ -110,7 +110,7 @@ def test_posts_are_not_checked_twice(posts: Path, bundle: Bundle, tmp_path: Path
     assert "checked" not in {stage for stage, _, _ in reports}
 
 
-def test_a_build_interrupted_while_all_is_put_together_goes_on(
+def test_a_build_interrupted_while_parts_are_joined_continues(
     posts: Path, bundle: Bundle, expected: str, encoded: list[int], tmp_path: Path
 ) -> None:
     _interrupt([posts], bundle, tmp_path / "corpus", stage="written")
@@ -141,7 +141,7 @@ def test_dropped_posts_stay_dropped(bundle: Bundle, encoded: list[int], tmp_path
     assert digest(tmp_path / "corpus") == digest(tmp_path / "whole")
 
 
-def test_a_full_disk_keeps_what_is_done(
+def test_finished_parts_survive_a_full_disk(
     posts: Path,
     bundle: Bundle,
     expected: str,
@@ -228,7 +228,7 @@ def test_changed_posts_are_refused(posts: Path, bundle: Bundle, tmp_path: Path) 
         assert difference in reason
 
 
-def test_posts_that_were_only_written_again_are_refused_too(
+def test_rewritten_files_are_refused_even_with_the_same_posts(
     posts: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     _interrupt([posts], bundle, tmp_path / "corpus")
@@ -240,7 +240,7 @@ def test_posts_that_were_only_written_again_are_refused_too(
     assert f"of another build: local:{touched} was changed; undo that" in reason
 
 
-def test_another_order_is_refused(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_another_order_of_the_files_is_refused(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
     places = sorted(posts.iterdir())
     _interrupt(places, bundle, tmp_path / "corpus")
     reason = _refused(places[::-1], bundle, tmp_path / "corpus").reason
@@ -263,7 +263,9 @@ def test_another_kind_of_device_is_refused(posts: Path, bundle: Bundle, tmp_path
 
 
 @pytest.mark.parametrize("name", ["work.json", "dropped.npy"])
-def test_a_damaged_plan_is_refused(posts: Path, bundle: Bundle, tmp_path: Path, name: str) -> None:
+def test_a_damaged_description_of_the_build_is_refused(
+    posts: Path, bundle: Bundle, tmp_path: Path, name: str
+) -> None:
     partial = _interrupt([posts], bundle, tmp_path / "corpus")
     truncate(partial / name)
     (partial / name).write_bytes((partial / name).read_bytes()[:-9])
@@ -273,7 +275,9 @@ def test_a_damaged_plan_is_refused(posts: Path, bundle: Bundle, tmp_path: Path, 
     assert error.reason.endswith("--restart discards it and starts over")
 
 
-def test_a_plan_of_another_version_is_refused(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_build_of_another_format_version_is_refused(
+    posts: Path, bundle: Bundle, tmp_path: Path
+) -> None:
     partial = _interrupt([posts], bundle, tmp_path / "corpus")
     plan = json.loads((partial / "work.json").read_text()) | {"format_version": 2}
     (partial / "work.json").write_text(json.dumps(plan))
@@ -281,7 +285,7 @@ def test_a_plan_of_another_version_is_refused(posts: Path, bundle: Bundle, tmp_p
     assert "format_version was 2, is 1" in reason
 
 
-def test_restarting_throws_away_what_is_there(
+def test_restart_discards_the_interrupted_build(
     posts: Path, bundle: Bundle, bundle_bf16: Path, encoded: list[int], tmp_path: Path
 ) -> None:
     out = tmp_path / "corpus"
@@ -292,7 +296,9 @@ def test_restarting_throws_away_what_is_there(
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_one_builder_at_a_time(posts: Path, bundle: Bundle, tmp_path: Path, restart: bool) -> None:
+def test_only_one_process_builds_a_corpus(
+    posts: Path, bundle: Bundle, tmp_path: Path, restart: bool
+) -> None:
     with work_directory(tmp_path / "corpus", restart=False) as partial:
         config = replace(SMALL, restart=restart)
         error = _refused([posts], bundle, tmp_path / "corpus", config)
@@ -303,7 +309,7 @@ def test_one_builder_at_a_time(posts: Path, bundle: Bundle, tmp_path: Path, rest
     assert build_corpus([posts], bundle, tmp_path / "corpus", SMALL) == 700
 
 
-def test_a_corpus_that_is_there_is_left_alone(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_an_existing_corpus_is_not_replaced(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
     partial = _interrupt([posts], bundle, tmp_path / "corpus")
     (tmp_path / "corpus").mkdir()
     reason = _refused([posts], bundle, tmp_path / "corpus").reason
@@ -334,7 +340,7 @@ build_corpus([posts], open_bundle(bundle), out, config, report=report)
     ("stage", "rest", "half"),
     [("encoded", [2, 3, 4, 5], "parts/.00000002.*"), ("written", [], ".corpus.*")],
 )
-def test_a_killed_process_is_taken_up_by_another(
+def test_a_build_of_a_killed_process_continues(
     posts: Path,
     bundle: Bundle,
     expected: str,
@@ -356,6 +362,6 @@ def test_a_killed_process_is_taken_up_by_another(
     assert sorted(tmp_path.iterdir()) == [out, posts]
 
 
-def test_a_part_holds_whole_batches() -> None:
+def test_the_size_of_parts_must_be_a_multiple_of_that_of_batches() -> None:
     with pytest.raises(ValueError, match="part_rows: must be a multiple of batch_rows"):
         BuildConfig(batch_rows=64, part_rows=100)

@@ -34,7 +34,7 @@ def posts(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_ray_builds_the_same_corpus(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_ray_workers_build_the_same_corpus(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
     build_corpus([posts], bundle, tmp_path / "local", _LOCAL)
     reported: list[tuple[str, int]] = []
 
@@ -50,7 +50,7 @@ def test_ray_builds_the_same_corpus(posts: Path, bundle: Bundle, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("cluster")
-def test_ray_listens_to_this_machine_alone() -> None:
+def test_ray_listens_on_the_loopback_interface_only() -> None:
     listening = [
         ipaddress.ip_address(connection.laddr.ip.removeprefix("::ffff:"))
         for process in psutil.Process().children(recursive=True)
@@ -70,7 +70,7 @@ def _connections(process: psutil.Process) -> list[Any]:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_a_worker_has_done_is_kept_when_it_dies(
+def test_finished_parts_survive_the_death_of_a_worker(
     posts: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     def kill(done: int, total: int, /, stage: str = "", found: int = 0) -> None:
@@ -94,7 +94,7 @@ def test_what_a_worker_has_done_is_kept_when_it_dies(
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_a_worker_finds_wrong_is_told(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_errors_of_workers_are_raised(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
     spoiled = posts / "001" / "part.parquet"
 
     def spoil(done: int, total: int, /, stage: str = "", found: int = 0) -> None:
@@ -109,7 +109,7 @@ def test_what_a_worker_finds_wrong_is_told(posts: Path, bundle: Bundle, tmp_path
     )
 
 
-def test_a_cluster_that_is_not_there_is_named(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_reported(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -119,7 +119,7 @@ def test_a_cluster_that_is_not_there_is_named(posts: Path, bundle: Bundle, tmp_p
     assert list(tmp_path.iterdir()) == [posts]
 
 
-def test_without_ray_the_extra_is_named(
+def test_a_missing_ray_package_is_reported_with_the_extra(
     posts: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -128,7 +128,7 @@ def test_without_ray_the_extra_is_named(
     assert list(tmp_path.iterdir()) == [posts]
 
 
-def test_ray_has_options_of_its_own() -> None:
+def test_options_of_ray_are_refused_without_it() -> None:
     with pytest.raises(ValueError, match="workers and ray_address: only for the engine ray"):
         BuildConfig(workers=2)
     with pytest.raises(ValueError, match="workers: must be positive"):

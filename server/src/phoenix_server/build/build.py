@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import pyarrow.fs as pafs
 
 from phoenix_server.build.dataset import Dataset, Place, open_dataset
-from phoenix_server.build.parts import Parts, describe_work, load_work, save_work
+from phoenix_server.build.parts import Parts, Work, load_work, save_work
 from phoenix_server.build.reader import check_posts
 from phoenix_server.build.workdir import clear_joined, count_parts, publish, work_directory
 from phoenix_server.bundle.bundle import Bundle
@@ -119,9 +119,10 @@ def _parts(
     path: Path, dataset: Dataset, bundle: Bundle, config: BuildConfig, report: ProgressReport
 ) -> Parts:
     """Return the parts of an interrupted build, or of a new one after all posts are checked."""
-    work = describe_work(
-        dataset,
-        bundle.manifest.tower_fingerprint,
+    work = Work(
+        tower_fingerprint=bundle.manifest.tower_fingerprint,
+        files=dataset.identity,
+        rows=dataset.rows,
         drop_duplicates=config.drop_duplicates,
         part_rows=config.part_rows,
         batch_rows=config.batch_rows,

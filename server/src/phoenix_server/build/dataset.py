@@ -104,6 +104,18 @@ class Dataset:
         """The number of posts in the files."""
         return self.starts[-1]
 
+    @property
+    def identity(self) -> dict[str, list[int | str | None]]:
+        """The size in bytes, time of writing and SHA-256 of the footer of each file, by path."""
+        return {
+            f"{file.filesystem.type_name}:{file.path}": [
+                file.size_bytes,
+                file.modified_ns,
+                file.footer_sha256,
+            ]
+            for file in self.files
+        }
+
     def locate(self, row: int) -> tuple[Place, int]:
         """Return the file that holds a row of the dataset, and the row within the file."""
         index = bisect_right(self.starts, row) - 1

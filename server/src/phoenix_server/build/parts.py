@@ -29,7 +29,6 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_server.artifacts import flush, sha256
-from phoenix_server.build.dataset import Dataset
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot, verify
 from phoenix_server.errors import CorpusError
 
@@ -46,7 +45,7 @@ class Work:
 
     Attributes:
         tower_fingerprint: The fingerprint of the towers that encode.
-        files: By path: the size in bytes, time of writing and SHA-256 of the footer of each file.
+        files: The identity of the files; see `Dataset`.
         rows: The number of posts in the files.
         drop_duplicates: Whether posts that repeat an earlier one are left out.
         part_rows: The number of posts of the files per part.
@@ -55,7 +54,7 @@ class Work:
     """
 
     tower_fingerprint: str
-    files: dict[str, list[Any]]
+    files: dict[str, list[int | str | None]]
     rows: int
     drop_duplicates: bool
     part_rows: int
@@ -82,32 +81,6 @@ class Work:
         if not found and list(files) != list(other_files):
             found.append("the files come in another order")
         return found
-
-
-def describe_work(
-    dataset: Dataset,
-    tower_fingerprint: str,
-    *,
-    drop_duplicates: bool,
-    part_rows: int,
-    batch_rows: int,
-) -> Work:
-    """Return the inputs and options of a build."""
-    return Work(
-        tower_fingerprint=tower_fingerprint,
-        files={
-            f"{file.filesystem.type_name}:{file.path}": [
-                file.size_bytes,
-                file.modified_ns,
-                file.footer_sha256,
-            ]
-            for file in dataset.files
-        },
-        rows=dataset.rows,
-        drop_duplicates=drop_duplicates,
-        part_rows=part_rows,
-        batch_rows=batch_rows,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,7 +103,7 @@ def _files(path: Path) -> dict[str, bytes]:
 
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.lists(_changes, min_size=1, max_size=3), max_size=4), st.integers(0, 2**40))
-def test_what_is_appended_is_read_back_after_reopening(
+def test_appended_changes_are_read_after_reopening(
     tmp_path_factory: pytest.TempPathFactory, groups: list[list[Change]], after: int
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.sqlite"
@@ -123,7 +123,7 @@ def test_what_is_appended_is_read_back_after_reopening(
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(_changes, st.sampled_from("ab")), max_size=10), st.integers(0, 3))
-def test_changes_that_are_read_together_are_those_that_are_read_one_by_one(
+def test_consecutive_writes_of_one_tower_are_joined(
     tmp_path_factory: pytest.TempPathFactory, made: list[tuple[Change, str]], after: int
 ) -> None:
     changes = [
@@ -135,7 +135,7 @@ def test_changes_that_are_read_together_are_those_that_are_read_one_by_one(
         _assert_same(journal.read_history(after), changes[after:])
 
 
-def test_vectors_are_kept_bit_for_bit(path: Path) -> None:
+def test_vectors_are_stored_bit_for_bit(path: Path) -> None:
     bits = np.random.default_rng(0).integers(0, 2**32, (50, 8), np.uint32)  # nans among them
     bits[0, :4] = [0x80000000, 0x7FC12345, 1, 0x7F800001]
     posts = posts_of(range(1, 51))
@@ -145,7 +145,7 @@ def test_vectors_are_kept_bit_for_bit(path: Path) -> None:
     np.testing.assert_array_equal(read.vectors.view(np.uint32), bits)
 
 
-def test_a_full_disk_refuses_all_changes_of_a_group_and_none_of_the_next(
+def test_a_full_disk_fails_all_changes_of_a_group_and_none_of_the_next(
     path: Path, connections: list[sqlite3.Connection]
 ) -> None:
     with _opened(path) as journal:
@@ -162,7 +162,7 @@ def test_a_full_disk_refuses_all_changes_of_a_group_and_none_of_the_next(
     _assert_holds(path, [*_SMALL, _SMALL[0], _LARGE, _SMALL[1]])
 
 
-def test_a_change_is_not_numbered_twice(path: Path) -> None:
+def test_a_number_is_not_used_twice(path: Path) -> None:
     with _opened(path) as journal:
         journal.append(1, _SMALL)
         with pytest.raises(StorageError, match="UNIQUE"):
@@ -171,7 +171,7 @@ def test_a_change_is_not_numbered_twice(path: Path) -> None:
     _assert_holds(path, [*_SMALL, id_array(9)])
 
 
-def test_missing_changes_are_named(path: Path) -> None:
+def test_missing_changes_are_reported(path: Path) -> None:
     _written(path, [id_array(n) for n in range(1, 8)])
     _execute(path, "DELETE FROM changes WHERE sequence IN (3, 4)")
     assert _refused(lambda: _read(path), path) == "lacks the changes 3 to 4"
@@ -184,7 +184,7 @@ def test_missing_changes_are_named(path: Path) -> None:
 @pytest.mark.parametrize(
     "column", ["post_ids", "author_ids", "created_at_unix_ms", "labels", "vectors"]
 )
-def test_a_flipped_bit_is_noticed(path: Path, column: str) -> None:
+def test_a_flipped_bit_is_detected(path: Path, column: str) -> None:
     _written(path, _SMALL)
     with closing(sqlite3.connect(path)) as database:
         query = f"SELECT {column} FROM changes WHERE sequence = 3"
@@ -202,7 +202,7 @@ def test_a_flipped_bit_is_noticed(path: Path, column: str) -> None:
 
 
 @pytest.mark.parametrize("column", ["posts", "checksum"])
-def test_a_wrong_number_is_noticed(path: Path, column: str) -> None:
+def test_a_wrong_count_or_checksum_is_detected(path: Path, column: str) -> None:
     _written(path, _SMALL)
     _execute(path, f"UPDATE changes SET {column} = {column} + 1 WHERE sequence = 2")
     assert _refused(lambda: _read(path), path) == "change 2 is damaged"
@@ -221,7 +221,7 @@ def test_a_journal_of_another_corpus_is_refused(path: Path, read_only: bool) -> 
 
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("contents", [b"no database", b"SQLite format 3\0" + bytes(5000)])
-def test_a_file_that_is_no_database_is_refused(
+def test_a_file_that_is_not_a_database_is_refused(
     path: Path, contents: bytes, read_only: bool
 ) -> None:
     path.write_bytes(contents)
@@ -231,7 +231,7 @@ def test_a_file_that_is_no_database_is_refused(
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_another_version_is_refused(path: Path, read_only: bool) -> None:
+def test_another_format_version_is_refused(path: Path, read_only: bool) -> None:
     _written(path, _SMALL)
     _execute(path, "PRAGMA user_version = 3")
     reason = _refused(lambda: Journal(path, _IDENTITY, read_only=read_only), path)
@@ -246,12 +246,12 @@ def test_a_database_without_a_journal_is_refused(path: Path) -> None:
     assert reason.startswith("cannot be used as a journal: no such table")
 
 
-def test_a_journal_where_none_can_be_is_refused(tmp_path: Path) -> None:
+def test_a_journal_in_a_missing_directory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "journal.sqlite"
     assert "unable to open" in _refused(lambda: Journal(path, _IDENTITY), path)
 
 
-def test_names_that_a_uri_would_misread_are_names(tmp_path: Path) -> None:
+def test_paths_may_contain_special_characters_of_uris(tmp_path: Path) -> None:
     path = tmp_path / "a?mode=memory#b%20c" / "journal.sqlite"
     path.parent.mkdir()
     _written(path, _SMALL)
@@ -259,7 +259,7 @@ def test_names_that_a_uri_would_misread_are_names(tmp_path: Path) -> None:
     assert path.is_file()
 
 
-def test_trimming_drops_the_changes_up_to_one(path: Path) -> None:
+def test_trim_removes_the_changes_up_to_a_number(path: Path) -> None:
     with _opened(path) as journal:
         journal.append(6, _SMALL)
         journal.trim(5)
@@ -276,7 +276,7 @@ def test_trimming_drops_the_changes_up_to_one(path: Path) -> None:
     _assert_holds(path, many[201:], 210)
 
 
-def test_read_only_reads_where_nothing_may_be_written(path: Path) -> None:
+def test_a_read_only_journal_writes_nothing(path: Path) -> None:
     _written(path, _SMALL)
     before = _files(path)
     path.parent.chmod(0o555)
@@ -294,12 +294,12 @@ def test_read_only_reads_where_nothing_may_be_written(path: Path) -> None:
         path.parent.chmod(0o755)
 
 
-def test_read_only_begins_no_journal(path: Path) -> None:
+def test_a_read_only_journal_is_not_created(path: Path) -> None:
     assert "unable to open" in _refused(lambda: Journal(path, _IDENTITY, read_only=True), path)
     assert not list(path.parent.iterdir())
 
 
-def test_read_only_sees_what_the_writer_has_committed(path: Path) -> None:
+def test_a_read_only_journal_has_all_committed_changes(path: Path) -> None:
     with _opened(path) as journal:
         for number, change in enumerate(_SMALL, start=1):
             journal.append(number, [change])
@@ -310,7 +310,7 @@ def test_read_only_sees_what_the_writer_has_committed(path: Path) -> None:
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_a_crash_loses_what_was_not_committed_and_nothing_else(
+def test_a_crash_loses_only_uncommitted_changes(
     path: Path, connections: list[sqlite3.Connection], read_only: bool
 ) -> None:
     def copy(name: str) -> Path:
@@ -340,7 +340,7 @@ def test_a_crash_loses_what_was_not_committed_and_nothing_else(
     _assert_holds(whole / path.name, [*_SMALL, _SMALL[0], _LARGE])
 
 
-def test_a_torn_log_holds_whole_groups(
+def test_a_truncated_wal_holds_complete_groups(
     path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     groups: list[list[Change]] = [_SMALL, [posts_of(range(1, 900))], [id_array(1)] * 7, _SMALL]

@@ -45,7 +45,7 @@ def _rewrite(path: Path, table: pa.Table) -> None:
     resum(path)
 
 
-def test_the_data_have_the_documented_columns(golden_corpus: Path) -> None:
+def test_data_have_the_documented_columns(golden_corpus: Path) -> None:
     with pa.memory_map(str(golden_corpus / "posts.arrow")) as source:
         table = pa.ipc.open_file(source).read_all()
         assert {field.name: str(field.type) for field in table.schema} == {
@@ -60,7 +60,7 @@ def test_the_data_have_the_documented_columns(golden_corpus: Path) -> None:
         assert table.column("created_at")[0].as_py().utcoffset().total_seconds() == 0
 
 
-def test_a_whole_corpus_verifies(spoiled: Path) -> None:
+def test_a_complete_corpus_verifies(spoiled: Path) -> None:
     verify(open_snapshot(spoiled))
 
 
@@ -73,7 +73,7 @@ def test_a_whole_corpus_verifies(spoiled: Path) -> None:
         (lambda path: flip_bit(path, 100_000), "was changed: its SHA-256 is "),
     ],
 )
-def test_spoiled_data_are_named(
+def test_damaged_data_are_reported(
     spoiled: Path, spoil: Callable[[Path], object], reason: str
 ) -> None:
     spoil(spoiled / "posts.arrow")
@@ -83,7 +83,7 @@ def test_spoiled_data_are_named(
 
 
 @pytest.mark.parametrize("contents", [b"", b"not Arrow", b"ARROW1\0\0" * 20])
-def test_data_that_are_no_arrow_are_named(spoiled: Path, contents: bytes) -> None:
+def test_data_that_are_not_arrow_are_reported(spoiled: Path, contents: bytes) -> None:
     (spoiled / "posts.arrow").write_bytes(contents)
     resum(spoiled)
     error = _verify_error(spoiled)
@@ -91,19 +91,19 @@ def test_data_that_are_no_arrow_are_named(spoiled: Path, contents: bytes) -> Non
     assert error.reason.startswith("is not Arrow IPC data: ")
 
 
-def test_a_wrong_number_of_posts_is_named(spoiled: Path) -> None:
+def test_a_wrong_number_of_posts_is_reported(spoiled: Path) -> None:
     edit_manifest(spoiled, lambda m: m.update(rows="3001"))
     error = _verify_error(spoiled)
     assert error.path == spoiled / "posts.arrow"
     assert error.reason == "holds 3000 posts, the manifest says 3001"
 
 
-def test_a_wrong_width_is_named(spoiled: Path) -> None:
+def test_a_wrong_width_is_reported(spoiled: Path) -> None:
     edit_manifest(spoiled, lambda m: m.update(embedding_size=127))
     assert _verify_error(spoiled).reason.startswith("has other columns than a corpus: post_id, ")
 
 
-def test_a_missing_column_is_named(spoiled: Path) -> None:
+def test_a_missing_column_is_reported(spoiled: Path) -> None:
     _rewrite(spoiled, _read(spoiled).drop_columns(["labels"]))
     error = _verify_error(spoiled)
     assert error.reason == (
@@ -131,7 +131,7 @@ def test_a_corpus_without_posts_is_refused(spoiled: Path) -> None:
 
 
 @pytest.mark.parametrize("contents", [None, "", "{", '{"user_tower": {}}'])
-def test_a_manifest_that_cannot_be_read_is_named(spoiled: Path, contents: str | None) -> None:
+def test_an_unreadable_manifest_is_reported(spoiled: Path, contents: str | None) -> None:
     path = spoiled / "manifest.json"
     path.unlink()
     if contents is not None:
@@ -144,7 +144,7 @@ def test_a_manifest_that_cannot_be_read_is_named(spoiled: Path, contents: str | 
 @pytest.mark.parametrize(
     ("value", "what"), [(np.nan, "is not finite"), (np.inf, "is not finite"), (2, "has length ")]
 )
-def test_an_odd_vector_is_named_with_its_post_when_it_is_read(
+def test_an_invalid_vector_is_reported_with_its_post(
     spoiled: Path, value: float, what: str
 ) -> None:
     table = _read(spoiled)

@@ -14,7 +14,7 @@ from server.corpus.reference import described
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_full_disk_gets_its_room_back(tmp_path: Path) -> None:
+def test_a_full_disk_is_freed_again(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     out = tmp_path / "out"
     with pytest.raises(CorpusError, match=r"cannot be written: .*File too large") as caught:
@@ -34,7 +34,7 @@ def test_a_full_disk_gets_its_room_back(tmp_path: Path) -> None:
     assert caught.value.path == out
 
 
-def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failure_while_writing_leaves_no_files(tmp_path: Path) -> None:
     def write() -> None:
         with new_snapshot(
             tmp_path / "corpus", source=tmp_path, embedding_size=2, tower_fingerprint="f"

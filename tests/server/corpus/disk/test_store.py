@@ -55,14 +55,14 @@ def _snapshot(corpus: Path, sequence: int, built_as: str | None = None) -> Path:
     return path
 
 
-def test_a_corpus_as_it_was_built_has_no_changes(corpus: Path) -> None:
+def test_a_corpus_as_built_has_no_changes(corpus: Path) -> None:
     with _opened(corpus) as store:
         assert store.snapshot.path == corpus
         assert _changes(store) == range(1, 1)
         assert store.journal_posts() == 0
 
 
-def test_the_newest_snapshot_counts_and_the_changes_since(corpus: Path) -> None:
+def test_a_store_opens_the_newest_snapshot_and_the_changes_since(corpus: Path) -> None:
     changes = [posts_of([5 + n]) for n in range(11)]
     with _opened(corpus) as store:
         store.journal.append(1, changes)
@@ -81,7 +81,7 @@ def test_the_newest_snapshot_counts_and_the_changes_since(corpus: Path) -> None:
         assert store.journal_posts() == 1
 
 
-def test_changes_go_on_after_those_of_a_snapshot_whose_journal_was_trimmed(corpus: Path) -> None:
+def test_a_trimmed_journal_continues_after_the_snapshot(corpus: Path) -> None:
     _snapshot(corpus, 7)
     with _opened(corpus) as store:
         store.journal.append(8, [id_array(3)])
@@ -90,14 +90,14 @@ def test_changes_go_on_after_those_of_a_snapshot_whose_journal_was_trimmed(corpu
         assert _changes(store) == range(8, 9)
 
 
-def test_changes_that_neither_snapshot_nor_journal_holds_are_named(corpus: Path) -> None:
+def test_changes_missing_from_snapshot_and_journal_are_reported(corpus: Path) -> None:
     with _opened(corpus) as store:
         store.journal.append(3, [id_array(3)])
         error = _refused(lambda: _changes(store))
     assert (error.path, error.reason) == (corpus / JOURNAL, "lacks the changes 1 to 2")
 
 
-def test_a_newest_snapshot_that_is_not_whole_is_refused(corpus: Path) -> None:
+def test_an_incomplete_newest_snapshot_is_refused(corpus: Path) -> None:
     _snapshot(corpus, 3)
     path = _snapshot(corpus, 12)
     (path / "manifest.json").unlink()
@@ -110,7 +110,7 @@ def test_a_newest_snapshot_that_is_not_whole_is_refused(corpus: Path) -> None:
         pass
 
 
-def test_changes_are_of_the_corpus_as_it_was_built(corpus: Path) -> None:
+def test_journal_and_snapshots_belong_to_the_corpus_as_built(corpus: Path) -> None:
     with _opened(corpus) as store:
         built = store.identity
         store.journal.append(1, [id_array(3)])
@@ -125,7 +125,7 @@ def test_changes_are_of_the_corpus_as_it_was_built(corpus: Path) -> None:
     assert _refused(lambda: Store(corpus)).path == path
 
 
-def test_one_takes_changes_and_others_only_read(corpus: Path) -> None:
+def test_one_process_writes_and_others_only_read(corpus: Path) -> None:
     with _opened(corpus) as store:
         error = _refused(lambda: Store(corpus))
         assert error.path == corpus
@@ -137,7 +137,7 @@ def test_one_takes_changes_and_others_only_read(corpus: Path) -> None:
         store.journal.append(2, [id_array(4)])
 
 
-def test_read_only_needs_no_journal_and_makes_nothing(corpus: Path) -> None:
+def test_a_read_only_store_creates_nothing(corpus: Path) -> None:
     before = sorted(corpus.iterdir())
     with _opened(corpus, read_only=True) as store:
         assert store.read_only
@@ -145,7 +145,7 @@ def test_read_only_needs_no_journal_and_makes_nothing(corpus: Path) -> None:
     assert sorted(corpus.iterdir()) == before
 
 
-def test_a_directory_that_cannot_be_written_is_served_read_only(corpus: Path) -> None:
+def test_an_unwritable_directory_can_be_opened_read_only(corpus: Path) -> None:
     (corpus / "lock").mkdir()  # stands for any reason
     error = _refused(lambda: Store(corpus))
     assert error.path == corpus
@@ -157,7 +157,7 @@ def test_a_directory_that_cannot_be_written_is_served_read_only(corpus: Path) ->
         assert store.snapshot.path == corpus
 
 
-def test_a_damaged_journal_leaves_the_lock_to_others(corpus: Path) -> None:
+def test_a_damaged_journal_releases_the_lock(corpus: Path) -> None:
     (corpus / JOURNAL).write_bytes(b"no database")
     assert _refused(lambda: Store(corpus)).path == corpus / JOURNAL
     assert _refused(lambda: Store(corpus, read_only=True)).path == corpus / JOURNAL
@@ -166,7 +166,7 @@ def test_a_damaged_journal_leaves_the_lock_to_others(corpus: Path) -> None:
         pass
 
 
-def test_what_is_no_corpus_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_corpus_is_refused_unchanged(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     error = _refused(lambda: Store(tmp_path / "empty"))
     assert error.path == tmp_path / "empty" / "manifest.json"
@@ -182,7 +182,7 @@ def test_a_moved_corpus_keeps_its_changes(corpus: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 1])
-def test_who_only_reads_notices_that_changes_were_dropped(corpus: Path, kept: int) -> None:
+def test_a_reader_detects_that_changes_were_removed(corpus: Path, kept: int) -> None:
     with _opened(corpus) as server:
         server.journal.append(1, [id_array(3), id_array(4)])
         with _opened(corpus, read_only=True) as reader:
@@ -197,7 +197,7 @@ def test_who_only_reads_notices_that_changes_were_dropped(corpus: Path, kept: in
             assert _changes(reader) == range(3, 3)
 
 
-def test_what_is_read_while_a_server_writes_a_snapshot_is_read_again(corpus: Path) -> None:
+def test_reading_is_retried_when_a_server_writes_snapshots(corpus: Path) -> None:
     opened: list[Path] = []
     with _opened(corpus) as server:
         server.journal.append(1, [id_array(n) for n in range(1, 10)])
@@ -213,7 +213,7 @@ def test_what_is_read_while_a_server_writes_a_snapshot_is_read_again(corpus: Pat
     assert [path.name for path in opened] == ["corpus", "2", "4", "6", "8"]
 
 
-def test_what_is_written_anew_again_and_again_is_given_up(corpus: Path) -> None:
+def test_reading_ends_after_the_maximum_number_of_attempts(corpus: Path) -> None:
     opened = 0
     with _opened(corpus) as server:
         server.journal.append(1, [id_array(n) for n in range(1, 40)])
@@ -230,7 +230,7 @@ def test_what_is_written_anew_again_and_again_is_given_up(corpus: Path) -> None:
     assert opened == MAX_ATTEMPTS
 
 
-def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_waited_for(
+def test_a_snapshot_removed_while_opening_is_replaced_by_a_newer_one(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _snapshot(corpus, 2)
@@ -249,7 +249,7 @@ def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_waited_for(
         assert store.snapshot.manifest.sequence == 5
 
 
-def test_a_damaged_journal_is_read_once(corpus: Path) -> None:
+def test_a_damaged_journal_is_not_read_again(corpus: Path) -> None:
     with _opened(corpus) as server:
         server.journal.append(3, [id_array(3)])
     opened: list[Store] = []
