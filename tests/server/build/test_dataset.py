@@ -33,7 +33,7 @@ def _ids(*ids: int) -> dict[str, pa.Array]:
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the files that a directory stands for, below it."""
+    """Return the relative paths of the files of a directory."""
     return [os.path.relpath(file.name, folder) for file in open_dataset([folder]).files]
 
 
@@ -45,7 +45,7 @@ def test_files_of_a_directory_are_sorted_by_path(tmp_path: Path) -> None:
 
 
 def test_hidden_files_below_a_directory_are_skipped(tmp_path: Path) -> None:
-    folder = tmp_path / "_staged" / ".posts"  # what was asked for by name is not hidden
+    folder = tmp_path / "_staged" / ".posts"  # directories given by name are not hidden
     for name in ("_SUCCESS", ".part.parquet.crc", "_temporary/0/part.parquet", "a/.b/c.parquet"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"not Parquet")
@@ -246,7 +246,7 @@ def test_a_file_with_damaged_pages_is_reported(
         pa.table({"post_id": post_ids, "author_id": author_ids}),
         parquet,
         write_page_checksum=checksums,
-        compression="none" if checksums else "snappy",  # what is not compressed only sums protect
+        compression="none" if checksums else "snappy",  # only checksums protect uncompressed data
     )
     chunk = pq.read_metadata(parquet).row_group(0).column(["post_id", "author_id"].index(column))
     contents = bytearray(parquet.read_bytes())

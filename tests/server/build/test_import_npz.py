@@ -45,7 +45,7 @@ def _table(path: Path) -> pa.Table:
 def _refused(
     npz: Path, bundle: Bundle, *, out: Path | None = None, trust_pickle: bool = False
 ) -> CorpusError:
-    """Check that an import fails and leaves nothing behind; return why."""
+    """Check that an import fails and leaves no files; return the error."""
     before = sorted(npz.parent.iterdir())
     with pytest.raises(CorpusError) as caught:
         import_corpus(npz, bundle, out or npz.parent / "corpus", trust_pickle=trust_pickle)

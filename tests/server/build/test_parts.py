@@ -33,7 +33,7 @@ def posts(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the digest of the corpus that nothing interrupted."""
+    """Return the digest of the corpus of an uninterrupted build."""
     folder = tmp_path_factory.mktemp("whole")
     build_corpus([write_files(folder / "posts", _POSTS, [], 64)], bundle, folder / "out", SMALL)
     return digest(folder / "out")
@@ -54,7 +54,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class _Reports(list[tuple[str, int, int]]):
-    """What was reported: stage, posts done, posts found; interrupts a stage after some posts."""
+    """The progress: stage, posts done, posts found; interrupts a stage after some posts."""
 
     def __init__(self, stage: str = "none", after: int = 0) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class _Reports(list[tuple[str, int, int]]):
 def _interrupt(
     places: list[Path], bundle: Bundle, out: Path, *, stage: str = "encoded", after: int = 300
 ) -> Path:
-    """Build until so many posts have come to a stage; return what is left of it."""
+    """Interrupt a build at a stage; return its directory."""
     with pytest.raises(KeyboardInterrupt):
         build_corpus(places, bundle, out, SMALL, report=_Reports(stage, after))
     assert not out.exists()
@@ -79,7 +79,7 @@ def _interrupt(
 def _refused(
     places: list[Path], bundle: Bundle, out: Path, config: BuildConfig = SMALL
 ) -> CorpusError:
-    """Check that going on is refused, and that nothing is lost by it; return why."""
+    """Check that a build is refused and changes no files; return the error."""
     before = sorted(out.parent.rglob("*"))
     with pytest.raises(CorpusError) as caught:
         build_corpus(places, bundle, out, config)
@@ -94,10 +94,10 @@ def test_an_interrupted_build_continues(
     out, reports = tmp_path / "corpus", _Reports()
     _interrupt([posts], bundle, out, after=after)
     done = len(encoded)
-    assert done == (after - 1) // 128  # the part in which it was is lost, and it alone
+    assert done == (after - 1) // 128  # only the part that was being encoded is lost
     assert build_corpus([posts], bundle, out, SMALL, report=reports) == 700
     assert encoded == list(range(_PARTS))
-    assert ("encoded", done * 128, done * 128) in reports  # told as found
+    assert ("encoded", done * 128, done * 128) in reports  # counted as found
     assert reports[-1] == ("written", 700, 0)
     assert digest(out) == expected
     assert sorted(tmp_path.iterdir()) == [out, posts]
@@ -132,7 +132,7 @@ def test_dropped_posts_stay_dropped(bundle: Bundle, encoded: list[int], tmp_path
     again = pa.concat_tables([_POSTS, _POSTS.slice(10, 300), random_posts(100, seed=1)])
     posts = write_files(tmp_path / "again", again, [710], 64)
     build_corpus([posts], bundle, tmp_path / "whole", config)
-    assert encoded == [0, 1, 2, 3, 4, 5, 7, 8]  # there is nothing to keep in part 6
+    assert encoded == [0, 1, 2, 3, 4, 5, 7, 8]  # part 6 has no posts to keep
     encoded.clear()
     with pytest.raises(KeyboardInterrupt):
         build_corpus([posts], bundle, tmp_path / "corpus", config, report=_Reports("encoded", 720))
@@ -154,7 +154,7 @@ def test_finished_parts_survive_a_full_disk(
 
     def full(path: Path, **named: Any) -> Any:
         if path.name.endswith("3"):
-            (path.parent / f".{path.name}.half").mkdir()  # what SIGKILL would leave
+            (path.parent / f".{path.name}.half").mkdir()  # as SIGKILL would leave it
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return new_snapshot(path, **named)
 
@@ -355,7 +355,9 @@ def test_a_build_of_a_killed_process_continues(
     killed = subprocess.run(command, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert sorted(tmp_path.iterdir()) == [tmp_path / "corpus.partial", posts]
-    assert len(list((tmp_path / "corpus.partial").glob(half))) == 1  # what was being written
+    assert (
+        len(list((tmp_path / "corpus.partial").glob(half))) == 1
+    )  # the part that was being written
     build_corpus([posts], bundle, out, SMALL)
     assert encoded == rest  # the other process had one CPU device, this one has eight
     assert digest(out) == expected

@@ -62,7 +62,7 @@ def test_ray_listens_on_the_loopback_interface_only() -> None:
 
 
 def _connections(process: psutil.Process) -> list[Any]:
-    """Return what a process has open; of a worker that has ended meanwhile, nothing."""
+    """Return the open sockets of a process, none if it has ended."""
     try:
         return process.net_connections(kind="inet")
     except psutil.NoSuchProcess:
@@ -87,7 +87,9 @@ def test_finished_parts_survive_the_death_of_a_worker(
     def note(done: int, total: int, /, stage: str = "", found: int = 0) -> None:
         told.append(found)
 
-    build_corpus([posts], bundle, tmp_path / "ray", _LOCAL, report=note)  # the other engine goes on
+    build_corpus(
+        [posts], bundle, tmp_path / "ray", _LOCAL, report=note
+    )  # the other engine continues
     assert max(told) in (64, 128)  # the worker may have done another part before it died
     build_corpus([posts], bundle, tmp_path / "local", _LOCAL)
     assert digest(tmp_path / "ray") == digest(tmp_path / "local")

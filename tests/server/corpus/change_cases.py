@@ -59,7 +59,7 @@ def posts_of(ids: Sequence[int], seed: int = 0, names: Sequence[str] = NAMES) ->
 def unit_posts(ids: Sequence[int], seed: int) -> Posts:
     """Draw posts of some ids with unit vectors, as a server accepts them."""
     posts = posts_of(ids, seed)
-    vectors = posts.vectors + np.float32(0.5)  # none is zero throughout
+    vectors = posts.vectors + np.float32(0.5)  # no vector is all zeros
     return replace(posts, vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 

@@ -180,7 +180,7 @@ def _meets(post_id: int, post: Post, wanted: Filter) -> bool:
 
 
 class Target:
-    """What an engine is to changes."""
+    """The part of an engine that the update worker uses."""
 
     def __init__(self, corpus: CorpusIndex, tower: str) -> None:
         self.corpus = corpus
@@ -194,7 +194,7 @@ class Target:
 
 
 class Encoder(NamedTuple):
-    """Towers that are not served yet."""
+    """An encoder for towers that are not served yet."""
 
     tower: str
 
@@ -203,7 +203,7 @@ class Encoder(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What an engine has, but for the towers."""
+    """The parts of an engine without the towers."""
 
     target: Target
     searches: CompiledSearch
@@ -211,12 +211,12 @@ class Served(NamedTuple):
 
 
 def run(function: Callable[[], None]) -> None:
-    """Run a function between two batches: nobody else asks."""
+    """Run a function between two batches; here there are no others."""
     function()
 
 
 class Real:
-    """A corpus on disk and in memory, without towers; starts anew from the disk at will."""
+    """A corpus on disk and in memory, without towers, which can restart from the disk."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ class Real:
         self._open(TOWERS[0])
 
     def submit(self, *changes: Change) -> list[ChangeResult | BaseException]:
-        """Submit changes at once; return what became of each."""
+        """Submit changes together, and return their results or errors."""
 
         async def submit() -> list[ChangeResult | BaseException]:
             tasks = [asyncio.ensure_future(self._live.submit(change)) for change in changes]
@@ -250,11 +250,11 @@ class Real:
         return self._run(submit())
 
     def snapshot(self) -> None:
-        """Write a snapshot, and check it."""
+        """Write a snapshot and verify it."""
         verify(self._run(self._live.snapshot()))
 
     def load(self, tower: str) -> None:
-        """Bring up the corpus with other towers beside the one that is served."""
+        """Load the corpus for other towers beside the one that is served."""
         store = self._live.store
         with self._live.without_snapshots():
             snapshot = write_snapshot(store, Encoder(tower))
@@ -279,11 +279,11 @@ class Real:
         return True
 
     def restart(self, tower: str, *, gently: bool) -> None:
-        """Start anew from the disk; if not gently, without a word to the old one."""
+        """Restart from the disk; unless gently, without closing the update worker."""
         if gently:
             assert self._live.close()
         else:
-            self._live.store.close()  # the kernel would
+            self._live.store.close()  # as the kernel does after a crash
         self._open(tower)
 
     def retrieve(
@@ -308,7 +308,7 @@ class Real:
         return answers, eligible
 
     def close(self) -> None:
-        """Be done."""
+        """End the update worker and the event loop."""
         self._live.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -316,7 +316,7 @@ class Real:
 
     @property
     def target(self) -> Target:
-        """What is served."""
+        """The corpus that is served."""
         return self._served.target
 
     def _open(self, tower: str) -> None:
@@ -357,9 +357,9 @@ class Real:
 
 
 def check(model: Model, real: Real, rng: np.random.Generator) -> None:
-    """Compare the answers to drawn queries, and all that is known of the posts."""
+    """Compare the answers to drawn queries, and all columns of the posts."""
     queries = rng.integers(-2, 3, (BATCH, WIDTH)).astype(np.float32)
-    queries[:, 0] += 3 * (~queries.any(axis=1))  # none of zeros
+    queries[:, 0] += 3 * (~queries.any(axis=1))  # no query is all zeros
     filters = [draw_filter(rng, model) for _ in range(BATCH)]
     answers, eligible = real.retrieve(queries, filters)
     for query, wanted, answer, count in zip(queries, filters, answers, eligible, strict=True):
@@ -398,7 +398,7 @@ def begin(
     first = draw_posts(rng, list(range(1, 120)), TOWERS[0])
     model.apply(first)
     model.sequence = 0
-    # Of a corpus as it was built, only labels that some post has are known.
+    # Of a corpus as built, only labels that some post has are known.
     model.labels = {name for post in model.posts.values() for name in post.labels}
     real = Real(
         path, first, shards=shards, top_k=top_k, programs=programs, evict_oldest=evict_oldest
@@ -407,7 +407,7 @@ def begin(
 
 
 def change(model: Model, real: Real, changes: Sequence[Change]) -> None:
-    """Make changes, submitted at once, here and there."""
+    """Apply changes, submitted together, to both."""
     for each, outcome in zip(changes, real.submit(*changes), strict=True):
         assert isinstance(outcome, ChangeResult) == model.fits(each), outcome
         if isinstance(outcome, ChangeResult):
@@ -417,28 +417,28 @@ def change(model: Model, real: Real, changes: Sequence[Change]) -> None:
 
 
 def activate(model: Model, real: Real, tower: str) -> None:
-    """Serve with other towers, here and there, if they are loaded."""
+    """Serve both with other towers, if they are loaded."""
     if real.activate(tower):
         model.swap(tower)
 
 
 def restart(model: Model, real: Real, tower: str, *, gently: bool) -> None:
-    """Start anew, with other towers or the same."""
+    """Restart, with other towers or the same."""
     real.restart(tower, gently=gently)
     model.swap(tower)
 
 
 def draw_change(rng: np.random.Generator, model: Model) -> Change:
-    """Draw posts to write, or to delete; some were encoded by towers that have served before."""
+    """Draw posts to write or to delete; some have vectors of towers that were served before."""
     ids = rng.choice(np.arange(1, 600), int(rng.integers(1, 60)), replace=False)
-    if rng.random() < (0.2 if model.evict_oldest else 0.4):  # so that both come to be full
+    if rng.random() < (0.2 if model.evict_oldest else 0.4):  # so that both become full
         return ids.astype(np.uint64)
     tower = model.tower if rng.random() < 0.8 else str(rng.choice(TOWERS))
     return draw_posts(rng, ids.tolist(), tower)
 
 
 def soak(path: Path, steps: int, seed: int, report: Callable[[int], None]) -> None:
-    """Make drawn changes, snapshots, swaps, restarts and crashes, and compare now and then."""
+    """Draw changes, snapshots, swaps, restarts and crashes, and compare every five steps."""
     rng = np.random.default_rng(seed)
     shards, top_k = int(rng.integers(1, 4)), int(rng.choice(TOP_KS))
     model, real = begin(

@@ -19,7 +19,7 @@ from server.corpus.reference import described
 
 _IDENTITY = {"corpus": "a"}
 _SMALL: list[Change] = [posts_of([3, 2**64 - 1]), id_array(3), posts_of([4, 3], seed=1)]
-_LARGE = posts_of(range(1, 40_001))  # more than SQLite keeps in memory before it is committed
+_LARGE = posts_of(range(1, 40_001))  # larger than the page cache of an uncommitted transaction
 
 _ids = st.lists(st.integers(1, 2**64 - 1), unique=True, min_size=1, max_size=20)
 _names = st.lists(st.sampled_from(NAMES), unique=True)
@@ -136,7 +136,7 @@ def test_consecutive_writes_of_one_tower_are_joined(
 
 
 def test_vectors_are_stored_bit_for_bit(path: Path) -> None:
-    bits = np.random.default_rng(0).integers(0, 2**32, (50, 8), np.uint32)  # nans among them
+    bits = np.random.default_rng(0).integers(0, 2**32, (50, 8), np.uint32)  # including NaNs
     bits[0, :4] = [0x80000000, 0x7FC12345, 1, 0x7F800001]
     posts = posts_of(range(1, 51))
     posts.vectors[:] = bits.view(np.float32)
@@ -284,7 +284,7 @@ def test_a_read_only_journal_writes_nothing(path: Path) -> None:
         with _opened(path, read_only=True) as journal:
             assert journal.read_history(0).changes == 3
             assert journal.last() == 3
-            assert _files(path) == before  # whoever may write, as root may, writes nothing
+            assert _files(path) == before  # nothing is written even with permission, as root has
             with pytest.raises(StorageError):
                 journal.append(4, [id_array(1)])
             with pytest.raises(StorageError):
@@ -331,7 +331,7 @@ def test_a_crash_loses_only_uncommitted_changes(
         connections[0].set_trace_callback(None)
         whole = copy("whole")
     (crashed,) = copies
-    # Most of the transaction was in the log already.
+    # Most of the transaction was in the WAL already.
     assert (crashed / log.name).stat().st_size > committed + _LARGE.vectors.nbytes / 2
     assert _read(crashed / path.name, read_only=read_only).changes == 3
     assert _read(whole / path.name, read_only=read_only).changes == 5

@@ -17,8 +17,8 @@ from server.cases import copied, edit_manifest, flip_bit, resum, truncate
 
 
 @pytest.fixture
-def spoiled(golden_corpus: Path, tmp_path: Path) -> Path:
-    """Return a corpus of one's own."""
+def damaged(golden_corpus: Path, tmp_path: Path) -> Path:
+    """Return a private copy of a corpus."""
     return copied(golden_corpus, tmp_path / "corpus")
 
 
@@ -39,7 +39,7 @@ def _read(path: Path) -> pa.Table:
 
 
 def _rewrite(path: Path, table: pa.Table) -> None:
-    """Write other data, whose sums hold."""
+    """Write other data with valid checksums."""
     with pa.ipc.new_file(str(path / "posts.arrow"), table.schema) as file:
         file.write_table(table)
     resum(path)
@@ -60,12 +60,12 @@ def test_data_have_the_documented_columns(golden_corpus: Path) -> None:
         assert table.column("created_at")[0].as_py().utcoffset().total_seconds() == 0
 
 
-def test_a_complete_corpus_verifies(spoiled: Path) -> None:
-    verify(open_snapshot(spoiled))
+def test_a_complete_corpus_verifies(damaged: Path) -> None:
+    verify(open_snapshot(damaged))
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"),
+    ("damage", "reason"),
     [
         (Path.unlink, "missing"),
         (truncate, "truncated or changed: has "),
@@ -74,69 +74,69 @@ def test_a_complete_corpus_verifies(spoiled: Path) -> None:
     ],
 )
 def test_damaged_data_are_reported(
-    spoiled: Path, spoil: Callable[[Path], object], reason: str
+    damaged: Path, damage: Callable[[Path], object], reason: str
 ) -> None:
-    spoil(spoiled / "posts.arrow")
-    error = _verify_error(spoiled)
-    assert error.path == spoiled / "posts.arrow"
+    damage(damaged / "posts.arrow")
+    error = _verify_error(damaged)
+    assert error.path == damaged / "posts.arrow"
     assert reason in error.reason
 
 
 @pytest.mark.parametrize("contents", [b"", b"not Arrow", b"ARROW1\0\0" * 20])
-def test_data_that_are_not_arrow_are_reported(spoiled: Path, contents: bytes) -> None:
-    (spoiled / "posts.arrow").write_bytes(contents)
-    resum(spoiled)
-    error = _verify_error(spoiled)
-    assert error.path == spoiled / "posts.arrow"
+def test_data_that_are_not_arrow_are_reported(damaged: Path, contents: bytes) -> None:
+    (damaged / "posts.arrow").write_bytes(contents)
+    resum(damaged)
+    error = _verify_error(damaged)
+    assert error.path == damaged / "posts.arrow"
     assert error.reason.startswith("is not Arrow IPC data: ")
 
 
-def test_a_wrong_number_of_posts_is_reported(spoiled: Path) -> None:
-    edit_manifest(spoiled, lambda m: m.update(rows="3001"))
-    error = _verify_error(spoiled)
-    assert error.path == spoiled / "posts.arrow"
+def test_a_wrong_number_of_posts_is_reported(damaged: Path) -> None:
+    edit_manifest(damaged, lambda m: m.update(rows="3001"))
+    error = _verify_error(damaged)
+    assert error.path == damaged / "posts.arrow"
     assert error.reason == "holds 3000 posts, the manifest says 3001"
 
 
-def test_a_wrong_width_is_reported(spoiled: Path) -> None:
-    edit_manifest(spoiled, lambda m: m.update(embedding_size=127))
-    assert _verify_error(spoiled).reason.startswith("has other columns than a corpus: post_id, ")
+def test_a_wrong_width_is_reported(damaged: Path) -> None:
+    edit_manifest(damaged, lambda m: m.update(embedding_size=127))
+    assert _verify_error(damaged).reason.startswith("has other columns than a corpus: post_id, ")
 
 
-def test_a_missing_column_is_reported(spoiled: Path) -> None:
-    _rewrite(spoiled, _read(spoiled).drop_columns(["labels"]))
-    error = _verify_error(spoiled)
+def test_a_missing_column_is_reported(damaged: Path) -> None:
+    _rewrite(damaged, _read(damaged).drop_columns(["labels"]))
+    error = _verify_error(damaged)
     assert error.reason == (
         "has other columns than a corpus: post_id, author_id, created_at, vector"
     )
 
 
 @pytest.mark.parametrize("version", [0, 2])
-def test_another_format_version_is_refused(spoiled: Path, version: int) -> None:
-    edit_manifest(spoiled, lambda m: m.update(format_version=version))
-    error = _error(lambda: open_snapshot(spoiled))
-    assert error.path == spoiled
+def test_another_format_version_is_refused(damaged: Path, version: int) -> None:
+    edit_manifest(damaged, lambda m: m.update(format_version=version))
+    error = _error(lambda: open_snapshot(damaged))
+    assert error.path == damaged
     assert error.reason == f"has format version {version}, this server reads 1"
 
 
 @pytest.mark.parametrize("files", [[], ["other.arrow"], ["../posts.arrow"], ["posts.arrow"] * 2])
-def test_a_manifest_that_lists_other_files_is_refused(spoiled: Path, files: list[str]) -> None:
-    edit_manifest(spoiled, lambda m: m.update(files=[{"path": path} for path in files]))
-    assert "should list posts.arrow alone" in _error(lambda: open_snapshot(spoiled)).reason
+def test_a_manifest_that_lists_other_files_is_refused(damaged: Path, files: list[str]) -> None:
+    edit_manifest(damaged, lambda m: m.update(files=[{"path": path} for path in files]))
+    assert "should list posts.arrow alone" in _error(lambda: open_snapshot(damaged)).reason
 
 
-def test_a_corpus_without_posts_is_refused(spoiled: Path) -> None:
-    edit_manifest(spoiled, lambda m: m.update(rows="0"))
-    assert _error(lambda: open_snapshot(spoiled)).reason == "holds no posts"
+def test_a_corpus_without_posts_is_refused(damaged: Path) -> None:
+    edit_manifest(damaged, lambda m: m.update(rows="0"))
+    assert _error(lambda: open_snapshot(damaged)).reason == "holds no posts"
 
 
 @pytest.mark.parametrize("contents", [None, "", "{", '{"user_tower": {}}'])
-def test_an_unreadable_manifest_is_reported(spoiled: Path, contents: str | None) -> None:
-    path = spoiled / "manifest.json"
+def test_an_unreadable_manifest_is_reported(damaged: Path, contents: str | None) -> None:
+    path = damaged / "manifest.json"
     path.unlink()
     if contents is not None:
         path.write_text(contents)
-    error = _error(lambda: open_snapshot(spoiled))
+    error = _error(lambda: open_snapshot(damaged))
     assert error.path == path
     assert error.reason.startswith("missing" if contents is None else "is not a CorpusManifest: ")
 
@@ -145,23 +145,23 @@ def test_an_unreadable_manifest_is_reported(spoiled: Path, contents: str | None)
     ("value", "what"), [(np.nan, "is not finite"), (np.inf, "is not finite"), (2, "has length ")]
 )
 def test_an_invalid_vector_is_reported_with_its_post(
-    spoiled: Path, value: float, what: str
+    damaged: Path, value: float, what: str
 ) -> None:
-    table = _read(spoiled)
+    table = _read(damaged)
     vectors = table.column("vector").combine_chunks().flatten().to_numpy().copy()
     vectors[128 * 2345 + 5] = value
     lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors), 128)
-    _rewrite(spoiled, table.set_column(4, table.schema.field("vector"), lists))
-    snapshot = open_snapshot(spoiled)
+    _rewrite(damaged, table.set_column(4, table.schema.field("vector"), lists))
+    snapshot = open_snapshot(damaged)
     verify(snapshot)
     error = _error(lambda: list(snapshot.vectors()))
-    assert error.path == spoiled
+    assert error.path == damaged
     assert f"the vector of post {table.column('post_id')[2345]} {what}" in error.reason
 
 
-def test_a_label_that_the_manifest_does_not_list_is_refused(spoiled: Path) -> None:
-    edit_manifest(spoiled, lambda m: m["label_names"].remove("NBA"))
-    snapshot = open_snapshot(spoiled)
+def test_a_label_that_the_manifest_does_not_list_is_refused(damaged: Path) -> None:
+    edit_manifest(damaged, lambda m: m["label_names"].remove("NBA"))
+    snapshot = open_snapshot(damaged)
     verify(snapshot)
     assert "labels that its manifest does not list" in _error(snapshot.columns).reason
 

@@ -28,7 +28,7 @@ def test_a_full_disk_is_freed_again(tmp_path: Path) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == []
-    # What was deleted takes up room as long as somebody has it open, such as this error.
+    # A deleted file takes space as long as it is open, for example in this traceback.
     open_files = {entry.resolve() for entry in Path("/proc/self/fd").iterdir()}
     assert not [path for path in open_files if path.is_relative_to(tmp_path)]
     assert caught.value.path == out

@@ -44,7 +44,7 @@ def _changes(store: Store) -> range:
 
 
 def _snapshot(corpus: Path, sequence: int, built_as: str | None = None) -> Path:
-    """Write a newer snapshot: a copy of the corpus as it was built."""
+    """Write a newer snapshot: a copy of the corpus as built."""
     path = corpus / SNAPSHOTS / str(sequence)
     path.mkdir(parents=True)
     for name in ("manifest.json", "posts.arrow"):
@@ -106,7 +106,7 @@ def test_an_incomplete_newest_snapshot_is_refused(corpus: Path) -> None:
     error = _refused(lambda: Store(corpus))
     assert (error.path, error.reason) == (path, f"is not a later state of {corpus}")
     _snapshot(corpus, 14)
-    with _opened(corpus):  # the refused ones left the lock
+    with _opened(corpus):  # the failed attempts released the lock
         pass
 
 
@@ -146,7 +146,7 @@ def test_a_read_only_store_creates_nothing(corpus: Path) -> None:
 
 
 def test_an_unwritable_directory_can_be_opened_read_only(corpus: Path) -> None:
-    (corpus / "lock").mkdir()  # stands for any reason
+    (corpus / "lock").mkdir()  # for example
     error = _refused(lambda: Store(corpus))
     assert error.path == corpus
     assert error.reason == (
@@ -240,7 +240,7 @@ def test_a_snapshot_removed_while_opening_is_replaced_by_a_newer_one(
         nonlocal lists
         lists += 1
         found = listed(store)
-        if lists == 1:  # a server removes it as soon as it is seen
+        if lists == 1:  # a server removes it after it is listed
             shutil.rmtree(_snapshot(corpus, 5).parent / "2")
         return found
 
