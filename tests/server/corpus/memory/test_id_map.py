@@ -10,7 +10,7 @@ _MIX = 0x9E3779B97F4A7C15
 
 
 def _colliding(place: int, count: int) -> list[int]:
-    """Return ids with the same first slot in every table: `place` of 2**20, half of it of 2**19, ..."""
+    """Return ids with the same first slot in any table: `place` of 2**20, half of it of 2**19."""
     unmix = pow(_MIX, -1, 2**64)
     return [((place << 44) + n + 1) * unmix % 2**64 for n in range(count)]
 
