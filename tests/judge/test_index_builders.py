@@ -86,7 +86,7 @@ def test_a_scann_searcher_finds_the_exact_neighbours_in_all_leaves(
     assert (manifest["format"], manifest["leaves"], manifest["reorder"]) == ("scann", 7, rows)
     moved = (tmp_path / "out").rename(
         tmp_path / "moved"
-    )  # the files must not contain absolute paths
+    )  # it must not name files by absolute paths
     searcher = scann.load_searcher(str(moved / "scann"))
     vectors = np.load(moved / "vectors.npy").astype(np.float64)
     for query in np.random.default_rng(0).standard_normal((20, WIDTH), np.float32):

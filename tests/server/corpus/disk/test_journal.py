@@ -15,7 +15,6 @@ from phoenix_server.corpus.changes import Change, History, Posts
 from phoenix_server.corpus.disk.journal import Journal
 from phoenix_server.errors import CorpusError, StorageError
 from server.corpus.change_cases import NAMES, id_array, posts_of
-from server.corpus.reference import described
 
 _IDENTITY = {"corpus": "a"}
 _SMALL: list[Change] = [posts_of([3, 2**64 - 1]), id_array(3), posts_of([4, 3], seed=1)]
@@ -72,12 +71,19 @@ def _assert_same(history: History, changes: list[Change]) -> None:
         assert posts.created_at_unix_ms.dtype == np.int64
 
 
-def _one_by_one(history: History) -> list[tuple[str, object]]:
+def _one_by_one(history: History) -> list[tuple[object, ...]]:
     """Return each written post with the towers of its vector."""
     return [
-        (posts.tower, described(posts.take(np.array([place]))))
+        (posts.tower, *columns, [posts.labels.names[index] for index in labels], vector.tobytes())
         for posts in history.writes
-        for place in range(len(posts))
+        for *columns, labels, vector in zip(
+            posts.post_ids.tolist(),
+            posts.author_ids.tolist(),
+            posts.created_at_unix_ms.tolist(),
+            np.split(posts.labels.indices, np.cumsum(posts.labels.counts)[:-1]),
+            posts.vectors,
+            strict=True,
+        )
     ]
 
 
