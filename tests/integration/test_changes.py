@@ -335,7 +335,7 @@ def test_a_snapshot_holds_the_changes_and_the_journal_those_since(
 def test_one_server_takes_changes_and_others_only_read(config: ServeConfig) -> None:
     with run_server(config) as server, _stubs(server.address) as stubs:
         other = run_server(config)
-        with pytest.raises(CorpusError, match="another server takes its changes"), other:
+        with pytest.raises(CorpusError, match="another server writes its changes"), other:
             pass
         mine = _vector_of(stubs)
         request = pb.UpsertPostsRequest(post_ids=[7], author_ids=[1], vectors=mine)

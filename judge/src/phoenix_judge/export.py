@@ -1,15 +1,15 @@
-"""Write the posts of a corpus for indexes of other libraries.
+"""Export the posts of a corpus to index libraries.
 
-    OUT/index.json       what it is: see `export_index`
+    OUT/index.json       the description; see `export_index`
     OUT/vectors.npy      [N, D] f32
-    OUT/post_ids.npy     [N] u64; an index answers with rows, and row i is the post `post_ids[i]`
-    OUT/index.faiss      the FAISS index, if it is one
-    OUT/scann/           the ScaNN searcher, if it is one
+    OUT/post_ids.npy     [N] u64; an index returns rows, and row i is the post `post_ids[i]`
+    OUT/index.faiss      the FAISS index, if any
+    OUT/scann/           the ScaNN searcher, if any
 
-Rows are not ids: FAISS's own maps of ids are signed, and post ids use all 64 bits.
+Indexes return rows because the id maps of FAISS are signed, and post ids use all 64 bits.
 
 Shapes:
-    N  posts        n  posts of a chunk        D  width of a vector
+    N  posts        D  width of a vector
 """
 
 import json
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
 from phoenix_judge.index_builders import (
     FaissBuilder,
@@ -30,8 +30,8 @@ from phoenix_judge.index_builders import (
 )
 from phoenix_server.artifacts import new_directory
 from phoenix_server.corpus.changes import NetChange
-from phoenix_server.corpus.disk.compaction import merged
-from phoenix_server.corpus.disk.snapshot import ArrowPosts, Snapshot, verify
+from phoenix_server.corpus.disk.compaction import merge
+from phoenix_server.corpus.disk.snapshot import Snapshot, batch_vectors, verify
 from phoenix_server.corpus.disk.store import Store, read_with_retries
 from phoenix_server.errors import CorpusError
 
@@ -41,19 +41,19 @@ POST_IDS = "post_ids.npy"
 FORMAT_VERSION = 1
 
 Options = FaissOptions | ScannOptions | None
-"""An index besides the posts; None: the posts alone."""
+"""The index to build besides the posts; None for the posts only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Corpus:
-    """A corpus at one moment: a snapshot and what came after it."""
+    """The state of a corpus after one change: a snapshot and the changes since."""
 
     snapshot: Snapshot
     change: NetChange
     sequence: int
 
-    def batches(self) -> Iterator[ArrowPosts]:
-        return merged(self.snapshot, self.change)
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        return merge(self.snapshot, self.change)
 
     @property
     def width(self) -> int:
@@ -68,31 +68,31 @@ def export_index(
     tower: str = "",
     report: Report = lambda step, done, total: None,
 ) -> int:
-    """Write the posts that a corpus holds now, and an index of them.
+    """Write the current posts of a corpus, and an index of them.
 
-    A server may take changes of the corpus meanwhile; what is written is the state after one of
-    them. `index.json` names it: format, tower_fingerprint, sequence (of the last change), rows,
-    embedding_size, metric, and how the index was made.
+    A server may change the corpus meanwhile; the export is the state after one change. `index.json`
+    describes it: format, tower_fingerprint, sequence (of the last change), rows,
+    embedding_size, metric, and the options of the index.
 
     Args:
         path: The corpus's directory.
         out: The directory to write; must not exist.
-        options: The index to make.
-        tower: The fingerprint of the towers whose vectors to write. Default: there is one.
-        report: Called with a step, and with how many of how many posts are through it.
+        options: The index to build.
+        tower: The fingerprint of the towers whose vectors to write. Default: the only one.
+        report: Called with a step, and the number of posts done and in total.
 
     Returns:
-        How many posts were written.
+        The number of posts written.
 
     Raises:
-        CorpusError: The corpus is damaged or empty, has no vectors of these towers or of several,
-            or `out` cannot be written.
-        IndexOptionError: The index cannot be made as the options say.
+        CorpusError: The corpus is damaged or empty, lacks vectors of these towers or has vectors of
+            several, or `out` cannot be written.
+        IndexOptionError: The options do not fit the corpus.
         StartupError: The library of the index is not installed.
     """
     corpus = read_with_retries(path, partial(_read, tower=tower), tower=tower)
     verify(corpus.snapshot)
-    rows = sum(len(posts.post_ids) for posts in corpus.batches())
+    rows = sum(batch.num_rows for batch in corpus.batches())
     if not rows:
         raise CorpusError(path, "holds no posts to export")
     builder = _builder(options, rows, corpus.width)
@@ -127,13 +127,13 @@ def _builder(options: Options, rows: int, width: int) -> FaissBuilder | ScannBui
 
 
 def _read(store: Store, tower: str) -> _Corpus:
-    """Read what a corpus holds now, without the vectors of its snapshot.
+    """Read the current state of a corpus, without the vectors of its snapshot.
 
     Raises:
-        CorpusError: It is damaged, has no vectors of some towers, or of several.
+        CorpusError: It is damaged, lacks vectors of `tower`, or has vectors of several towers.
     """
-    history = store.history()
     snapshot = store.snapshot
+    history = store.read_history(snapshot.manifest.sequence)
     written = {posts.tower for posts in history.writes}
     if tower and {snapshot.manifest.tower_fingerprint, *written} != {tower}:
         raise CorpusError(
@@ -142,7 +142,7 @@ def _read(store: Store, tower: str) -> _Corpus:
             "serves them write a snapshot",
         )
     if not tower and len(written | store.towers) > 1:
-        raise CorpusError(store.path, "holds vectors of several towers; --bundle tells of which")
+        raise CorpusError(store.path, "holds vectors of several towers; choose them with --bundle")
     last = snapshot.manifest.sequence + history.changes
     return _Corpus(snapshot=snapshot, change=history.net(), sequence=last)
 
@@ -154,10 +154,9 @@ def _write_arrays(directory: Path, corpus: _Corpus, rows: int, report: Report) -
         np.lib.format.write_array_header_1_0(
             file, {"descr": "<f4", "fortran_order": False, "shape": (rows, corpus.width)}
         )
-        for posts in corpus.batches():
-            vectors: npt.NDArray[np.float32] = np.ascontiguousarray(posts.vectors, "<f4")
-            file.write(vectors.data)
-            post_ids[start : start + len(vectors)] = posts.post_ids
-            start += len(vectors)
+        for batch in corpus.batches():
+            file.write(np.ascontiguousarray(batch_vectors(batch), "<f4").data)
+            post_ids[start : start + batch.num_rows] = batch.column("post_id").to_numpy()
+            start += batch.num_rows
             report("vectors", start, rows)
     np.save(directory / POST_IDS, post_ids, allow_pickle=False)

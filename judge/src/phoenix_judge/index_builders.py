@@ -1,9 +1,9 @@
-"""Indexes of other libraries, which answer approximately, over the vectors of a corpus.
+"""Build approximate indexes of other libraries over the vectors of a corpus.
 
-Row i of an index is row i of the vectors. The libraries are optional, and imported when asked for.
+Row i of an index is row i of the vectors. The libraries are optional, and imported when used.
 
 Shapes:
-    N  posts        D  width of a vector        T  posts that an index is trained on
+    N  posts        D  width of a vector
 """
 
 import importlib
@@ -23,13 +23,13 @@ from phoenix_server.errors import CorpusError, StartupError
 
 FAISS_FILE = "index.faiss"
 SCANN_FOLDER = "scann"
-_ADDED_ROWS = 1 << 14
-_LEAST_HASHED = 16  # ScaNN's asymmetric hashing has 16 centres a block, and needs as many posts
-_PLACE = re.compile(r"^Error in .*? at \S+:\d+: ")  # where in FAISS something went wrong
+_CHUNK_ROWS = 1 << 14
+_MIN_HASHED = 16  # ScaNN's asymmetric hashing has 16 centres per block, and needs as many posts
+_LOCATION = re.compile(r"^Error in .*? at \S+:\d+: ")  # the source location in errors of FAISS
 
 Vectors = npt.NDArray[np.float32]
 Report = Callable[[str, int, int], None]
-"""Called with a step, and with how many of how many posts are through it."""
+"""Called with a step, and the number of posts done and in total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,10 @@ class FaissOptions:
     """A FAISS index, by inner product.
 
     Attributes:
-        factory: What FAISS's `index_factory` makes of it.
-        train_posts: T at most, drawn at random. FAISS's k-means uses up to 256 a list and warns
-            below 39, so the default trains 1,024 lists fully, and 6,700 without a warning.
+        factory: The factory string of FAISS's `index_factory`.
+        train_posts: The maximum number of posts for training, drawn at random. FAISS's k-means uses
+            up to 256 per list and warns below 39, so the default trains 1,024 lists fully, and
+            6,700 without a warning.
     """
 
     factory: str = "HNSW32"
@@ -54,9 +55,10 @@ class ScannOptions:
     """A ScaNN tree over asymmetric hashes of two dimensions each, reordered by exact products.
 
     Attributes:
-        leaves: Leaves of the tree. None: the square root of N, as ScaNN's documentation advises.
-        reorder: How many of the best by hashes are scored exactly.
-        train_posts: T at most, drawn by ScaNN.
+        leaves: The leaves of the tree. None: the square root of N, which ScaNN's documentation
+            advises.
+        reorder: The number of best posts by hashes that are scored exactly.
+        train_posts: The maximum number of posts for training, drawn by ScaNN.
     """
 
     leaves: int | None = None
@@ -75,16 +77,16 @@ def _check_at_least_one(**options: int) -> None:
 
 
 class FaissBuilder:
-    """Makes an index with FAISS."""
+    """Builds an index with FAISS."""
 
     format = "faiss"
 
     def __init__(self, options: FaissOptions, width: int) -> None:
-        """Check that FAISS is there and takes the options.
+        """Check that FAISS is installed and accepts the options.
 
         Raises:
             StartupError: FAISS is not installed.
-            IndexOptionError: It does not take the factory string.
+            IndexOptionError: FAISS does not accept the factory string.
         """
         self._faiss = _import("faiss", extra="faiss")
         self._options = options
@@ -96,24 +98,24 @@ class FaissBuilder:
             raise self._refused(exc) from exc
 
     def describe(self) -> dict[str, object]:
-        """Return what a manifest says of the index."""
+        """Return the description of the index for `index.json`."""
         return {"factory": self._options.factory, "faiss_version": str(self._faiss.__version__)}
 
     def write(self, vectors: Vectors, directory: Path, report: Report) -> None:
         """Train an index, add [N, D] vectors to it, and write it.
 
         Raises:
-            IndexOptionError: FAISS cannot make this index of these vectors.
-            CorpusError: The disk refuses.
+            IndexOptionError: FAISS cannot build this index of these vectors.
+            CorpusError: Writing fails.
         """
         rows = len(vectors)
         try:
             if not self._index.is_trained:
                 report("training", 0, rows)
                 self._index.train(_sample(vectors, self._options.train_posts))
-            for start in range(0, rows, _ADDED_ROWS):  # in pieces, so that it can be interrupted
-                self._index.add(np.ascontiguousarray(vectors[start : start + _ADDED_ROWS]))
-                report("adding", min(start + _ADDED_ROWS, rows), rows)
+            for start in range(0, rows, _CHUNK_ROWS):  # in chunks, so that it can be interrupted
+                self._index.add(np.ascontiguousarray(vectors[start : start + _CHUNK_ROWS]))
+                report("adding", min(start + _CHUNK_ROWS, rows), rows)
         except RuntimeError as exc:
             raise self._refused(exc) from exc
         path = directory / FAISS_FILE
@@ -129,12 +131,12 @@ class FaissBuilder:
 
 
 class ScannBuilder:
-    """Makes an index with ScaNN."""
+    """Builds an index with ScaNN."""
 
     format = "scann"
 
     def __init__(self, options: ScannOptions, rows: int) -> None:
-        """Check that ScaNN is there and that there are posts enough.
+        """Check that ScaNN is installed and that there are enough posts.
 
         Raises:
             StartupError: ScaNN is not installed.
@@ -145,13 +147,13 @@ class ScannBuilder:
         self._leaves = options.leaves or max(1, round(rows**0.5))
         if self._leaves > rows:
             raise IndexOptionError("--leaves", f"is {self._leaves}, there are {rows} posts")
-        if min(rows, options.train_posts) < _LEAST_HASHED:
+        if min(rows, options.train_posts) < _MIN_HASHED:
             raise IndexOptionError(
-                "--format", f"scann needs {_LEAST_HASHED} posts or more to train on"
+                "--format", f"scann needs {_MIN_HASHED} posts or more to train on"
             )
 
     def describe(self) -> dict[str, object]:
-        """Return what a manifest says of the index."""
+        """Return the description of the index for `index.json`."""
         version = importlib.metadata.version("scann")
         return {"leaves": self._leaves, "reorder": self._options.reorder, "scann_version": version}
 
@@ -159,8 +161,8 @@ class ScannBuilder:
         """Train an index of [N, D] vectors, and write it.
 
         Raises:
-            IndexOptionError: ScaNN cannot make this index of these vectors.
-            CorpusError: The disk refuses.
+            IndexOptionError: ScaNN cannot build this index of these vectors.
+            CorpusError: Writing fails.
         """
         rows = len(vectors)
         report("building", 0, rows)
@@ -182,17 +184,17 @@ class ScannBuilder:
         folder = directory / SCANN_FOLDER
         folder.mkdir()
         try:
-            searcher.serialize(str(folder), relative_path=True)  # the directory is to be renamed
+            searcher.serialize(str(folder), relative_path=True)  # the directory will be renamed
         except RuntimeError as exc:
             raise CorpusError(folder, f"cannot be written: {exc}") from exc
         report("building", rows, rows)
 
 
-def _sample(vectors: Vectors, most: int) -> Vectors:
-    """Draw up to `most` vectors, in their order."""
-    if len(vectors) <= most:
+def _sample(vectors: Vectors, limit: int) -> Vectors:
+    """Draw up to `limit` vectors, in order."""
+    if len(vectors) <= limit:
         return np.ascontiguousarray(vectors)
-    rows = np.random.default_rng(0).choice(len(vectors), most, replace=False)
+    rows = np.random.default_rng(0).choice(len(vectors), limit, replace=False)
     return vectors[np.sort(rows)]
 
 
@@ -213,7 +215,7 @@ def _import(name: str, *, extra: str) -> Any:
 def import_scann() -> Any:
     """Import ScaNN without TensorFlow.
 
-    It searches all the same, and beside a TensorFlow of another version than its own it would fail.
+    ScaNN's search does not need it, and importing another version of TensorFlow than its own fails.
 
     Raises:
         StartupError: It is not installed.
@@ -229,5 +231,5 @@ def import_scann() -> Any:
 
 
 def _reason(exc: RuntimeError) -> str:
-    """Return what FAISS says, without the place in its source."""
-    return _PLACE.sub("", str(exc)).strip()
+    """Return the message of FAISS without the location in its source."""
+    return _LOCATION.sub("", str(exc)).strip()

@@ -1,4 +1,4 @@
-"""Cases for tests of building corpora: Parquet files of posts, sound and odd."""
+"""Cases for tests of builds: valid and invalid Parquet files of posts."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ SMALL = BuildConfig(batch_rows=64, part_rows=128)
 
 
 def columns(**changes: Any) -> dict[str, Any]:
-    """Return the columns of three posts; None takes one away."""
+    """Return the columns of three posts; None removes one."""
     made = {"post_id": pa.array(IDS, pa.uint64()), "author_id": pa.array(AUTHORS, pa.uint64())}
     return {name: column for name, column in (made | changes).items() if column is not None}
 
@@ -43,21 +43,21 @@ def write(path: Path, **changes: Any) -> Path:
 
 
 def built(bundle: Bundle, folder: Path, **changes: Any) -> pa.Table:
-    """Build a corpus of three posts, and return it."""
+    """Build a corpus of three posts and return it."""
     parquet = write(folder / "posts.parquet", **changes)
     build_corpus([parquet], bundle, folder / "corpus", SMALL)
     return read(folder / "corpus")
 
 
 def read(corpus: Path) -> pa.Table:
-    """Check a corpus, and return it."""
+    """Verify a corpus and return it."""
     verify(open_snapshot(corpus))
     with pa.memory_map(str(corpus / "posts.arrow")) as source:
         return pa.ipc.open_file(source).read_all()
 
 
 def digest(corpus: Path) -> str:
-    """Check a corpus, and return the SHA-256 of its data."""
+    """Verify a corpus and return the SHA-256 of its data."""
     verify(open_snapshot(corpus))
     return sha256(corpus / "posts.arrow")
 
@@ -65,7 +65,7 @@ def digest(corpus: Path) -> str:
 def refused(
     places: Sequence[Place], bundle: Bundle, out: Path, config: BuildConfig = SMALL
 ) -> CorpusError:
-    """Check that building fails and leaves nothing behind; return why."""
+    """Check that a build fails and leaves no files; return the error."""
     before = sorted(out.parent.iterdir())
     with pytest.raises(CorpusError) as caught:
         build_corpus(places, bundle, out, config)
@@ -75,7 +75,7 @@ def refused(
 
 
 def random_posts(count: int, seed: int = 0) -> pa.Table:
-    """Draw posts with all columns, some values missing where they may."""
+    """Draw posts with all columns, some optional values missing."""
     rng = np.random.default_rng(seed)
     ids: npt.NDArray[np.uint64] = rng.integers(1, 2**64, count, np.uint64)
     times = rng.integers(0, 10**12, count)

@@ -36,7 +36,7 @@ def _model_vectors(
     return encode_candidates(checkpoint.model, unflatten_params(used), *embeddings)
 
 
-def test_vectors_are_the_candidate_towers(
+def test_vectors_are_those_of_the_candidate_tower(
     golden_layout: Path, bundle: Bundle, engine: Engine, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def test_vectors_are_the_candidate_towers(
     np.testing.assert_allclose(vectors, modelled, rtol=0, atol=1e-6)
 
 
-def test_a_bfloat16_bundle_builds_too(bundle_bf16: Path, tmp_path: Path) -> None:
+def test_a_bfloat16_bundle_builds_a_corpus(bundle_bf16: Path, tmp_path: Path) -> None:
     assert built(open_bundle(bundle_bf16), tmp_path).num_rows == 3
 
 
@@ -98,13 +98,13 @@ def test_a_batch_without_posts_to_keep_is_skipped(bundle: Bundle, tmp_path: Path
     assert open_snapshot(tmp_path / "corpus").columns().post_ids.tolist() == [1, 2]
 
 
-def test_no_posts_are_no_corpus(bundle: Bundle, tmp_path: Path) -> None:
+def test_input_without_posts_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     nothing = pa.array([], pa.uint64())
     parquet = write(tmp_path / "posts.parquet", post_id=nothing, author_id=nothing)
     assert refused([parquet], bundle, tmp_path / "corpus").reason == "holds no posts"
 
 
-def test_an_existing_directory_is_left_alone(bundle: Bundle, tmp_path: Path) -> None:
+def test_an_existing_directory_is_not_changed(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     error = refused([write(tmp_path / "posts.parquet")], bundle, tmp_path / "corpus")
     assert error.path == tmp_path / "corpus"

@@ -21,7 +21,7 @@ from server.build.cases import (
 _LISTS = [["b", "a"], [], ["c"]]
 
 
-def test_columns_that_one_may_leave_out_have_defaults(bundle: Bundle, tmp_path: Path) -> None:
+def test_optional_columns_have_defaults(bundle: Bundle, tmp_path: Path) -> None:
     table = built(bundle, tmp_path)
     assert table.column("labels").to_pylist() == [[], [], []]
     last = ((2**64 - 1) >> 22) + SNOWFLAKE_EPOCH_MS
@@ -41,7 +41,7 @@ def test_columns_that_one_may_leave_out_have_defaults(bundle: Bundle, tmp_path: 
     ],
     ids=str,
 )
-def test_labels_may_be_lists_of_any_kind_of_string(
+def test_labels_can_be_lists_of_any_string_type(
     bundle: Bundle, tmp_path: Path, kind: pa.DataType
 ) -> None:
     if pa.types.is_dictionary(kind.value_type):
@@ -58,14 +58,14 @@ def test_labels_may_be_lists_of_any_kind_of_string(
     assert columns.labels.indices.tolist() == [1, 0, 2]
 
 
-def test_labels_may_be_lists_of_one_length(bundle: Bundle, tmp_path: Path) -> None:
+def test_labels_can_be_fixed_size_lists(bundle: Bundle, tmp_path: Path) -> None:
     labels = pa.array([["a", "b"], ["c", "a"], ["d", "d"]], pa.list_(pa.string(), 2))
     table = built(bundle, tmp_path, labels=labels)
     assert table.column("labels").to_pylist() == labels.to_pylist()
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), None], ids=str)
-def test_labels_may_be_strings(bundle: Bundle, tmp_path: Path, kind: pa.DataType | None) -> None:
+def test_labels_can_be_strings(bundle: Bundle, tmp_path: Path, kind: pa.DataType | None) -> None:
     texts = ["b", None, ""]
     labels = pa.array(texts).dictionary_encode() if kind is None else pa.array(texts, kind)
     table = built(bundle, tmp_path, labels=labels)
@@ -73,7 +73,7 @@ def test_labels_may_be_strings(bundle: Bundle, tmp_path: Path, kind: pa.DataType
     assert open_snapshot(tmp_path / "corpus").manifest.label_names == ["b"]
 
 
-def test_no_list_is_an_empty_list(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_missing_list_is_an_empty_list(bundle: Bundle, tmp_path: Path) -> None:
     built(bundle, tmp_path, labels=pa.array([["a"], None, []], pa.list_(pa.string())))
     columns = open_snapshot(tmp_path / "corpus").columns()
     assert columns.labels.counts.tolist() == [1, 0, 0]
@@ -103,20 +103,20 @@ def test_times_become_milliseconds_in_utc(
     assert created_at.to_pylist() == [instant, datetime(1970, 1, 1, tzinfo=UTC), None]
 
 
-def test_a_fraction_of_a_millisecond_is_dropped(bundle: Bundle, tmp_path: Path) -> None:
+def test_times_are_truncated_to_milliseconds(bundle: Bundle, tmp_path: Path) -> None:
     times = pa.array([1_999_999, 0, 999], pa.timestamp("ns"))
     created_at = built(bundle, tmp_path, created_at=times).column("created_at")
     assert created_at.cast(pa.int64()).to_pylist() == [1, 0, 0]
 
 
-def test_where_no_time_is_given_the_ids_tell(bundle: Bundle, tmp_path: Path) -> None:
+def test_missing_times_are_those_in_the_ids(bundle: Bundle, tmp_path: Path) -> None:
     times = pa.array([None, 5, None], pa.timestamp("ms"))
     created_at = built(bundle, tmp_path, created_at=times).column("created_at")
     assert created_at.cast(pa.int64()).to_pylist() == [SNOWFLAKE_MS, 5, None]
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.uint32(), pa.int16()], ids=str)
-def test_ids_may_be_any_integers(bundle: Bundle, tmp_path: Path, kind: pa.DataType) -> None:
+def test_ids_can_be_any_integer_type(bundle: Bundle, tmp_path: Path, kind: pa.DataType) -> None:
     ids = pa.array([3, 2, 1], kind)
     table = built(bundle, tmp_path, post_id=ids, author_id=ids)
     assert table.column("post_id").to_pylist() == [3, 2, 1]
@@ -149,7 +149,7 @@ def test_ids_may_be_any_integers(bundle: Bundle, tmp_path: Path, kind: pa.DataTy
         ),
     ],
 )
-def test_an_odd_column_is_named(
+def test_an_invalid_column_is_reported(
     bundle: Bundle, tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     parquet = write(tmp_path / "posts.parquet", **changes)
@@ -158,7 +158,7 @@ def test_an_odd_column_is_named(
     assert error.reason.startswith(reason)
 
 
-def test_a_column_that_comes_twice_is_named(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_column_that_occurs_twice_is_reported(bundle: Bundle, tmp_path: Path) -> None:
     ids = pa.array(IDS, pa.uint64())
     parquet = tmp_path / "posts.parquet"
     pq.write_table(pa.table([ids, ids, ids], names=["post_id", "author_id", "post_id"]), parquet)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from phoenix_server.build.build import build_corpus
 from phoenix_server.build.dataset import open_dataset
-from phoenix_server.build.reader import check_posts, read_posts
 from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.corpus.disk.snapshot import open_snapshot
 from phoenix_server.errors import CorpusError
@@ -34,24 +33,19 @@ def _ids(*ids: int) -> dict[str, pa.Array]:
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the files that a directory stands for, below it."""
+    """Return the relative paths of the files of a directory."""
     return [os.path.relpath(file.name, folder) for file in open_dataset([folder]).files]
 
 
-def _repeats(folder: Path) -> list[int]:
-    dataset = open_dataset([folder])
-    return check_posts(dataset, drop_duplicates=True, report=lambda done: None).tolist()
-
-
-def test_a_directory_is_its_files_sorted_by_path(tmp_path: Path) -> None:
+def test_files_of_a_directory_are_sorted_by_path(tmp_path: Path) -> None:
     names = ["b/1.parquet", "a.parquet", "b/0.snappy", "c/d/e/f.parquet", "10.parquet", "9.parquet"]
     for name in names:
         write(tmp_path / name)
     assert _names(tmp_path) == sorted(names)
 
 
-def test_what_is_hidden_below_a_directory_is_passed_over(tmp_path: Path) -> None:
-    folder = tmp_path / "_staged" / ".posts"  # what was asked for by name is not hidden
+def test_hidden_files_below_a_directory_are_skipped(tmp_path: Path) -> None:
+    folder = tmp_path / "_staged" / ".posts"  # directories given by name are not hidden
     for name in ("_SUCCESS", ".part.parquet.crc", "_temporary/0/part.parquet", "a/.b/c.parquet"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"not Parquet")
@@ -59,7 +53,7 @@ def test_what_is_hidden_below_a_directory_is_passed_over(tmp_path: Path) -> None
     assert _names(folder) == ["part.parquet"]
 
 
-def test_several_places_come_in_the_order_given(tmp_path: Path) -> None:
+def test_places_keep_the_given_order(tmp_path: Path) -> None:
     for name in ("z/1.parquet", "z/0.parquet", "a.parquet"):
         write(tmp_path / name)
     dataset = open_dataset([tmp_path / "z", str(tmp_path / "a.parquet")])
@@ -75,7 +69,9 @@ def test_a_file_given_twice_is_refused(tmp_path: Path) -> None:
         open_dataset([path.parent, path])
 
 
-def test_a_uri_and_any_filesystem_give_what_the_path_gives(bundle: Bundle, tmp_path: Path) -> None:
+def test_uris_and_other_filesystems_give_the_same_corpus_as_paths(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     posts = write_files(tmp_path / "posts", _POSTS, [100, 170], 64)
     mock, _ = pafs.FileSystem.from_uri("mock:///")
     pafs.copy_files(str(posts), "some/posts", destination_filesystem=mock)
@@ -98,20 +94,20 @@ def test_errors_of_a_uri_name_the_file(bundle: Bundle, tmp_path: Path) -> None:
     assert error.path == odd.as_uri()
 
 
-def test_a_password_in_a_uri_is_not_told(bundle: Bundle, tmp_path: Path) -> None:
+def test_errors_do_not_contain_the_password_of_a_uri(bundle: Bundle, tmp_path: Path) -> None:
     error = refused(["file://user:secret@elsewhere/posts"], bundle, tmp_path / "corpus")
     assert error.path == "file://elsewhere/posts"
-    assert error.reason.startswith("cannot be looked into: Unsupported ")
+    assert error.reason.startswith("cannot be listed: Unsupported ")
     assert "secret" not in str(error)
 
 
-def test_a_uri_of_an_unknown_kind_is_named(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_uri_of_an_unknown_scheme_is_reported(bundle: Bundle, tmp_path: Path) -> None:
     error = refused(["nosuch://host/posts"], bundle, tmp_path / "corpus")
     assert error.path == "nosuch://host/posts"
-    assert error.reason.startswith("cannot be looked into: Unrecognized filesystem type")
+    assert error.reason.startswith("cannot be listed: Unrecognized filesystem type")
 
 
-def test_empty_files_are_fine_among_others(bundle: Bundle, tmp_path: Path) -> None:
+def test_some_files_may_be_empty(bundle: Bundle, tmp_path: Path) -> None:
     nothing = _ids()
     write(tmp_path / "posts" / "0.parquet", **nothing)
     write(tmp_path / "posts" / "1.parquet", **_ids(5, 6))
@@ -121,7 +117,7 @@ def test_empty_files_are_fine_among_others(bundle: Bundle, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("files", [0, 1, 2])
-def test_no_posts_are_no_corpus(bundle: Bundle, tmp_path: Path, files: int) -> None:
+def test_files_without_posts_are_refused(bundle: Bundle, tmp_path: Path, files: int) -> None:
     (tmp_path / "posts").mkdir()
     for index in range(files):
         write(tmp_path / "posts" / f"{index}.parquet", **_ids())
@@ -145,7 +141,7 @@ def test_no_posts_are_no_corpus(bundle: Bundle, tmp_path: Path, files: int) -> N
         ({"author_id": pa.array([0, 8, 9])}, "author_id is 0 in row 0; 0 means padding"),
     ],
 )
-def test_the_file_at_fault_among_several_is_named(
+def test_the_invalid_file_among_several_is_reported(
     bundle: Bundle, tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     times = {"created_at": pa.array([1, 2, 3], pa.timestamp("us"))}
@@ -157,7 +153,7 @@ def test_the_file_at_fault_among_several_is_named(
     assert (error.path, error.reason) == (odd, reason.format(first=first))
 
 
-def test_labels_are_lists_in_all_files_or_in_none(bundle: Bundle, tmp_path: Path) -> None:
+def test_labels_must_be_lists_in_all_files_or_in_none(bundle: Bundle, tmp_path: Path) -> None:
     first = write(tmp_path / "posts" / "a.parquet", labels=[["a"], [], []])
     odd = write(tmp_path / "posts" / "b.parquet", **_ids(4, 5), labels=["a", "b"])
     error = refused([tmp_path / "posts"], bundle, tmp_path / "corpus")
@@ -167,7 +163,7 @@ def test_labels_are_lists_in_all_files_or_in_none(bundle: Bundle, tmp_path: Path
     )
 
 
-def test_columns_may_be_stored_otherwise_in_each_file(bundle: Bundle, tmp_path: Path) -> None:
+def test_files_may_store_columns_in_different_types(bundle: Bundle, tmp_path: Path) -> None:
     ids, texts = [7, 8, 9], ["b", "a", ""]
     one = columns(labels=texts, created_at=pa.array([1, 2, 3], pa.timestamp("ms")))
     other = {
@@ -187,7 +183,7 @@ def test_columns_may_be_stored_otherwise_in_each_file(bundle: Bundle, tmp_path: 
 
 
 @pytest.mark.parametrize("column", ["labels", "post_id"])
-def test_a_column_in_the_name_of_a_directory_is_not_overlooked(
+def test_a_column_in_the_name_of_a_directory_is_refused(
     bundle: Bundle, tmp_path: Path, column: str
 ) -> None:
     odd = write(tmp_path / "posts" / f"{column}=3" / "a.parquet")
@@ -200,67 +196,9 @@ def test_a_column_in_the_name_of_a_directory_is_not_overlooked(
     assert build_corpus([tmp_path / "days"], bundle, tmp_path / "corpus", SMALL) == 3
 
 
-def test_a_post_that_another_file_has_too_is_found(bundle: Bundle, tmp_path: Path) -> None:
-    first = write(tmp_path / "posts" / "a.parquet", **_ids(1, 2, 3))
-    write(tmp_path / "posts" / "b.parquet", **_ids(4, 5))
-    again = write(tmp_path / "posts" / "c.parquet", **_ids(6, 2, 4, 2))
-    error = refused([tmp_path / "posts"], bundle, tmp_path / "corpus")
-    assert (error.path, error.reason) == (
-        again,
-        f"post_id 2 comes more than once: in row 1, and before in row 1 of {first} (3 repeated "
-        "rows); --drop-duplicates keeps the first of each",
-    )
-
-
-@settings(max_examples=50, deadline=None)
-@given(ids=st.lists(st.integers(1, 12), min_size=1, max_size=60), data=st.data())
-def test_repeated_posts_are_those_that_a_dictionary_finds(
-    tmp_path_factory: pytest.TempPathFactory, ids: list[int], data: st.DataObject
-) -> None:
-    cuts = data.draw(st.lists(st.integers(0, len(ids)), max_size=4))
-    seen, later = set[int](), list[int]()
-    for row, post in enumerate(ids):
-        if post in seen:
-            later.append(row)
-        seen.add(post)
-    table = pa.table(_ids(*ids))
-    folder = write_files(
-        tmp_path_factory.mktemp("posts"), table, cuts, data.draw(st.integers(1, 9))
-    )
-    assert _repeats(folder) == later
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    cuts=st.lists(st.integers(0, 300), max_size=5),
-    group_rows=st.integers(7, 400),
-    rows=st.tuples(st.integers(0, 300), st.integers(0, 300)),
-    batch_rows=st.integers(5, 400),
-)
-def test_posts_are_the_same_however_they_are_cut(
-    tmp_path_factory: pytest.TempPathFactory,
-    cuts: list[int],
-    group_rows: int,
-    rows: tuple[int, int],
-    batch_rows: int,
-) -> None:
-    folder = write_files(tmp_path_factory.mktemp("posts"), _POSTS, cuts, group_rows)
-    batches = list(read_posts(open_dataset([folder]), range(*rows), batch_rows))
-    expected = _POSTS.slice(rows[0], max(rows[1] - rows[0], 0))
-    sizes = [batch.num_rows for batch in batches]
-    assert sum(sizes) == expected.num_rows
-    assert all(size == batch_rows for size in sizes[:-1])
-    for column in ("post_id", "author_id", "labels"):
-        found = [value for batch in batches for value in batch.column(column).to_pylist()]
-        assert found == [
-            value or [] if column == "labels" else value
-            for value in expected.column(column).to_pylist()
-        ]
-
-
 @settings(max_examples=8, deadline=None)
 @given(cuts=st.lists(st.integers(0, 300), max_size=5), group_rows=st.integers(20, 400))
-def test_a_corpus_is_the_same_however_its_posts_are_cut(
+def test_a_corpus_does_not_depend_on_the_division_into_files(
     bundle: Bundle,
     tmp_path_factory: pytest.TempPathFactory,
     cuts: list[int],
@@ -274,31 +212,31 @@ def test_a_corpus_is_the_same_however_its_posts_are_cut(
     assert digest(folder / "a") == digest(folder / "b")
 
 
-def test_a_file_that_changes_meanwhile_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_file_that_changes_during_a_build_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     parquet = write(tmp_path / "posts.parquet", **_ids(*range(1, 400)))
 
     def report(done: int, total: int, /, stage: str = "", found: int = 0) -> None:
         if stage == "checked":
             write(parquet, **_ids(*range(1, 399)))
 
-    with pytest.raises(CorpusError, match=r"posts\.parquet: was changed while a corpus is made"):
+    with pytest.raises(CorpusError, match=r"posts\.parquet: was changed while a corpus is built"):
         build_corpus([parquet], bundle, tmp_path / "corpus", SMALL, report=report)
 
 
 @pytest.mark.parametrize("contents", [b"", b"not Parquet", b"PAR1" * 50])
-def test_a_file_that_is_no_parquet_is_named(
+def test_a_file_that_is_not_parquet_is_reported(
     bundle: Bundle, tmp_path: Path, contents: bytes
 ) -> None:
     parquet = tmp_path / "posts.parquet"
     parquet.write_bytes(contents)
     error = refused([parquet], bundle, tmp_path / "corpus")
     assert error.path == parquet
-    assert error.reason.startswith("is not a Parquet file that can be read: ")
+    assert error.reason.startswith("is not a readable Parquet file: ")
 
 
 @pytest.mark.parametrize("column", ["post_id", "author_id"])
 @pytest.mark.parametrize("checksums", [True, False])
-def test_damaged_pages_are_blamed_on_the_file(
+def test_a_file_with_damaged_pages_is_reported(
     bundle: Bundle, tmp_path: Path, column: str, checksums: bool
 ) -> None:
     rng = np.random.default_rng(0)
@@ -308,7 +246,7 @@ def test_damaged_pages_are_blamed_on_the_file(
         pa.table({"post_id": post_ids, "author_id": author_ids}),
         parquet,
         write_page_checksum=checksums,
-        compression="none" if checksums else "snappy",  # what is not compressed only sums protect
+        compression="none" if checksums else "snappy",  # only checksums protect uncompressed data
     )
     chunk = pq.read_metadata(parquet).row_group(0).column(["post_id", "author_id"].index(column))
     contents = bytearray(parquet.read_bytes())
@@ -318,9 +256,9 @@ def test_damaged_pages_are_blamed_on_the_file(
     parquet.write_bytes(contents)
     error = refused([parquet], bundle, tmp_path / "corpus")
     assert error.path == parquet
-    assert error.reason.startswith("is not a Parquet file that can be read: ")
+    assert error.reason.startswith("is not a readable Parquet file: ")
 
 
-def test_a_missing_file_is_named(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(bundle: Bundle, tmp_path: Path) -> None:
     error = refused([tmp_path / "posts.parquet"], bundle, tmp_path / "corpus")
     assert (error.path, error.reason) == (tmp_path / "posts.parquet", "no such file")

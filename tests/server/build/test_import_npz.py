@@ -45,7 +45,7 @@ def _table(path: Path) -> pa.Table:
 def _refused(
     npz: Path, bundle: Bundle, *, out: Path | None = None, trust_pickle: bool = False
 ) -> CorpusError:
-    """Check that an import fails and leaves nothing behind; return why."""
+    """Check that an import fails and leaves no files; return the error."""
     before = sorted(npz.parent.iterdir())
     with pytest.raises(CorpusError) as caught:
         import_corpus(npz, bundle, out or npz.parent / "corpus", trust_pickle=trust_pickle)
@@ -54,7 +54,9 @@ def _refused(
     return caught.value
 
 
-def test_the_published_corpus_is_imported_as_it_is(golden_layout: Path, snapshot: Snapshot) -> None:
+def test_the_published_corpus_is_imported_unchanged(
+    golden_layout: Path, snapshot: Snapshot
+) -> None:
     verify(snapshot)
     with np.load(golden_layout / "sports_corpus.npz") as file:
         golden = dict(file)
@@ -77,7 +79,7 @@ def test_the_manifest_describes_the_corpus(bundle: Bundle, snapshot: Snapshot) -
     assert [file.path for file in manifest.files] == ["posts.arrow"]
 
 
-def test_small_ids_carry_no_time(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_time_of_small_ids_is_unknown(bundle: Bundle, tmp_path: Path) -> None:
     arrays = _arrays()
     arrays["post_ids"][:3] = [SMALL_ID, 2**40 - 1, 2**40]
     import_corpus(_write(tmp_path / "posts.npz", arrays), bundle, tmp_path / "corpus")
@@ -101,7 +103,7 @@ def test_an_empty_topic_is_no_label(bundle: Bundle, tmp_path: Path) -> None:
     assert open_snapshot(tmp_path / "corpus").manifest.label_names == ["a", "b", "c"]
 
 
-def test_topics_may_be_absent(bundle: Bundle, tmp_path: Path) -> None:
+def test_topics_are_optional(bundle: Bundle, tmp_path: Path) -> None:
     arrays = _arrays()
     del arrays["topics"]
     import_corpus(_write(tmp_path / "posts.npz", arrays), bundle, tmp_path / "corpus")
@@ -171,7 +173,7 @@ def test_object_arrays_are_read_only_when_the_file_is_trusted(
         ({"post_ids": np.array([7, 0, 8, 9, 0], np.uint64)}, "post_id is 0 in row 1"),
     ],
 )
-def test_an_odd_array_is_named(
+def test_an_invalid_array_is_reported(
     bundle: Bundle, tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     arrays = {k: v for k, v in (_arrays() | changes).items() if v is not None}
@@ -184,7 +186,9 @@ def test_an_odd_array_is_named(
 @pytest.mark.parametrize(
     "topics", [["a", 1, "b", "c", "d"], ["a", float("nan"), "b", "c", "d"], [["a"]] * 5]
 )
-def test_odd_objects_are_no_topics(bundle: Bundle, tmp_path: Path, topics: list[Any]) -> None:
+def test_topics_that_are_not_strings_are_refused(
+    bundle: Bundle, tmp_path: Path, topics: list[Any]
+) -> None:
     arrays = _arrays()
     arrays["topics"] = np.empty(_ROWS, object)
     arrays["topics"][:] = topics
@@ -193,7 +197,7 @@ def test_odd_objects_are_no_topics(bundle: Bundle, tmp_path: Path, topics: list[
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint32])
-def test_narrow_and_signed_ids_are_taken(bundle: Bundle, tmp_path: Path, dtype: Any) -> None:
+def test_narrow_and_signed_ids_are_accepted(bundle: Bundle, tmp_path: Path, dtype: Any) -> None:
     arrays = _arrays() | {"post_ids": np.arange(1, 6, dtype=dtype)}
     import_corpus(_write(tmp_path / "posts.npz", arrays), bundle, tmp_path / "corpus")
     post_ids = open_snapshot(tmp_path / "corpus").columns().post_ids
@@ -201,7 +205,7 @@ def test_narrow_and_signed_ids_are_taken(bundle: Bundle, tmp_path: Path, dtype: 
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_vectors_of_another_precision_become_float32(
+def test_vectors_of_another_precision_are_converted_to_float32(
     bundle: Bundle, tmp_path: Path, dtype: Any
 ) -> None:
     arrays = _arrays()
@@ -220,7 +224,7 @@ def test_vectors_of_another_precision_become_float32(
         (1.01, "has length 1.01, not 1"),
     ],
 )
-def test_a_vector_that_is_no_unit_vector_names_file_and_post(
+def test_a_vector_not_of_unit_length_is_reported_with_its_post(
     bundle: Bundle, tmp_path: Path, factor: float, reason: str
 ) -> None:
     arrays = _arrays()
@@ -248,7 +252,7 @@ def test_duplicates_are_refused_or_dropped(bundle: Bundle, tmp_path: Path) -> No
     np.testing.assert_array_equal(next(snapshot.vectors()), arrays[_VECTORS][[0, 1, 3]])
 
 
-def test_no_posts_are_no_corpus(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_file_without_posts_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     error = _refused(_write(tmp_path / "posts.npz", _arrays(0)), bundle)
     assert error.reason == "holds no posts"
 
@@ -292,7 +296,7 @@ def _member_bytes() -> bytes:
         (_member_bytes(), ""),
     ],
 )
-def test_a_file_that_is_no_whole_npz_is_refused(
+def test_a_file_that_is_not_a_complete_npz_is_refused(
     bundle: Bundle, tmp_path: Path, contents: bytes, reason: str, trust_pickle: bool
 ) -> None:
     npz = tmp_path / "posts.npz"
@@ -305,7 +309,7 @@ def test_a_file_that_is_no_whole_npz_is_refused(
 @pytest.mark.parametrize(
     ("make", "reason"), [(lambda path: None, "no such file"), (Path.mkdir, "cannot be read: ")]
 )
-def test_a_path_without_a_file_is_named(
+def test_a_path_without_a_file_is_reported(
     bundle: Bundle, tmp_path: Path, make: Callable[[Path], object], reason: str
 ) -> None:
     make(tmp_path / "posts.npz")
@@ -314,7 +318,7 @@ def test_a_path_without_a_file_is_named(
     assert error.reason.startswith(reason)
 
 
-def test_an_existing_directory_is_left_alone(bundle: Bundle, tmp_path: Path) -> None:
+def test_an_existing_directory_is_not_changed(bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "corpus"
     out.mkdir()
     (out / "kept").write_text("kept")
@@ -324,7 +328,7 @@ def test_an_existing_directory_is_left_alone(bundle: Bundle, tmp_path: Path) -> 
     assert [path.name for path in out.iterdir()] == ["kept"]
 
 
-def test_a_place_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path) -> None:
+def test_an_unwritable_path_is_reported(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "corpus"
     error = _refused(_write(tmp_path / "posts.npz", _arrays()), bundle, out=out)
@@ -332,7 +336,7 @@ def test_a_place_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path)
     assert error.reason.startswith("cannot be written: ")
 
 
-def test_parents_of_the_corpus_are_made(bundle: Bundle, tmp_path: Path) -> None:
+def test_parent_directories_are_created(bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "a" / "b" / "corpus"
     import_corpus(_write(tmp_path / "posts.npz", _arrays()), bundle, out)
     verify(open_snapshot(out))

@@ -15,7 +15,7 @@ import pytest
 from phoenix_server.build import encoder as encoding
 from phoenix_server.build.build import BuildConfig, build_corpus
 from phoenix_server.build.encoder import PartEncoder
-from phoenix_server.build.workdir import workplace
+from phoenix_server.build.workdir import work_directory
 from phoenix_server.bundle.bundle import Bundle, open_bundle
 from phoenix_server.corpus.disk import snapshot_writer as writer
 from phoenix_server.errors import CorpusError
@@ -33,7 +33,7 @@ def posts(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the digest of the corpus that nothing interrupted."""
+    """Return the digest of the corpus of an uninterrupted build."""
     folder = tmp_path_factory.mktemp("whole")
     build_corpus([write_files(folder / "posts", _POSTS, [], 64)], bundle, folder / "out", SMALL)
     return digest(folder / "out")
@@ -54,7 +54,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class _Reports(list[tuple[str, int, int]]):
-    """What was reported: stage, posts done, posts found; interrupts a stage after some posts."""
+    """The progress: stage, posts done, posts found; interrupts a stage after some posts."""
 
     def __init__(self, stage: str = "none", after: int = 0) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class _Reports(list[tuple[str, int, int]]):
 def _interrupt(
     places: list[Path], bundle: Bundle, out: Path, *, stage: str = "encoded", after: int = 300
 ) -> Path:
-    """Build until so many posts have come to a stage; return what is left of it."""
+    """Interrupt a build at a stage; return its directory."""
     with pytest.raises(KeyboardInterrupt):
         build_corpus(places, bundle, out, SMALL, report=_Reports(stage, after))
     assert not out.exists()
@@ -79,7 +79,7 @@ def _interrupt(
 def _refused(
     places: list[Path], bundle: Bundle, out: Path, config: BuildConfig = SMALL
 ) -> CorpusError:
-    """Check that going on is refused, and that nothing is lost by it; return why."""
+    """Check that a build is refused and changes no files; return the error."""
     before = sorted(out.parent.rglob("*"))
     with pytest.raises(CorpusError) as caught:
         build_corpus(places, bundle, out, config)
@@ -88,16 +88,16 @@ def _refused(
 
 
 @pytest.mark.parametrize("after", [1, 64, 65, 128, 129, 256, 300, 639, 640, 700])
-def test_an_interrupted_build_goes_on(
+def test_an_interrupted_build_continues(
     posts: Path, bundle: Bundle, expected: str, encoded: list[int], tmp_path: Path, after: int
 ) -> None:
     out, reports = tmp_path / "corpus", _Reports()
     _interrupt([posts], bundle, out, after=after)
     done = len(encoded)
-    assert done == (after - 1) // 128  # the part in which it was is lost, and it alone
+    assert done == (after - 1) // 128  # only the part that was being encoded is lost
     assert build_corpus([posts], bundle, out, SMALL, report=reports) == 700
     assert encoded == list(range(_PARTS))
-    assert ("encoded", done * 128, done * 128) in reports  # told as found
+    assert ("encoded", done * 128, done * 128) in reports  # counted as found
     assert reports[-1] == ("written", 700, 0)
     assert digest(out) == expected
     assert sorted(tmp_path.iterdir()) == [out, posts]
@@ -110,7 +110,7 @@ def test_posts_are_not_checked_twice(posts: Path, bundle: Bundle, tmp_path: Path
     assert "checked" not in {stage for stage, _, _ in reports}
 
 
-def test_a_build_interrupted_while_all_is_put_together_goes_on(
+def test_a_build_interrupted_while_parts_are_joined_continues(
     posts: Path, bundle: Bundle, expected: str, encoded: list[int], tmp_path: Path
 ) -> None:
     _interrupt([posts], bundle, tmp_path / "corpus", stage="written")
@@ -132,7 +132,7 @@ def test_dropped_posts_stay_dropped(bundle: Bundle, encoded: list[int], tmp_path
     again = pa.concat_tables([_POSTS, _POSTS.slice(10, 300), random_posts(100, seed=1)])
     posts = write_files(tmp_path / "again", again, [710], 64)
     build_corpus([posts], bundle, tmp_path / "whole", config)
-    assert encoded == [0, 1, 2, 3, 4, 5, 7, 8]  # there is nothing to keep in part 6
+    assert encoded == [0, 1, 2, 3, 4, 5, 7, 8]  # part 6 has no posts to keep
     encoded.clear()
     with pytest.raises(KeyboardInterrupt):
         build_corpus([posts], bundle, tmp_path / "corpus", config, report=_Reports("encoded", 720))
@@ -141,7 +141,7 @@ def test_dropped_posts_stay_dropped(bundle: Bundle, encoded: list[int], tmp_path
     assert digest(tmp_path / "corpus") == digest(tmp_path / "whole")
 
 
-def test_a_full_disk_keeps_what_is_done(
+def test_finished_parts_survive_a_full_disk(
     posts: Path,
     bundle: Bundle,
     expected: str,
@@ -154,14 +154,14 @@ def test_a_full_disk_keeps_what_is_done(
 
     def full(path: Path, **named: Any) -> Any:
         if path.name.endswith("3"):
-            (path.parent / f".{path.name}.half").mkdir()  # what SIGKILL would leave
+            (path.parent / f".{path.name}.half").mkdir()  # as SIGKILL would leave it
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return new_snapshot(path, **named)
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(encoding, "new_snapshot", full)
         build_corpus([posts], bundle, out, SMALL)
-    assert f"{out}.partial keeps 3 parts: the same command goes on from there" in caplog.text
+    assert f"{out}.partial keeps 3 parts; the same command continues from them" in caplog.text
     build_corpus([posts], bundle, out, SMALL)
     assert encoded == list(range(_PARTS))
     assert digest(out) == expected
@@ -209,7 +209,7 @@ def test_another_bundle_is_refused(
     assert error.reason == (
         "holds parts of another build: tower_fingerprint was "
         f"{bundle.manifest.tower_fingerprint}, is {other.manifest.tower_fingerprint}; undo that, "
-        "or throw them away and start over with --restart"
+        "or discard them and start over with --restart"
     )
 
 
@@ -228,7 +228,7 @@ def test_changed_posts_are_refused(posts: Path, bundle: Bundle, tmp_path: Path) 
         assert difference in reason
 
 
-def test_posts_that_were_only_written_again_are_refused_too(
+def test_rewritten_files_are_refused_even_with_the_same_posts(
     posts: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     _interrupt([posts], bundle, tmp_path / "corpus")
@@ -240,7 +240,7 @@ def test_posts_that_were_only_written_again_are_refused_too(
     assert f"of another build: local:{touched} was changed; undo that" in reason
 
 
-def test_another_order_is_refused(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_another_order_of_the_files_is_refused(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
     places = sorted(posts.iterdir())
     _interrupt(places, bundle, tmp_path / "corpus")
     reason = _refused(places[::-1], bundle, tmp_path / "corpus").reason
@@ -258,22 +258,26 @@ def test_another_kind_of_device_is_refused(posts: Path, bundle: Bundle, tmp_path
     partial = _interrupt([posts], bundle, tmp_path / "corpus")
     (partial / "encoder.txt").write_text("jaxlib 0.9 on NVIDIA H100")
     reason = _refused([posts], bundle, tmp_path / "corpus").reason
-    assert reason.startswith("holds parts encoded by jaxlib 0.9 on NVIDIA H100, here encodes jax")
+    assert reason.startswith("holds parts encoded by jaxlib 0.9 on NVIDIA H100, this is jax")
     assert reason.endswith("start over with --restart")
 
 
 @pytest.mark.parametrize("name", ["work.json", "dropped.npy"])
-def test_a_damaged_plan_is_refused(posts: Path, bundle: Bundle, tmp_path: Path, name: str) -> None:
+def test_a_damaged_description_of_the_build_is_refused(
+    posts: Path, bundle: Bundle, tmp_path: Path, name: str
+) -> None:
     partial = _interrupt([posts], bundle, tmp_path / "corpus")
     truncate(partial / name)
     (partial / name).write_bytes((partial / name).read_bytes()[:-9])
     error = _refused([posts], bundle, tmp_path / "corpus")
     assert error.path == partial
-    assert error.reason.startswith("cannot be gone on with (")
-    assert error.reason.endswith("--restart throws it away and starts over")
+    assert error.reason.startswith("cannot be continued (")
+    assert error.reason.endswith("--restart discards it and starts over")
 
 
-def test_a_plan_of_another_version_is_refused(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_build_of_another_format_version_is_refused(
+    posts: Path, bundle: Bundle, tmp_path: Path
+) -> None:
     partial = _interrupt([posts], bundle, tmp_path / "corpus")
     plan = json.loads((partial / "work.json").read_text()) | {"format_version": 2}
     (partial / "work.json").write_text(json.dumps(plan))
@@ -281,7 +285,7 @@ def test_a_plan_of_another_version_is_refused(posts: Path, bundle: Bundle, tmp_p
     assert "format_version was 2, is 1" in reason
 
 
-def test_restarting_throws_away_what_is_there(
+def test_restart_discards_the_interrupted_build(
     posts: Path, bundle: Bundle, bundle_bf16: Path, encoded: list[int], tmp_path: Path
 ) -> None:
     out = tmp_path / "corpus"
@@ -292,8 +296,10 @@ def test_restarting_throws_away_what_is_there(
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_one_builder_at_a_time(posts: Path, bundle: Bundle, tmp_path: Path, restart: bool) -> None:
-    with workplace(tmp_path / "corpus", restart=False) as partial:
+def test_only_one_process_builds_a_corpus(
+    posts: Path, bundle: Bundle, tmp_path: Path, restart: bool
+) -> None:
+    with work_directory(tmp_path / "corpus", restart=False) as partial:
         config = replace(SMALL, restart=restart)
         error = _refused([posts], bundle, tmp_path / "corpus", config)
     assert (error.path, error.reason) == (
@@ -303,13 +309,13 @@ def test_one_builder_at_a_time(posts: Path, bundle: Bundle, tmp_path: Path, rest
     assert build_corpus([posts], bundle, tmp_path / "corpus", SMALL) == 700
 
 
-def test_a_corpus_that_is_there_is_left_alone(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_an_existing_corpus_is_not_replaced(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
     partial = _interrupt([posts], bundle, tmp_path / "corpus")
     (tmp_path / "corpus").mkdir()
     reason = _refused([posts], bundle, tmp_path / "corpus").reason
     assert reason == (
-        f"exists; choose another place or remove it; {partial} is left from making it, and of no "
-        "use"
+        f"exists; choose another path or remove it; {partial} is left over from its build and not "
+        "needed"
     )
 
 
@@ -334,7 +340,7 @@ build_corpus([posts], open_bundle(bundle), out, config, report=report)
     ("stage", "rest", "half"),
     [("encoded", [2, 3, 4, 5], "parts/.00000002.*"), ("written", [], ".corpus.*")],
 )
-def test_a_killed_process_is_taken_up_by_another(
+def test_a_build_of_a_killed_process_continues(
     posts: Path,
     bundle: Bundle,
     expected: str,
@@ -349,13 +355,15 @@ def test_a_killed_process_is_taken_up_by_another(
     killed = subprocess.run(command, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert sorted(tmp_path.iterdir()) == [tmp_path / "corpus.partial", posts]
-    assert len(list((tmp_path / "corpus.partial").glob(half))) == 1  # what was being written
+    assert (
+        len(list((tmp_path / "corpus.partial").glob(half))) == 1
+    )  # the part that was being written
     build_corpus([posts], bundle, out, SMALL)
     assert encoded == rest  # the other process had one CPU device, this one has eight
     assert digest(out) == expected
     assert sorted(tmp_path.iterdir()) == [out, posts]
 
 
-def test_a_part_holds_whole_batches() -> None:
+def test_the_size_of_parts_must_be_a_multiple_of_that_of_batches() -> None:
     with pytest.raises(ValueError, match="part_rows: must be a multiple of batch_rows"):
         BuildConfig(batch_rows=64, part_rows=100)

@@ -34,7 +34,7 @@ def posts(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_ray_builds_the_same_corpus(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_ray_workers_build_the_same_corpus(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
     build_corpus([posts], bundle, tmp_path / "local", _LOCAL)
     reported: list[tuple[str, int]] = []
 
@@ -50,7 +50,7 @@ def test_ray_builds_the_same_corpus(posts: Path, bundle: Bundle, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("cluster")
-def test_ray_listens_to_this_machine_alone() -> None:
+def test_ray_listens_on_the_loopback_interface_only() -> None:
     listening = [
         ipaddress.ip_address(connection.laddr.ip.removeprefix("::ffff:"))
         for process in psutil.Process().children(recursive=True)
@@ -62,7 +62,7 @@ def test_ray_listens_to_this_machine_alone() -> None:
 
 
 def _connections(process: psutil.Process) -> list[Any]:
-    """Return what a process has open; of a worker that has ended meanwhile, nothing."""
+    """Return the open sockets of a process, none if it has ended."""
     try:
         return process.net_connections(kind="inet")
     except psutil.NoSuchProcess:
@@ -70,7 +70,7 @@ def _connections(process: psutil.Process) -> list[Any]:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_a_worker_has_done_is_kept_when_it_dies(
+def test_finished_parts_survive_the_death_of_a_worker(
     posts: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     def kill(done: int, total: int, /, stage: str = "", found: int = 0) -> None:
@@ -80,21 +80,23 @@ def test_what_a_worker_has_done_is_kept_when_it_dies(
                     if "ray::_Worker" in " ".join(child.cmdline()):
                         child.kill()
 
-    with pytest.raises(StartupError, match=r"^a worker of Ray failed: ActorDiedError: "):
+    with pytest.raises(StartupError, match=r"^a Ray worker failed: ActorDiedError: "):
         build_corpus([posts], bundle, tmp_path / "ray", _RAY, report=kill)
     told: list[int] = []
 
     def note(done: int, total: int, /, stage: str = "", found: int = 0) -> None:
         told.append(found)
 
-    build_corpus([posts], bundle, tmp_path / "ray", _LOCAL, report=note)  # the other engine goes on
+    build_corpus(
+        [posts], bundle, tmp_path / "ray", _LOCAL, report=note
+    )  # the other engine continues
     assert max(told) in (64, 128)  # the worker may have done another part before it died
     build_corpus([posts], bundle, tmp_path / "local", _LOCAL)
     assert digest(tmp_path / "ray") == digest(tmp_path / "local")
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_a_worker_finds_wrong_is_told(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_errors_of_workers_are_raised(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
     spoiled = posts / "001" / "part.parquet"
 
     def spoil(done: int, total: int, /, stage: str = "", found: int = 0) -> None:
@@ -105,21 +107,21 @@ def test_what_a_worker_finds_wrong_is_told(posts: Path, bundle: Bundle, tmp_path
         build_corpus([posts], bundle, tmp_path / "corpus", _RAY, report=spoil)
     assert (caught.value.path, caught.value.reason) == (
         spoiled,
-        "was changed while a corpus is made of it",
+        "was changed while a corpus is built from it",
     )
 
 
-def test_a_cluster_that_is_not_there_is_named(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_reported(posts: Path, bundle: Bundle, tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         config = replace(_RAY, ray_address=address)
-        with pytest.raises(StartupError, match=f"^--ray-address: there is no Ray at {address}: "):
+        with pytest.raises(StartupError, match=f"^--ray-address: no Ray at {address}: "):
             build_corpus([posts], bundle, tmp_path / "corpus", config)
     assert list(tmp_path.iterdir()) == [posts]
 
 
-def test_without_ray_the_extra_is_named(
+def test_a_missing_ray_package_is_reported_with_the_extra(
     posts: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -128,7 +130,7 @@ def test_without_ray_the_extra_is_named(
     assert list(tmp_path.iterdir()) == [posts]
 
 
-def test_ray_has_options_of_its_own() -> None:
+def test_options_of_ray_are_refused_without_it() -> None:
     with pytest.raises(ValueError, match="workers and ray_address: only for the engine ray"):
         BuildConfig(workers=2)
     with pytest.raises(ValueError, match="workers: must be positive"):

@@ -22,11 +22,11 @@ def _until_error(paths: Sequence[Path], now: datetime = _NOW) -> tuple[list[str]
     """Return the lines before an error, and the error."""
     lines: list[str] = []
     with pytest.raises(ArtifactError) as caught:
-        lines.extend(explain(paths, now))  # keeps what came before
+        lines.extend(explain(paths, now))  # keeps the lines before an error
     return lines, caught.value
 
 
-def test_a_bundle_is_explained(bundle: Bundle) -> None:
+def test_a_bundle_is_described(bundle: Bundle) -> None:
     now = bundle.expires_at - timedelta(days=9, hours=1)
     lines = list(explain([bundle.path], now))
     size_mb = sum(file.size_bytes for file in bundle.manifest.files) / 1e6
@@ -38,12 +38,12 @@ def test_a_bundle_is_explained(bundle: Bundle) -> None:
         f"StableHLO {bundle.manifest.stablehlo_version}",
         f"  towers        {bundle.manifest.tower_fingerprint}",
         f"  files         {len(bundle.manifest.files)}, {size_mb:.1f} MB",
-        "  sums          all hold",
+        "  checksums     all match",
         f"  expires       on {bundle.expires_at:%Y-%m-%d}, in 9 days",
     ]
 
 
-def test_a_corpus_is_explained(snapshot: Snapshot) -> None:
+def test_a_corpus_is_described(snapshot: Snapshot) -> None:
     lines = list(explain([snapshot.path], _NOW))
     manifest = snapshot.manifest
     assert lines == [
@@ -53,20 +53,20 @@ def test_a_corpus_is_explained(snapshot: Snapshot) -> None:
         f"  written       {manifest.created_at.ToDatetime():%Y-%m-%d %H:%M} UTC",
         f"  built with    towers {manifest.tower_fingerprint}",
         f"  files         1, {manifest.files[0].size_bytes / 1e6:.1f} MB",
-        "  sums          all hold",
+        "  checksums     all match",
     ]
 
 
-def test_what_became_of_a_corpus_is_told(tmp_path: Path) -> None:
+def test_snapshots_and_changes_of_a_corpus_are_described(tmp_path: Path) -> None:
     path = tmp_path / "corpus"
     written_corpus(path, 20)
     about = list(explain([path], _NOW))
-    with closing(Store(path)) as server:  # which has it open all the time
+    with closing(Store(path)) as server:  # keeps the journal open
         assert list(explain([path], _NOW)) == about
         server.journal.append(1, [id_array(1, 2, 3), unit_posts([30, 31], 1)])
         assert list(explain([path], _NOW)) == [
             *about,
-            "  journal       5 posts in 2 changes since, through change 2; the sums hold",
+            "  journal       5 posts in 2 changes since, through change 2; checksums match",
         ]
         server.snapshot = write_snapshot(server, OwnTowers())
         server.journal.trim(2)
@@ -76,8 +76,8 @@ def test_what_became_of_a_corpus_is_told(tmp_path: Path) -> None:
         later = [
             "  snapshot      through change 2: 19 posts, in snapshots/2",
             "  snapshot      through change 5: 19 posts, in snapshots/5",
-            "  sums          of 5 hold",
-            "  journal       1,000 posts in 1 change since, through change 6; the sums hold",
+            "  checksums     of 5 match",
+            "  journal       1,000 posts in 1 change since, through change 6; checksums match",
         ]
         assert list(explain([path], _NOW)) == [*about, *later]
     assert list(explain([path], _NOW)) == [*about, *later]
@@ -88,7 +88,7 @@ def test_what_became_of_a_corpus_is_told(tmp_path: Path) -> None:
     assert sorted(path.rglob("*")) == before
 
 
-def test_damage_after_a_corpus_was_built_is_told(tmp_path: Path) -> None:
+def test_damage_to_later_snapshots_and_the_journal_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "corpus"
     written_corpus(path, 20)
     with closing(Store(path)) as server:
@@ -96,14 +96,14 @@ def test_damage_after_a_corpus_was_built_is_told(tmp_path: Path) -> None:
         write_snapshot(server, OwnTowers())
         server.journal.append(3, [id_array(1)])
     lines, error = _until_error([path])
-    assert lines[-1] == "  sums          all hold"
+    assert lines[-1] == "  checksums     all match"
     assert (error.path, error.reason) == (path / "journal.sqlite", "lacks the changes 2 to 2")
     flip_bit(path / "snapshots" / "1" / "posts.arrow")
     assert _until_error([path])[1].path == path / "snapshots" / "1" / "posts.arrow"
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_a_pair_that_fits_is_named_as_a_generation(
+def test_a_matching_pair_is_reported_as_a_generation(
     bundle: Bundle, snapshot: Snapshot, swapped: bool
 ) -> None:
     paths = [bundle.path, snapshot.path]
@@ -115,7 +115,7 @@ def test_a_pair_that_fits_is_named_as_a_generation(
     )
 
 
-def test_a_pair_that_does_not_fit_is_told_after_both(
+def test_a_pair_that_does_not_match_is_reported_after_both(
     bundle_bf16: Path, golden_corpus: Path
 ) -> None:
     lines, error = _until_error([bundle_bf16, golden_corpus])
@@ -127,14 +127,16 @@ def test_a_pair_that_does_not_fit_is_told_after_both(
 
 
 def _as_built(corpus: Path, path: Path) -> Path:
-    """Copy a corpus without the journal that a server of other tests has begun in it."""
+    """Copy a corpus without the journal that a server of other tests created in it."""
     copied(corpus, path)
     for file in path.glob("journal.sqlite*"):
         file.unlink()
     return path
 
 
-def test_many_labels_are_cut_and_none_are_told(golden_corpus: Path, tmp_path: Path) -> None:
+def test_twelve_labels_are_listed_and_the_absence_of_labels_is_stated(
+    golden_corpus: Path, tmp_path: Path
+) -> None:
     path = _as_built(golden_corpus, tmp_path / "corpus")
     edit_manifest(path, lambda m: m.update(label_names=[f"l{i:02}" for i in range(15)]))
     assert "  labels        " + ", ".join(f"l{i:02}" for i in range(12)) + " and 3 more" in list(
@@ -144,7 +146,7 @@ def test_many_labels_are_cut_and_none_are_told(golden_corpus: Path, tmp_path: Pa
     assert "  labels        none" in list(explain([path], _NOW))
 
 
-def test_what_is_neither_is_said_to_be_neither(tmp_path: Path) -> None:
+def test_a_directory_without_a_manifest_is_an_error(tmp_path: Path) -> None:
     lines, error = _until_error([tmp_path])
     assert not lines
     assert (error.path, error.reason) == (
@@ -154,29 +156,29 @@ def test_what_is_neither_is_said_to_be_neither(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("contents", ["", "{", "{}", "[]", "3", '{"rows": "x"}', '{"x": 1}'])
-def test_a_manifest_that_is_neither_is_an_error(tmp_path: Path, contents: str) -> None:
+def test_a_manifest_of_neither_kind_is_an_error(tmp_path: Path, contents: str) -> None:
     (tmp_path / "manifest.json").write_text(contents)
     lines, error = _until_error([tmp_path])
     assert not lines
     assert error.path in (tmp_path, tmp_path / "manifest.json")
 
 
-def test_a_path_that_is_no_directory_is_an_error(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_directory_is_an_error(tmp_path: Path) -> None:
     assert _until_error([tmp_path / "none"])[1].reason == "no such directory"
     (tmp_path / "file").write_text("")
     assert _until_error([tmp_path / "file"])[1].reason == "not a directory"
 
 
-def test_nothing_is_said_when_one_of_the_paths_is_wrong(
-    golden_corpus: Path, tmp_path: Path
-) -> None:
+def test_one_wrong_path_leaves_no_output(golden_corpus: Path, tmp_path: Path) -> None:
     assert _until_error([golden_corpus, tmp_path / "none"])[0] == []
 
 
 @pytest.mark.parametrize(
     "name", ["weights.safetensors", "programs/user_tower.stablehlo.mlir", "selftest.npz"]
 )
-def test_a_tampered_bundle_is_told(bundle_f32: Path, tmp_path: Path, name: str) -> None:
+def test_a_changed_file_of_a_bundle_is_reported(
+    bundle_f32: Path, tmp_path: Path, name: str
+) -> None:
     path = copied(bundle_f32, tmp_path / "bundle")
     flip_bit(path / name)
     lines, error = _until_error([path])
@@ -186,7 +188,7 @@ def test_a_tampered_bundle_is_told(bundle_f32: Path, tmp_path: Path, name: str) 
     assert "was changed" in error.reason
 
 
-def test_a_tampered_corpus_is_told(golden_corpus: Path, tmp_path: Path) -> None:
+def test_changed_data_of_a_corpus_are_reported(golden_corpus: Path, tmp_path: Path) -> None:
     path = _as_built(golden_corpus, tmp_path / "corpus")
     flip_bit(path / "posts.arrow")
     lines, error = _until_error([path])
@@ -195,7 +197,7 @@ def test_a_tampered_corpus_is_told(golden_corpus: Path, tmp_path: Path) -> None:
     assert error.path == path / "posts.arrow"
 
 
-def test_a_bundle_that_does_not_list_its_table_is_not_whole(
+def test_a_bundle_that_does_not_list_a_table_is_incomplete(
     bundle_f32: Path, tmp_path: Path
 ) -> None:
     path = copied(bundle_f32, tmp_path / "bundle")
@@ -204,7 +206,7 @@ def test_a_bundle_that_does_not_list_its_table_is_not_whole(
         lambda m: m.update(files=[f for f in m["files"] if not f["path"].startswith("tables/u")]),
     )
     lines, error = _until_error([path])
-    assert "  sums          all hold" not in lines
+    assert "  checksums     all match" not in lines
     assert error.path == path / "tables/user_embeddings.safetensors"
 
 
@@ -217,7 +219,7 @@ def test_a_program_outside_the_bundle_is_not_read(bundle_f32: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("late", "left"), [(-timedelta(hours=1), 0), (timedelta(days=3), -3)])
-def test_the_days_that_are_left_are_told(bundle: Bundle, late: timedelta, left: int) -> None:
+def test_the_days_until_expiry_are_reported(bundle: Bundle, late: timedelta, left: int) -> None:
     if left >= 0:
         lines = list(explain([bundle.path], bundle.expires_at + late))
         assert lines[-1].endswith("in 0 days")

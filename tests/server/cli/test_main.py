@@ -58,7 +58,7 @@ def test_inspect_says_what_is_right_before_what_is_wrong(
     outcome = run("inspect", path)
     _assert_one_line(outcome, f"{path}/weights.safetensors: was changed: ")
     assert outcome.out.startswith(f"{path} is a bundle")
-    assert "all hold" not in outcome.out
+    assert "all match" not in outcome.out
 
 
 def test_import_corpus_writes_and_tells(

@@ -1,21 +1,21 @@
-"""Cases for tests of a corpus that changes: posts, what is known of them, and small corpora."""
+"""Cases for tests of a corpus that changes: posts and small corpora."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from phoenix_server.corpus.changes import Change, Labels, Posts
-from phoenix_server.corpus.disk.snapshot import ArrowPosts, Snapshot, open_snapshot
+from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot, to_record_batch
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
 from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.search.eligibility import FilterColumns
 from phoenix_server.search.sharded import DeviceCorpus
+from server.corpus.reference import Model, described
 
 Ids = npt.NDArray[np.uint64]
 
@@ -25,28 +25,8 @@ NAMES = ("red", "green", "", 'a "b"\n', "\N{SNOWMAN}")
 HALVES = np.array([2**32, 1], np.uint64)
 
 
-class Post(NamedTuple):
-    """All that is known of a post.
-
-    Attributes:
-        author_id: Its author.
-        created_at_unix_ms: When it was created.
-        labels: In order.
-        vector: Its bytes.
-    """
-
-    author_id: int
-    created_at_unix_ms: int
-    labels: tuple[str, ...]
-    vector: bytes
-
-
-Model = dict[int, Post]
-"""A corpus, by ids."""
-
-
 class OwnTowers:
-    """The towers that all vectors are of."""
+    """An encoder whose towers made all vectors."""
 
     tower = TOWER
 
@@ -60,7 +40,7 @@ def id_array(*ids: int) -> Ids:
 
 
 def posts_of(ids: Sequence[int], seed: int = 0, names: Sequence[str] = NAMES) -> Posts:
-    """Draw posts of some ids: vectors of whole numbers, and labels, of which some are unused."""
+    """Draw posts of some ids: vectors of integers, and labels, of which some are unused."""
     rng = np.random.default_rng([seed, len(ids)])
     count = len(ids)
     has = rng.random((count, len(names))) < 0.3
@@ -77,40 +57,10 @@ def posts_of(ids: Sequence[int], seed: int = 0, names: Sequence[str] = NAMES) ->
 
 
 def unit_posts(ids: Sequence[int], seed: int) -> Posts:
-    """Draw posts of some ids, as a server takes them: with unit vectors."""
+    """Draw posts of some ids with unit vectors, as a server accepts them."""
     posts = posts_of(ids, seed)
-    vectors = posts.vectors + np.float32(0.5)  # none is zero throughout
+    vectors = posts.vectors + np.float32(0.5)  # no vector is all zeros
     return replace(posts, vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-def described(posts: Posts) -> Model:
-    """Return posts by their ids."""
-    labels = iter(posts.labels.indices.tolist())
-    return {
-        post_id: Post(
-            author_id,
-            created_at,
-            tuple(posts.labels.names[next(labels)] for _ in range(count)),
-            vector.tobytes(),
-        )
-        for post_id, author_id, created_at, count, vector in zip(
-            posts.post_ids.tolist(),
-            posts.author_ids.tolist(),
-            posts.created_at_unix_ms.tolist(),
-            posts.labels.counts.tolist(),
-            posts.vectors,
-            strict=True,
-        )
-    }
-
-
-def change_model(model: Model, change: Change) -> None:
-    """Make a change of a model."""
-    if isinstance(change, Posts):
-        model.update(described(change))
-    else:
-        for post_id in change.tolist():
-            model.pop(post_id, None)
 
 
 def assert_same_change(change: Change, expected: Change) -> None:
@@ -128,28 +78,24 @@ def assert_same_change(change: Change, expected: Change) -> None:
 
 
 def written_corpus(path: Path, count: int) -> tuple[Snapshot, Model]:
-    """Write a corpus of posts 1, 2, ..., whose vectors are unit vectors of whole numbers."""
+    """Write a corpus of posts 1, 2, ..., whose vectors are unit vectors of integers."""
     ids = np.arange(1, count + 1, dtype=np.uint64)
     vectors = np.eye(WIDTH, dtype=np.float32)[np.arange(count) % WIDTH]
-    names = [list(NAMES[: n % 3]) for n in range(count)]
+    labels = [np.arange(n % 3, dtype=np.int32) for n in range(count)]
+    posts = Posts(
+        post_ids=ids,
+        author_ids=ids + np.uint64(100),
+        created_at_unix_ms=ids.astype(np.int64),
+        labels=Labels(NAMES, np.arange(count, dtype=np.int32) % 3, np.concatenate(labels)),
+        vectors=vectors,
+    )
     with new_snapshot(path, source=path, embedding_size=WIDTH, tower_fingerprint=TOWER) as snapshot:
-        snapshot.write(
-            ArrowPosts(
-                post_ids=ids,
-                author_ids=ids + np.uint64(100),
-                created_at=pa.array(ids.astype(np.int64), pa.timestamp("ms", "UTC")),
-                labels=pa.array(names, pa.list_(pa.string())),
-                vectors=vectors,
-            )
-        )
-    model = {
-        n + 1: Post(n + 101, n + 1, NAMES[: n % 3], vectors[n].tobytes()) for n in range(count)
-    }
-    return open_snapshot(path), model
+        snapshot.write(to_record_batch(posts))
+    return open_snapshot(path), described(posts)
 
 
 def held(index: CorpusIndex) -> Model:
-    """Return all that an index holds on the devices but for authors; the host has the same."""
+    """Return what an index holds on the devices, and check that the host holds the same."""
 
     def read(device: DeviceCorpus, columns: FilterColumns) -> tuple[npt.NDArray[Any], ...]:
         return (
@@ -191,11 +137,3 @@ def held(index: CorpusIndex) -> Model:
 def _bits(words: jax.Array) -> npt.NDArray[np.uint8]:
     """Return the bits of [n, R/32] words: [n, R]."""
     return np.unpackbits(np.asarray(words).view(np.uint8), axis=-1, bitorder="little")
-
-
-def unordered(model: Model) -> dict[int, tuple[int, int, frozenset[str], bytes]]:
-    """Return a model whose posts' labels have no order: an index has none."""
-    return {
-        post_id: (post.author_id, post.created_at_unix_ms, frozenset(post.labels), post.vector)
-        for post_id, post in model.items()
-    }

@@ -1,13 +1,13 @@
-"""A corpus in memory, as plain as can be, and a real one on disk beside it.
+"""A reference model of a corpus, and a real corpus on disk and in memory to compare with it.
 
-Vectors have entries of 1/4, so that they are of unit length and scores of whole-numbered queries
-are exact, and few of them, so that many posts tie.
+Vectors have entries of 1/4, so that they are of unit length and scores of integer queries are
+exact. There are few different vectors, so that many posts tie.
 """
 
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,9 +15,17 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from phoenix_server.corpus.changes import Change, ChangeResult, Ids, Labels, NetChange, Posts
-from phoenix_server.corpus.disk.compaction import as_arrow, prune_snapshots, write_snapshot
-from phoenix_server.corpus.disk.snapshot import Snapshot, verify
+from phoenix_server.corpus.changes import (
+    Change,
+    ChangeResult,
+    Ids,
+    Labels,
+    NetChange,
+    PostColumns,
+    Posts,
+)
+from phoenix_server.corpus.disk.compaction import prune_snapshots, write_snapshot
+from phoenix_server.corpus.disk.snapshot import Snapshot, to_record_batch, verify
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.memory.index import CorpusIndex
@@ -27,6 +35,7 @@ from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.engine.compiled_search import CompiledSearch
 from phoenix_server.engine.filters import Filter, Filters
 from phoenix_server.runtime.program_cache import ProgramCache
+from server.corpus.reference import Post, change_model, described, evicted
 
 T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
@@ -44,7 +53,7 @@ _KINDS = np.where(np.random.default_rng(7).random((9, WIDTH)) < 0.5, -0.25, 0.25
 
 
 def encode(tower: str, post_ids: Ids, author_ids: Ids) -> Floats:
-    """Return the vectors that towers give to posts."""
+    """Return the vectors of posts by some towers."""
     kinds = post_ids * np.uint64(7) + author_ids * np.uint64(5) * np.uint64(1 + TOWERS.index(tower))
     return _KINDS[kinds % np.uint64(len(_KINDS))].astype(np.float32)
 
@@ -100,18 +109,8 @@ def draw_filter(rng: np.random.Generator, model: "Model") -> Filter | None:
 
 
 @dataclass
-class Post:
-    """One post of the model."""
-
-    author: int
-    created: int
-    labels: frozenset[str]
-    vector: Floats
-
-
-@dataclass
 class Model:
-    """What the corpus should be."""
+    """What the corpus should hold, and how it is served."""
 
     posts: dict[int, Post] = field(default_factory=dict[int, Post])
     labels: set[str] = field(default_factory=set[str])
@@ -120,7 +119,7 @@ class Model:
     evict_oldest: bool = False
 
     def fits(self, change: Change) -> bool:
-        """Return whether there is room for a change, or can be made."""
+        """Return whether there is room for a change, or eviction can make room."""
         if not isinstance(change, Posts):
             return True
         there = set(change.post_ids.tolist())
@@ -130,48 +129,36 @@ class Model:
         return len(there) <= CAPACITY and len(names) <= MAX_LABELS
 
     def evict(self, change: Change) -> int:
-        """Make room for a change that fits; return how many posts had to go."""
+        """Make room for a change that fits; return how many posts are evicted."""
         if not isinstance(change, Posts):
             return 0
-        own = set(change.post_ids.tolist())
-        others = sorted(
-            (post.created, post_id) for post_id, post in self.posts.items() if post_id not in own
-        )
-        gone = others[: max(0, len(others) + len(own) - CAPACITY)]
-        for _, post_id in gone:
+        times = {post_id: post.created_at_unix_ms for post_id, post in self.posts.items()}
+        gone = evicted(times, change.post_ids.tolist(), CAPACITY)
+        for post_id in gone:
             del self.posts[post_id]
         self.sequence += bool(gone)
         return len(gone)
 
     def apply(self, change: Change) -> None:
-        """Make a change."""
+        """Apply a change."""
         self.sequence += 1
-        if not isinstance(change, Posts):
-            for post_id in change.tolist():
-                self.posts.pop(post_id, None)
-            return
-        self.labels |= set(change.labels.names)
-        for i, post_id in enumerate(change.post_ids.tolist()):
-            mine = change.labels.take(np.array([i]))
-            chosen = slice(i, i + 1)
-            self.posts[post_id] = Post(
-                int(change.author_ids[i]),
-                int(change.created_at_unix_ms[i]),
-                frozenset(mine.names[index] for index in mine.indices),
-                encode(self.tower, change.post_ids[chosen], change.author_ids[chosen])[0],
-            )
+        if isinstance(change, Posts):
+            self.labels |= set(change.labels.names)
+            vectors = encode(self.tower, change.post_ids, change.author_ids)
+            change = replace(change, vectors=vectors)
+        change_model(self.posts, change)
 
     def swap(self, tower: str) -> None:
-        """Be served with other towers."""
+        """Serve with other towers."""
         self.tower = tower
         for post_id, post in self.posts.items():
-            ids, authors = (np.array([n], np.uint64) for n in (post_id, post.author))
-            post.vector = encode(tower, ids, authors)[0]
+            ids, authors = (np.array([n], np.uint64) for n in (post_id, post.author_id))
+            self.posts[post_id] = post._replace(vector=encode(tower, ids, authors)[0].tobytes())
 
     def retrieve(self, query: Floats, wanted: Filter | None) -> list[tuple[int, float]]:
         """Return all posts that meet a filter, with their scores, in order."""
         found = [
-            (post_id, float(np.dot(query.astype(np.float64), post.vector)))
+            (post_id, float(query.astype(np.float64) @ np.frombuffer(post.vector, np.float32)))
             for post_id, post in self.posts.items()
             if wanted is None or _meets(post_id, post, wanted)
         ]
@@ -180,19 +167,20 @@ class Model:
 
 def _meets(post_id: int, post: Post, wanted: Filter) -> bool:
     since, before = wanted.since_unix_ms, wanted.before_unix_ms
+    labels = set(post.labels)
     return (
-        (since is None or 0 < post.created >= since)
-        and (before is None or 0 < post.created < before)
-        and (not wanted.any_labels or not post.labels.isdisjoint(wanted.any_labels))
-        and post.labels.issuperset(wanted.all_labels)
-        and post.labels.isdisjoint(wanted.none_labels)
+        (since is None or 0 < post.created_at_unix_ms >= since)
+        and (before is None or 0 < post.created_at_unix_ms < before)
+        and (not wanted.any_labels or not labels.isdisjoint(wanted.any_labels))
+        and labels.issuperset(wanted.all_labels)
+        and labels.isdisjoint(wanted.none_labels)
         and post_id not in wanted.excluded_post_ids
-        and post.author not in wanted.excluded_author_ids
+        and post.author_id not in wanted.excluded_author_ids
     )
 
 
 class Target:
-    """What an engine is to changes."""
+    """The part of an engine that the update worker uses."""
 
     def __init__(self, corpus: CorpusIndex, tower: str) -> None:
         self.corpus = corpus
@@ -206,7 +194,7 @@ class Target:
 
 
 class Encoder(NamedTuple):
-    """Towers that are not served yet."""
+    """An encoder for towers that are not served yet."""
 
     tower: str
 
@@ -215,7 +203,7 @@ class Encoder(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What an engine has, but for the towers."""
+    """The parts of an engine without the towers."""
 
     target: Target
     searches: CompiledSearch
@@ -223,12 +211,12 @@ class Served(NamedTuple):
 
 
 def run(function: Callable[[], None]) -> None:
-    """Run a function between two batches: nobody else asks."""
+    """Run a function between two batches; here there are no others."""
     function()
 
 
 class Real:
-    """A corpus on disk and in memory, without towers; starts anew from the disk at will."""
+    """A corpus on disk and in memory, without towers, which can restart from the disk."""
 
     def __init__(
         self,
@@ -243,7 +231,7 @@ class Real:
         with new_snapshot(
             path, source=path, embedding_size=WIDTH, tower_fingerprint=TOWERS[0]
         ) as writer:
-            writer.write(as_arrow(posts))
+            writer.write(to_record_batch(posts))
         self.top_k = top_k
         self._evict_oldest = evict_oldest
         self._path, self._shards, self._programs = path, shards, programs
@@ -253,7 +241,7 @@ class Real:
         self._open(TOWERS[0])
 
     def submit(self, *changes: Change) -> list[ChangeResult | BaseException]:
-        """Submit changes at once; return what became of each."""
+        """Submit changes together, and return their results or errors."""
 
         async def submit() -> list[ChangeResult | BaseException]:
             tasks = [asyncio.ensure_future(self._updates.submit(change)) for change in changes]
@@ -262,11 +250,11 @@ class Real:
         return self._run(submit())
 
     def snapshot(self) -> None:
-        """Write a snapshot, and check it."""
+        """Write a snapshot and verify it."""
         verify(self._run(self._updates.snapshot()))
 
     def load(self, tower: str) -> None:
-        """Bring up the corpus with other towers beside the one that is served."""
+        """Load the corpus for other towers beside the one that is served."""
         store = self._updates.store
         with self._updates.snapshots_paused():
             snapshot = write_snapshot(store, Encoder(tower))
@@ -289,10 +277,10 @@ class Real:
         return True
 
     def restart(self, tower: str, *, gently: bool) -> None:
-        """Start anew from the disk; if not gently, without a word to the old one."""
+        """Restart from the disk; unless gently, without closing the update worker."""
         if gently:
             assert self._updates.close()
-        self._updates.store.close()  # without that, the kernel would
+        self._updates.store.close()  # as the kernel does after a crash
         self._open(tower)
 
     def retrieve(
@@ -317,7 +305,7 @@ class Real:
         return answers, eligible
 
     def close(self) -> None:
-        """Be done."""
+        """End the update worker and the event loop."""
         self._updates.close()
         self._updates.store.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -326,7 +314,7 @@ class Real:
 
     @property
     def target(self) -> Target:
-        """What is served."""
+        """The corpus that is served."""
         return self._served.target
 
     def _open(self, tower: str) -> None:
@@ -369,9 +357,9 @@ class Real:
 
 
 def check(model: Model, real: Real, rng: np.random.Generator) -> None:
-    """Compare the answers to drawn queries, and all that is known of the posts."""
+    """Compare the answers to drawn queries, and all columns of the posts."""
     queries = rng.integers(-2, 3, (BATCH, WIDTH)).astype(np.float32)
-    queries[:, 0] += 3 * (~queries.any(axis=1))  # none of zeros
+    queries[:, 0] += 3 * (~queries.any(axis=1))  # no query is all zeros
     filters = [draw_filter(rng, model) for _ in range(BATCH)]
     answers, eligible = real.retrieve(queries, filters)
     for query, wanted, answer, count in zip(queries, filters, answers, eligible, strict=True):
@@ -385,13 +373,14 @@ def check(model: Model, real: Real, rng: np.random.Generator) -> None:
     ids = sorted({*model.posts, *rng.integers(1, 600, 5).tolist()})
     held, posts, _ = corpus.look_up(np.array(ids, np.uint64))
     assert held.tolist() == [post_id in model.posts for post_id in ids]
-    for i, post_id in enumerate(posts.post_ids.tolist()):
-        post, labels = model.posts[post_id], posts.labels.take(np.array([i]))
-        assert posts.author_ids[i] == post.author
-        assert posts.created_at_unix_ms[i] == post.created
-        assert {labels.names[index] for index in labels.indices} == post.labels
+    columns = {name: getattr(posts, name) for name in PostColumns.__dataclass_fields__}
+    vectors = np.zeros((len(posts), 0), np.float32)
+    for post_id, post in described(Posts(**columns, vectors=vectors)).items():
+        expected = model.posts[post_id]
+        assert post[:2] == expected[:2]
+        assert set(post.labels) == set(expected.labels)
     assert corpus.newest_created_at_unix_ms() == max(
-        (post.created for post in model.posts.values()), default=0
+        (post.created_at_unix_ms for post in model.posts.values()), default=0
     )
 
 
@@ -409,7 +398,7 @@ def begin(
     first = draw_posts(rng, list(range(1, 120)), TOWERS[0])
     model.apply(first)
     model.sequence = 0
-    # Of a corpus as it was built, only labels that some post has are known.
+    # Of a corpus as built, only labels that some post has are known.
     model.labels = {name for post in model.posts.values() for name in post.labels}
     real = Real(
         path, first, shards=shards, top_k=top_k, programs=programs, evict_oldest=evict_oldest
@@ -418,7 +407,7 @@ def begin(
 
 
 def change(model: Model, real: Real, changes: Sequence[Change]) -> None:
-    """Make changes, submitted at once, here and there."""
+    """Apply changes, submitted together, to both."""
     for each, outcome in zip(changes, real.submit(*changes), strict=True):
         assert isinstance(outcome, ChangeResult) == model.fits(each), outcome
         if isinstance(outcome, ChangeResult):
@@ -428,28 +417,28 @@ def change(model: Model, real: Real, changes: Sequence[Change]) -> None:
 
 
 def activate(model: Model, real: Real, tower: str) -> None:
-    """Serve with other towers, here and there, if they are loaded."""
+    """Serve both with other towers, if they are loaded."""
     if real.activate(tower):
         model.swap(tower)
 
 
 def restart(model: Model, real: Real, tower: str, *, gently: bool) -> None:
-    """Start anew, with other towers or the same."""
+    """Restart, with other towers or the same."""
     real.restart(tower, gently=gently)
     model.swap(tower)
 
 
 def draw_change(rng: np.random.Generator, model: Model) -> Change:
-    """Draw posts to write, or to delete; some were encoded by towers that have served before."""
+    """Draw posts to write or to delete; some have vectors of towers that were served before."""
     ids = rng.choice(np.arange(1, 600), int(rng.integers(1, 60)), replace=False)
-    if rng.random() < (0.2 if model.evict_oldest else 0.4):  # so that both come to be full
+    if rng.random() < (0.2 if model.evict_oldest else 0.4):  # so that both become full
         return ids.astype(np.uint64)
     tower = model.tower if rng.random() < 0.8 else str(rng.choice(TOWERS))
     return draw_posts(rng, ids.tolist(), tower)
 
 
 def soak(path: Path, steps: int, seed: int, report: Callable[[int], None]) -> None:
-    """Make drawn changes, snapshots, swaps, restarts and crashes, and compare now and then."""
+    """Draw changes, snapshots, swaps, restarts and crashes, and compare every five steps."""
     rng = np.random.default_rng(seed)
     shards, top_k = int(rng.integers(1, 4)), int(rng.choice(TOP_KS))
     model, real = begin(

@@ -3,7 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phoenix_server.corpus.changes import Change, Labels, Posts, concatenate, net
-from server.corpus.change_cases import NAMES, Model, change_model, described, id_array, posts_of
+from server.corpus.change_cases import NAMES, id_array, posts_of
+from server.corpus.reference import Model, change_model, described
 
 _ids = st.lists(st.integers(1, 12) | st.just(2**64 - 1), unique=True, max_size=8)
 _names = st.lists(st.sampled_from(NAMES), unique=True, max_size=4)
@@ -13,7 +14,7 @@ _changes = st.lists(_posts | _ids.map(lambda ids: id_array(*ids)), max_size=8)
 
 @settings(deadline=None)
 @given(_changes)
-def test_what_is_left_of_changes_is_what_they_do_one_by_one(changes: list[Change]) -> None:
+def test_the_net_change_has_the_effect_of_all_changes(changes: list[Change]) -> None:
     everything = range(1, 14)
     model: Model = described(posts_of(everything, seed=5))
     before = model.copy()
@@ -37,7 +38,7 @@ def test_what_is_left_of_changes_is_what_they_do_one_by_one(changes: list[Change
 
 @settings(deadline=None)
 @given(_changes)
-def test_the_labels_of_all_that_was_written_are_known(changes: list[Change]) -> None:
+def test_the_net_change_has_the_labels_of_all_written_posts(changes: list[Change]) -> None:
     names = {name for each in changes if isinstance(each, Posts) for name in each.labels.names}
     left = net(changes)
     assert len(left.label_names) == len(names)
@@ -62,7 +63,7 @@ def test_parts_are_concatenated_with_their_labels(parts: list[Posts]) -> None:
     st.lists(st.lists(st.integers(0, 3), unique=True), min_size=1),
     st.lists(st.integers(0, 10**6)),
 )
-def test_labels_of_chosen_posts_are_theirs(labels: list[list[int]], chosen: list[int]) -> None:
+def test_labels_of_chosen_posts_are_taken(labels: list[list[int]], chosen: list[int]) -> None:
     # In any order, and some of them twice.
     chosen = [place % len(labels) for place in chosen]
     columns = Labels(
@@ -77,7 +78,7 @@ def test_labels_of_chosen_posts_are_theirs(labels: list[list[int]], chosen: list
     assert own.indices.tolist() == [code for each in expected for code in each]
 
 
-def test_a_change_alone_is_left_as_it_is() -> None:
+def test_the_net_change_of_one_change_is_that_change() -> None:
     posts = posts_of([5, 2**64 - 1, 3])
     left = net([posts])
     assert left.written is posts
@@ -86,7 +87,7 @@ def test_a_change_alone_is_left_as_it_is() -> None:
     assert (left.written, sorted(left.deleted.tolist()), left.label_names) == (None, [2, 4], ())
 
 
-def test_nothing_is_left_of_no_changes() -> None:
+def test_no_changes_have_no_net_change() -> None:
     left = net([])
     assert (left.written, left.deleted.tolist(), left.label_names) == (None, [], ())
     assert left.deleted.dtype == np.uint64

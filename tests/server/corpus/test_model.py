@@ -1,4 +1,4 @@
-"""A corpus that changes is what a plain model of it is, whatever happens to it."""
+"""A corpus is equal to its reference model after any changes, snapshots, swaps and crashes."""
 
 import shutil
 import tempfile
@@ -23,7 +23,7 @@ from server.corpus.model import (
     restart,
 )
 
-_PROGRAMS = ProgramCache()  # of all examples: they have the same shapes
+_PROGRAMS = ProgramCache()  # shared by all examples, which have the same shapes
 
 
 class Machine(RuleBasedStateMachine):

@@ -1,4 +1,4 @@
-"""Make a corpus of posts: the exported candidate tower encodes them, part by part."""
+"""Build a corpus: encode posts with the exported candidate tower, part by part."""
 
 import logging
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from typing import Literal, Protocol
 import pyarrow.fs as pafs
 
 from phoenix_server.build.dataset import Dataset, Place, open_dataset
-from phoenix_server.build.parts import Parts, describe_work, find_work, keep_work
+from phoenix_server.build.parts import Parts, Work, load_work, save_work
 from phoenix_server.build.reader import check_posts
-from phoenix_server.build.workdir import clear_joined, count_parts, publish, workplace
+from phoenix_server.build.workdir import clear_joined, count_parts, publish, work_directory
 from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
 
@@ -20,16 +20,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
-    """How a corpus is built.
+    """Options of a build.
 
     Attributes:
-        drop_duplicates: Keep the first of posts that come more than once.
-        restart: Throw away what an interrupted build left, and start over.
-        engine: What encodes: this process, or workers of Ray.
-        workers: How many of Ray's. Default: one a GPU of the cluster, or one a CPU.
-        ray_address: The cluster. Default: one is started on this machine, and stopped again.
-        part_rows: How many posts make a part, which is what an interruption costs at most.
-        batch_rows: How many are encoded at once.
+        drop_duplicates: Keep the first of posts that occur more than once.
+        restart: Discard an interrupted build and start over.
+        engine: Encode in this process or in Ray workers.
+        workers: The number of Ray workers. Default: one per GPU of the cluster, else one per CPU.
+        ray_address: The Ray cluster. Default: start one on this machine for the build.
+        part_rows: The number of posts per part; an interruption loses at most one part per worker.
+        batch_rows: The number of posts that are encoded at once.
     """
 
     drop_duplicates: bool = False
@@ -49,22 +49,22 @@ class BuildConfig:
             raise ValueError("workers: must be positive")
 
 
-class Report(Protocol):
-    """Is told how far a build has come."""
+class ProgressReport(Protocol):
+    """A callback that receives the progress of a build."""
 
     def __call__(self, done: int, total: int, /, stage: str = "encoded", found: int = 0) -> None:
-        """Take the state.
+        """Receive the progress.
 
         Args:
-            done: Posts checked, encoded or written, as `stage` says.
-            total: How many there are.
+            done: The number of posts that have passed `stage`.
+            total: The number of posts in total.
             stage: "checked", then "encoded", then "written".
-            found: How many were encoded already when this build began.
+            found: The number of posts that were already encoded when this build started.
         """
         ...
 
 
-def _silent(done: int, total: int, /, stage: str = "encoded", found: int = 0) -> None: ...
+def _ignore(done: int, total: int, /, stage: str = "encoded", found: int = 0) -> None: ...
 
 
 def build_corpus(
@@ -74,35 +74,35 @@ def build_corpus(
     config: BuildConfig = BuildConfig(),
     *,
     filesystem: pafs.FileSystem | None = None,
-    report: Report = _silent,
+    report: ProgressReport = _ignore,
 ) -> int:
     """Encode posts and write them as a corpus.
 
-    What is done is kept beside `out` until all is; the same call goes on from there when it was
-    interrupted. The corpus is the same, byte for byte, whatever the engine, the number of
-    interruptions and the way in which the posts are cut into files.
+    Finished parts are kept beside `out` until the corpus is complete; after an interruption the
+    same call continues from them. The bytes of the corpus do not depend on the engine, on
+    interruptions, or on how the posts are divided into files.
 
     Args:
-        places: Parquet files and directories of such, on this machine or as URIs; see
-            `open_dataset`. Columns: post_id and author_id, integers; if they like created_at, a
-            timestamp since 1970, in UTC unless it names a zone (default: the time that a post id
-            carries), and labels, a list of strings or a string.
+        places: Parquet files and directories of Parquet files, as local paths or URIs; see
+            `open_dataset`. Columns: post_id and author_id, integers; optionally created_at, a
+            timestamp since 1970, in UTC unless it has a time zone (default: the time encoded in
+            the post id), and labels, a list of strings or a string.
         bundle: The bundle whose candidate tower encodes; its files have been verified.
         out: The directory to write; must not exist.
-        config: How.
-        filesystem: What the files are on. Default: this machine, or what a URI says.
-        report: Called as the build goes on.
+        config: The options.
+        filesystem: The filesystem of the files. Default: local, or that of the URI.
+        report: Called with the progress.
 
     Returns:
-        How many posts were written.
+        The number of posts written.
 
     Raises:
-        CorpusError: A file is damaged, incomplete or odd, `out` cannot be written, or is being
-            built by another, or was begun to be built of something else.
+        CorpusError: A file is damaged, incomplete or invalid; `out` cannot be written, is being
+            built by another process, or an interrupted build of it had other inputs.
         BundleError: The bundle cannot be used, or its towers fail the self-test on this device.
         StartupError: Ray is missing, does not start, or loses a worker.
     """
-    with workplace(out, restart=config.restart) as path:
+    with work_directory(out, restart=config.restart) as path:
         dataset = open_dataset(places, filesystem)
         parts = _parts(path, dataset, bundle, config, report)
         try:
@@ -110,36 +110,37 @@ def build_corpus(
             publish(_join(bundle, dataset, parts, report), out)
         except BaseException:
             if count := count_parts(path):
-                _log.warning("%s keeps %d parts: the same command goes on from there", path, count)
+                _log.warning("%s keeps %d parts; the same command continues from them", path, count)
             raise
     return parts.posts
 
 
 def _parts(
-    path: Path, dataset: Dataset, bundle: Bundle, config: BuildConfig, report: Report
+    path: Path, dataset: Dataset, bundle: Bundle, config: BuildConfig, report: ProgressReport
 ) -> Parts:
-    """Return the parts to be made: as they were begun, or anew when all posts were checked."""
-    work = describe_work(
-        dataset,
-        bundle.manifest.tower_fingerprint,
+    """Return the parts of an interrupted build, or of a new one after all posts are checked."""
+    work = Work(
+        tower_fingerprint=bundle.manifest.tower_fingerprint,
+        files=dataset.identity,
+        rows=dataset.rows,
         drop_duplicates=config.drop_duplicates,
         part_rows=config.part_rows,
         batch_rows=config.batch_rows,
     )
-    if found := find_work(path, work):
+    if found := load_work(path, work):
         return found
     dropped = check_posts(
         dataset,
         drop_duplicates=config.drop_duplicates,
         report=lambda done: report(done, dataset.rows, stage="checked"),
     )
-    return keep_work(path, work, dropped)
+    return save_work(path, work, dropped)
 
 
 def _encode(
-    bundle: Bundle, dataset: Dataset, parts: Parts, config: BuildConfig, report: Report
+    bundle: Bundle, dataset: Dataset, parts: Parts, config: BuildConfig, report: ProgressReport
 ) -> None:
-    """Encode the parts that are missing."""
+    """Encode the missing parts."""
     there = set(parts.find())
     missing = [n for n in range(parts.count) if n not in there and parts.part_posts(n)]
     found = done = sum(map(parts.part_posts, there))
@@ -172,8 +173,8 @@ def _encode(
         encoder.encode(part, advance)
 
 
-def _join(bundle: Bundle, dataset: Dataset, parts: Parts, report: Report) -> Path:
-    """Write all parts as one corpus beside them, and return where."""
+def _join(bundle: Bundle, dataset: Dataset, parts: Parts, report: ProgressReport) -> Path:
+    """Join all parts to one corpus beside them, and return its directory."""
     joined = clear_joined(parts.path)
     with new_snapshot(
         joined,

@@ -1,6 +1,6 @@
-"""The columns of Parquet that posts come in: what they may be, and what a corpus makes of them."""
+"""The columns of Parquet input: check their types and convert them to those of a corpus."""
 
-# pyarrow makes the functions of `pc` when it is imported, out of a type checker's sight.
+# pyarrow creates the functions of `pc` at import, which type checkers cannot see.
 # pyright: reportAttributeAccessIssue=false
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from phoenix_server.corpus.disk.snapshot_writer import snowflake_times
+from phoenix_server.corpus.snowflake import UNKNOWN, carried_times
 from phoenix_server.errors import CorpusError
 
 COLUMNS = ("post_id", "author_id", "created_at", "labels")
@@ -20,10 +20,10 @@ _LISTS = pa.list_(pa.string())
 
 
 def check_columns(name: Path | str, schema: pa.Schema) -> None:
-    """Check that a file has the columns that a corpus needs.
+    """Check the columns of a file.
 
     Raises:
-        CorpusError: One is missing, comes twice or is of a type that posts do not have.
+        CorpusError: A column is missing, occurs twice or has an unsupported type.
     """
     for column in COLUMNS:
         if schema.names.count(column) > 1:
@@ -46,13 +46,13 @@ def check_columns(name: Path | str, schema: pa.Schema) -> None:
 def check_alike(
     name: Path | str, schema: pa.Schema, first_name: Path | str, first: pa.Schema
 ) -> None:
-    """Check that the columns of a file mean what those of the first file mean.
+    """Check that the columns of a file have the same meaning as those of the first file.
 
-    Widths, units and encodings may differ: what they hold is the same.
+    Widths, units and encodings may differ; they do not change the values.
 
     Raises:
-        CorpusError: One file has a column and the other has not; times have a zone in one alone;
-            labels are lists in one alone.
+        CorpusError: Only one file has a column, only one has times with a time zone, or only one
+            has lists of labels.
     """
     for column in ("created_at", "labels"):
         here, there = column in schema.names, column in first.names
@@ -67,15 +67,15 @@ def check_alike(
 
 
 def convert(name: Path | str, batch: pa.RecordBatch, row: int) -> pa.RecordBatch:
-    """Return posts as a corpus has them, all but the vectors.
+    """Convert posts to the columns of `corpus_schema`, without vectors.
 
     Args:
         name: The file, for errors.
-        batch: Its columns.
-        row: Where in the file they begin.
+        batch: Columns of the file.
+        row: The row of the file at which the batch starts.
 
     Raises:
-        CorpusError: A value is not one that a post may have; names the row.
+        CorpusError: A value is invalid; names the row.
     """
     post_ids = _ids(name, "post_id", batch.column("post_id"), row)
     author_ids = _ids(name, "author_id", batch.column("author_id"), row)
@@ -119,10 +119,11 @@ def _ids(name: Path | str, column: str, values: pa.Array, row: int) -> npt.NDArr
 def _created_at(
     name: Path | str, batch: pa.RecordBatch, post_ids: npt.NDArray[np.uint64], row: int
 ) -> pa.Array:
-    carried = snowflake_times(post_ids)
+    times = carried_times(post_ids)
+    carried = pa.array(times, mask=times == UNKNOWN).cast(_TIMES)
     if "created_at" not in batch.schema.names:
         return carried
-    given = batch.column("created_at").cast(_TIMES, safe=False)  # drops what is below 1 ms
+    given = batch.column("created_at").cast(_TIMES, safe=False)  # truncates to 1 ms
     odd = pc.or_(pc.less(given, _EPOCH), pc.greater(given, _LAST)).fill_null(False)
     if pc.any(odd).as_py():
         raise CorpusError(
@@ -133,7 +134,7 @@ def _created_at(
 
 
 def _labels(name: Path | str, batch: pa.RecordBatch, row: int) -> pa.Array:
-    """Return a list of strings a post; where there is none, it is empty."""
+    """Return one list of strings per post; a missing list becomes empty."""
     if "labels" not in batch.schema.names:
         return pa.array([[]] * batch.num_rows, _LISTS)
     labels = batch.column("labels")
@@ -142,7 +143,7 @@ def _labels(name: Path | str, batch: pa.RecordBatch, row: int) -> pa.Array:
         given = pc.not_equal(texts, "")
         return _lists(given.to_numpy(zero_copy_only=False), texts.filter(given))
     labels = labels.cast(_LISTS)
-    values = labels.flatten()  # without what lies behind a null
+    values = labels.flatten()  # skips values behind nulls
     if values.null_count:
         nulls = (i for i, listed in enumerate(labels.to_pylist()) if listed and None in listed)
         raise CorpusError(name, f"labels holds a list with a null in it in row {row + next(nulls)}")

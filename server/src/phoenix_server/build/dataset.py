@@ -1,6 +1,6 @@
-"""The Parquet files that a corpus is made of: which, in what order, and what tells them apart.
+"""The Parquet files of a build: find them, order them and record their identity.
 
-The posts of all files, one file after the other, make one order: that of the corpus.
+The posts of a corpus are in the order of the files, and of the rows within each file.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ from phoenix_server.errors import CorpusError
 Place: TypeAlias = Path | str
 """A path on this machine, or a URI such as s3://bucket/folder."""
 
-_READERS = 8  # files opened at once: another machine's disk answers late, but many at a time
-_TAIL_BYTES = 8  # of a Parquet file, after the footer: its length, and PAR1
+_READERS = 8  # files opened at once, to hide the latency of remote filesystems
+_TAIL_BYTES = 8  # after the footer of a Parquet file: its length, and PAR1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,13 @@ class PostFile:
     """One Parquet file of posts.
 
     Attributes:
-        name: What a person calls it.
-        path: Where it is on its filesystem.
-        filesystem: What it is on.
+        name: Its name in messages.
+        path: Its path on the filesystem.
+        filesystem: Its filesystem.
         size_bytes: Its size.
-        modified_ns: When it was last written, nanoseconds since 1970; None where nothing tells.
-        footer_sha256: Of its footer: what the file says of its contents.
-        group_rows: How many posts its row groups hold.
+        modified_ns: When it was last written, nanoseconds since 1970; None if unknown.
+        footer_sha256: The SHA-256 of its footer, the description of the contents.
+        group_rows: The number of posts in each row group.
     """
 
     name: Place
@@ -55,20 +55,20 @@ class PostFile:
 
     @cached_property
     def rows(self) -> int:
-        """How many posts it holds."""
+        """The number of posts in the file."""
         return sum(self.group_rows)
 
     @contextmanager
     def open(self) -> Generator[pq.ParquetFile, None, None]:
-        """Open it, to read posts.
+        """Open the file to read posts.
 
         Raises:
-            CorpusError: It is not what it was any more, or what is read in the block is damaged.
+            CorpusError: The file has changed, or data read in the block are damaged.
         """
-        with reading(self.name):
+        with read_errors(self.name):
             info = self.filesystem.get_file_info(self.path)
             if (info.size, info.mtime_ns) != (self.size_bytes, self.modified_ns):
-                raise CorpusError(self.name, "was changed while a corpus is made of it")
+                raise CorpusError(self.name, "was changed while a corpus is built from it")
             with (
                 self.filesystem.open_input_file(self.path) as source,
                 pq.ParquetFile(
@@ -82,12 +82,12 @@ class PostFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Parquet files in order.
+    """The ordered Parquet files of a build.
 
     Attributes:
-        name: What a person calls the whole.
+        name: Its name in messages.
         files: The files.
-        columns: Which of those that a corpus takes they have.
+        columns: Which of `COLUMNS` the files have.
     """
 
     name: Place
@@ -96,37 +96,51 @@ class Dataset:
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
-        """How many posts come before each file; last, how many there are."""
+        """The number of posts before each file, and finally of all files."""
         return tuple(accumulate((file.rows for file in self.files), initial=0))
 
     @property
     def rows(self) -> int:
-        """How many posts the files hold."""
+        """The number of posts in the files."""
         return self.starts[-1]
 
+    @property
+    def identity(self) -> dict[str, list[int | str | None]]:
+        """The size in bytes, time of writing and SHA-256 of the footer of each file, by path."""
+        return {
+            f"{file.filesystem.type_name}:{file.path}": [
+                file.size_bytes,
+                file.modified_ns,
+                file.footer_sha256,
+            ]
+            for file in self.files
+        }
+
     def locate(self, row: int) -> tuple[Place, int]:
-        """Return the file that holds a post of the whole, and the row there."""
+        """Return the file that holds a row of the dataset, and the row within the file."""
         index = bisect_right(self.starts, row) - 1
         return self.files[index].name, row - self.starts[index]
 
 
-class _Found(NamedTuple):
+class _Entry(NamedTuple):
+    """A file found, before its footer is read."""
+
     name: Place
     info: pafs.FileInfo
     filesystem: pafs.FileSystem
 
 
 def open_dataset(places: Sequence[Place], filesystem: pafs.FileSystem | None = None) -> Dataset:
-    """Find Parquet files and read what they say of themselves.
+    """Find Parquet files and read their footers.
 
     Args:
         places: Files, in this order, and directories, which stand for the files below them sorted
-            by path. Below a directory, what begins with a dot or an underscore is passed over.
-        filesystem: What they are on. Default: this machine, or what a URI says.
+            by path. Below a directory, names that start with a dot or an underscore are skipped.
+        filesystem: The filesystem of the files. Default: local, or that of the URI.
 
     Raises:
-        CorpusError: A file is missing, damaged, given twice or has other columns than it should;
-            there are no posts; or a filesystem does not answer.
+        CorpusError: A file is missing, damaged, given twice or has invalid columns; there are no
+            posts; or a filesystem does not answer.
     """
     found = [file for place in places for file in _find(place, filesystem)]
     times = Counter((file.filesystem.type_name, file.info.path) for file in found)
@@ -151,22 +165,22 @@ def open_dataset(places: Sequence[Place], filesystem: pafs.FileSystem | None = N
 
 
 @contextmanager
-def reading(name: Place) -> Generator[None, None, None]:
-    """Say of what goes wrong in the block that it is the file's fault.
+def read_errors(name: Place) -> Generator[None, None, None]:
+    """Attribute errors of pyarrow in the block to the file.
 
     Raises:
-        CorpusError: What is read is not Parquet, or is damaged.
+        CorpusError: The data are not Parquet, or are damaged.
     """
     try:
         yield
     except FileNotFoundError:
         raise CorpusError(name, "no such file") from None
-    except (pa.ArrowException, OSError) as exc:  # OSError: what is compressed is damaged
-        raise CorpusError(name, f"is not a Parquet file that can be read: {exc}") from exc
+    except (pa.ArrowException, OSError) as exc:  # OSError: damaged compressed data
+        raise CorpusError(name, f"is not a readable Parquet file: {exc}") from exc
 
 
-def _find(place: Place, filesystem: pafs.FileSystem | None) -> list[_Found]:
-    """Return the file at a place, or those below it, sorted by path."""
+def _find(place: Place, filesystem: pafs.FileSystem | None) -> list[_Entry]:
+    """Return the file at a place, or the files below it, sorted by path."""
     shown = _shown(place)
     try:
         on, path = _resolve(place, filesystem)
@@ -174,19 +188,19 @@ def _find(place: Place, filesystem: pafs.FileSystem | None) -> list[_Found]:
         if info.type == pafs.FileType.NotFound:
             raise CorpusError(shown, "no such file")
         if info.type == pafs.FileType.File:
-            return [_Found(shown, info, on)]
+            return [_Entry(shown, info, on)]
         below = on.get_file_info(pafs.FileSelector(path, recursive=True))
     except (pa.ArrowException, OSError) as exc:
-        reason = str(exc).replace(str(place), str(shown))  # which may hold a password
-        raise CorpusError(shown, f"cannot be looked into: {reason}") from exc
-    files: list[_Found] = []
+        reason = str(exc).replace(str(place), str(shown))  # a URI may contain a password
+        raise CorpusError(shown, f"cannot be listed: {reason}") from exc
+    files: list[_Entry] = []
     for entry in sorted(below, key=lambda entry: entry.path):
         inside = PurePosixPath(entry.path.removeprefix(path).lstrip("/"))
         if entry.type != pafs.FileType.File or any(p.startswith((".", "_")) for p in inside.parts):
             continue
         name = shown / inside if isinstance(shown, Path) else f"{shown.rstrip('/')}/{inside}"
         _check_folders(name, inside.parts[:-1])
-        files.append(_Found(name, entry, on))
+        files.append(_Entry(name, entry, on))
     return files
 
 
@@ -203,7 +217,7 @@ def _is_uri(place: Place) -> bool:
 
 
 def _shown(place: Place) -> Place:
-    """Return a place as errors name it: without the password that a URI may hold."""
+    """Return the name of a place in messages, without the password that a URI may contain."""
     if not _is_uri(place):
         return Path(place)
     uri = urlsplit(str(place))
@@ -211,7 +225,7 @@ def _shown(place: Place) -> Place:
 
 
 def _check_folders(name: Place, folders: Sequence[str]) -> None:
-    """Check that no column is in the names of directories, where it would be overlooked."""
+    """Check that no column is a Hive partition (a directory name), which is not read."""
     for folder in folders:
         column = folder.partition("=")[0]
         if "=" in folder and column in COLUMNS:
@@ -220,10 +234,10 @@ def _check_folders(name: Place, folders: Sequence[str]) -> None:
             )
 
 
-def _describe(found: _Found) -> tuple[PostFile, pa.Schema]:
-    """Read a file's footer, and check its columns."""
+def _describe(found: _Entry) -> tuple[PostFile, pa.Schema]:
+    """Read a file's footer and check its columns."""
     name, info, filesystem = found
-    with reading(name), filesystem.open_input_file(info.path) as source:
+    with read_errors(name), filesystem.open_input_file(info.path) as source:
         with pq.ParquetFile(source) as file:
             schema, metadata = file.schema_arrow, file.metadata
         source.seek(info.size - _TAIL_BYTES - metadata.serialized_size)

@@ -1,4 +1,4 @@
-"""Make a corpus of the published `.npz`: vectors as given, checked."""
+"""Import a corpus from the published `.npz`: the given vectors, checked."""
 
 import zipfile
 from collections.abc import Callable
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from phoenix_server.bundle.bundle import Bundle
-from phoenix_server.corpus.disk.snapshot import ArrowPosts
-from phoenix_server.corpus.disk.snapshot_writer import new_snapshot, select_posts, snowflake_times
+from phoenix_server.corpus.changes import Labels, Posts
+from phoenix_server.corpus.disk.snapshot import to_record_batch
+from phoenix_server.corpus.disk.snapshot_writer import new_snapshot, select_posts
+from phoenix_server.corpus.snowflake import carried_times
 from phoenix_server.errors import CorpusError
 
 _CHUNK_ROWS = 16_384
@@ -34,43 +35,42 @@ def import_corpus(
 
     Args:
         path: The `.npz`: post_ids [N] u64, author_ids [N] u64, candidate_representations [N, D]
-            f32 and, if it likes, topics [N] strings, which become labels.
+            f32 and optionally topics [N], strings, which become labels.
         bundle: The bundle whose candidate tower made the vectors.
         out: The directory to write; must not exist.
         trust_pickle: Read object arrays, which runs code that the file contains.
-        drop_duplicates: Keep the first of posts that come more than once.
-        report: Called with the posts written so far and their total.
+        drop_duplicates: Keep the first of posts that occur more than once.
+        report: Called with the number of posts written so far and in total.
 
     Returns:
-        How many posts were written.
+        The number of posts written.
 
     Raises:
-        CorpusError: The file is damaged, incomplete or odd, or `out` cannot be written.
+        CorpusError: The file is damaged, incomplete or invalid, or `out` cannot be written.
     """
     arrays = _load(path, trust_pickle)
     width = bundle.manifest.model.embedding_size
     _check(path, arrays, width)
     post_ids = arrays["post_ids"].astype(np.uint64)
-    rows = np.flatnonzero(select_posts(path, post_ids, drop_duplicates=drop_duplicates))
+    keep = select_posts(path, post_ids, drop_duplicates=drop_duplicates)
+    posts = Posts(
+        post_ids=post_ids,
+        author_ids=arrays["author_ids"].astype(np.uint64),
+        created_at_unix_ms=carried_times(post_ids),
+        labels=_labels(arrays.get(_TOPICS), len(post_ids)),
+        vectors=arrays[_VECTORS].astype(np.float32, copy=False),
+    )
+    batch = to_record_batch(posts if keep.all() else posts.take(np.flatnonzero(keep)))
     with new_snapshot(
         out,
         source=path,
         embedding_size=width,
         tower_fingerprint=bundle.manifest.tower_fingerprint,
     ) as writer:
-        for start in range(0, len(rows), _CHUNK_ROWS):
-            chunk = rows[start : start + _CHUNK_ROWS]
-            writer.write(
-                ArrowPosts(
-                    post_ids=post_ids[chunk],
-                    author_ids=arrays["author_ids"][chunk].astype(np.uint64),
-                    created_at=snowflake_times(post_ids[chunk]),
-                    labels=_labels(arrays.get(_TOPICS), chunk),
-                    vectors=arrays[_VECTORS][chunk].astype(np.float32, copy=False),
-                )
-            )
-            report(writer.rows, len(rows))
-    return len(rows)
+        for start in range(0, batch.num_rows, _CHUNK_ROWS):
+            writer.write(batch.slice(start, _CHUNK_ROWS))
+            report(writer.rows, batch.num_rows)
+    return batch.num_rows
 
 
 def _load(path: Path, trust_pickle: bool) -> Arrays:
@@ -78,7 +78,7 @@ def _load(path: Path, trust_pickle: bool) -> Arrays:
     name = ""
     try:
         with path.open("rb") as opened:
-            if not zipfile.is_zipfile(opened):  # numpy would take it for a pickle
+            if not zipfile.is_zipfile(opened):  # numpy would read it as a pickle
                 raise CorpusError(path, "is not an .npz, or is truncated")
             opened.seek(0)
             with np.load(opened, allow_pickle=trust_pickle) as file:
@@ -89,12 +89,12 @@ def _load(path: Path, trust_pickle: bool) -> Arrays:
         raise
     except FileNotFoundError:
         raise CorpusError(path, "no such file") from None
-    except Exception as exc:  # zip, zlib, numpy and pickle raise many kinds
+    except Exception as exc:  # zip, zlib, numpy and pickle raise many types
         if "allow_pickle" in str(exc):
             raise CorpusError(
                 path,
                 f"{name} is pickled, and unpickling runs code that the file contains; "
-                "pass --trust-pickle if you trust where it comes from",
+                "pass --trust-pickle if you trust its origin",
             ) from exc
         raise CorpusError(path, f"cannot be read: {exc}") from exc
     return arrays
@@ -123,7 +123,7 @@ def _check(path: Path, arrays: Arrays, width: int) -> None:
 
 
 def _texts(path: Path, topics: npt.NDArray[np.generic]) -> npt.NDArray[np.str_]:
-    """Return topics as strings; a missing one becomes empty."""
+    """Return topics as strings; a missing topic becomes empty."""
     if topics.dtype.kind == "O" and all(isinstance(t, str | None) for t in topics):
         topics = np.array([topic or "" for topic in topics])
     if topics.dtype.kind != "U":
@@ -131,9 +131,10 @@ def _texts(path: Path, topics: npt.NDArray[np.generic]) -> npt.NDArray[np.str_]:
     return topics.astype(np.str_, copy=False)
 
 
-def _labels(topics: npt.NDArray[np.generic] | None, rows: npt.NDArray[np.intp]) -> pa.Array:
-    """Return one label a post, or none where the topic is empty or missing."""
-    chosen = np.full(len(rows), "") if topics is None else topics[rows]
-    lengths = (chosen != "").astype(np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(chosen[chosen != ""], pa.string()))
+def _labels(topics: npt.NDArray[np.generic] | None, count: int) -> Labels:
+    """Return one label per post, or none where the topic is empty or missing."""
+    if topics is None:
+        return Labels.none(count)
+    given = topics != ""
+    names, indices = np.unique(topics[given], return_inverse=True)
+    return Labels(tuple(names.tolist()), given.astype(np.int32), indices.astype(np.int32))

@@ -1,13 +1,16 @@
-"""What is kept of a corpus while it is built, so that an interrupted build goes on where it was.
+"""The files of a build, from which an interrupted build continues.
 
-    OUT.partial/work.json         what is being built, of what; written when all posts were checked
-    OUT.partial/dropped.npy       the posts that are left out, as `check_posts` returns them
-    OUT.partial/encoder.txt       what encodes: vectors of two kinds of devices do not mix
-    OUT.partial/parts/NUMBER/     posts NUMBER * part_rows and on, a corpus in itself
-    OUT.partial/corpus/           all parts put together, before it becomes OUT
-    OUT.partial/lock              held by the one who builds
+    OUT.partial/work.json         the inputs and options; written when all posts are checked
+    OUT.partial/dropped.npy       the posts to leave out, as `check_posts` returns them
+    OUT.partial/encoder.txt       the encoder: vectors of two kinds of devices must not be mixed
+    OUT.partial/parts/NUMBER/     posts from NUMBER * part_rows on, as a corpus
+    OUT.partial/corpus/           all parts joined, before it becomes OUT
+    OUT.partial/lock              held by the process that builds
 
-A part appears under its name when it is whole, and carries its checksum.
+A part gets its name when it is complete, and has a checksum.
+
+Shapes:
+    n  posts that are left out, or posts of a call
 """
 
 import json
@@ -26,7 +29,6 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_server.artifacts import flush, sha256
-from phoenix_server.build.dataset import Dataset
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot, verify
 from phoenix_server.errors import CorpusError
 
@@ -34,25 +36,25 @@ _log = logging.getLogger(__name__)
 
 _FORMAT_VERSION = 1
 _WORK, _DROPPED, _ENCODER, _PARTS = "work.json", "dropped.npy", "encoder.txt", "parts"
-_NAMED = 3  # differences that an error lists
+_MAX_LISTED = 3  # differences in an error message
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is to be built.
+    """The inputs and options of a build.
 
     Attributes:
-        tower_fingerprint: Of the towers that encode.
-        files: Each file's path, size in bytes, time of writing and SHA-256 of its footer.
-        rows: How many posts the files hold.
+        tower_fingerprint: The fingerprint of the towers that encode.
+        files: The identity of the files; see `Dataset`.
+        rows: The number of posts in the files.
         drop_duplicates: Whether posts that repeat an earlier one are left out.
-        part_rows: How many posts of the files make a part.
-        batch_rows: How many of them are encoded at once.
-        format_version: Of the directory.
+        part_rows: The number of posts of the files per part.
+        batch_rows: The number of posts that are encoded at once.
+        format_version: The format of the directory.
     """
 
     tower_fingerprint: str
-    files: dict[str, list[Any]]
+    files: dict[str, list[int | str | None]]
     rows: int
     drop_duplicates: bool
     part_rows: int
@@ -60,10 +62,10 @@ class Work:
     format_version: int = _FORMAT_VERSION
 
     def differences(self, other: "Work") -> list[str]:
-        """Return what another work does otherwise, in words; nothing if it is the same."""
+        """Describe how another build differs; empty if it does not."""
         ours, theirs = asdict(self), asdict(other)
         files, other_files = ours.pop("files"), theirs.pop("files")
-        ours.pop("rows")  # the files tell
+        ours.pop("rows")  # follows from the files
         found = [
             f"{name} was {value}, is {theirs[name]}"
             for name, value in ours.items()
@@ -81,40 +83,14 @@ class Work:
         return found
 
 
-def describe_work(
-    dataset: Dataset,
-    tower_fingerprint: str,
-    *,
-    drop_duplicates: bool,
-    part_rows: int,
-    batch_rows: int,
-) -> Work:
-    """Return what is to be built of a dataset."""
-    return Work(
-        tower_fingerprint=tower_fingerprint,
-        files={
-            f"{file.filesystem.type_name}:{file.path}": [
-                file.size_bytes,
-                file.modified_ns,
-                file.footer_sha256,
-            ]
-            for file in dataset.files
-        },
-        rows=dataset.rows,
-        drop_duplicates=drop_duplicates,
-        part_rows=part_rows,
-        batch_rows=batch_rows,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """The parts of one build.
 
     Attributes:
-        path: The directory beside the corpus.
-        work: What is built.
-        dropped: [R] i64, the posts that are left out, ascending.
+        path: The directory of the build.
+        work: The inputs and options.
+        dropped: [n] i64, the posts that are left out, ascending.
     """
 
     path: Path
@@ -123,41 +99,41 @@ class Parts:
 
     @cached_property
     def count(self) -> int:
-        """How many parts there are to be."""
+        """The number of parts."""
         return -(-self.work.rows // self.work.part_rows)
 
     @property
     def posts(self) -> int:
-        """How many posts the corpus will hold."""
+        """The number of posts in the corpus."""
         return self.work.rows - len(self.dropped)
 
     def rows(self, part: int) -> range:
-        """Return the posts of a part, those left out among them."""
+        """Return the rows of a part, including posts that are left out."""
         start = part * self.work.part_rows
         return range(start, min(start + self.work.part_rows, self.work.rows))
 
     def kept(self, rows: range) -> npt.NDArray[np.bool_]:
-        """Return which of some posts are not left out."""
+        """Return which of [n] rows are not left out, [n] bool."""
         keep = np.ones(len(rows), np.bool_)
         first, last = np.searchsorted(self.dropped, [rows.start, rows.stop])
         keep[self.dropped[first:last] - rows.start] = False
         return keep
 
     def part_posts(self, part: int) -> int:
-        """Return how many posts of a part the corpus will hold."""
+        """Return the number of posts of a part that are not left out."""
         rows = self.rows(part)
         first, last = np.searchsorted(self.dropped, [rows.start, rows.stop])
         return len(rows) - int(last - first)
 
     def part_path(self, part: int) -> Path:
-        """Return where a part is, or will be."""
+        """Return the path of a part."""
         return self.path / _PARTS / f"{part:08}"
 
     def open_part(self, part: int) -> Snapshot:
-        """Open a part that should be there, and check its contents.
+        """Open a part and verify its contents.
 
         Raises:
-            CorpusError: It is not there, damaged, or another build's.
+            CorpusError: It is missing, damaged, or of another build.
         """
         snapshot = open_snapshot(self.part_path(part))
         verify(snapshot)
@@ -167,7 +143,7 @@ class Parts:
         return snapshot
 
     def find(self) -> list[int]:
-        """Return the parts that are there and whole, ascending; throw the rest away."""
+        """Return the complete parts, ascending, and remove incomplete ones."""
         numbers = [part for part in range(self.count) if self.part_posts(part)]
         there = {self.part_path(part).name: part for part in numbers}
         entries = list((self.path / _PARTS).iterdir())
@@ -180,7 +156,7 @@ class Parts:
 
     def _is_whole(self, part: int | None) -> bool:
         if part is None:
-            return False  # what was being written
+            return False  # it was being written
         try:
             self.open_part(part)
         except CorpusError as exc:
@@ -189,29 +165,29 @@ class Parts:
         return True
 
     def claim(self, encoder: str) -> None:
-        """Say what encodes; it must be the same for all parts.
+        """Record the encoder, which must be the same for all parts.
 
         Raises:
-            CorpusError: Other parts were encoded by something else.
+            CorpusError: Other parts were made by another encoder.
         """
         path = self.path / _ENCODER
         own = path.with_name(f".{_ENCODER}.{uuid.uuid4().hex}")
         own.write_text(encoder)
         try:
-            os.link(own, path)  # as one step, and never over another's
+            os.link(own, path)  # atomic, and never replaces an existing file
         except FileExistsError:
             if (other := path.read_text()) != encoder:
                 raise CorpusError(
                     self.path,
-                    f"holds parts encoded by {other}, here encodes {encoder}, and the vectors may "
-                    "differ in their last bits; go on there, or start over with --restart",
+                    f"holds parts encoded by {other}, this is {encoder}, and vectors may differ in "
+                    "their last bits; continue there, or start over with --restart",
                 ) from None
         finally:
             own.unlink()
 
 
-def keep_work(path: Path, work: Work, dropped: npt.NDArray[np.int64]) -> Parts:
-    """Write down what is to be built."""
+def save_work(path: Path, work: Work, dropped: npt.NDArray[np.int64]) -> Parts:
+    """Store the inputs and options of a build, and create its parts."""
     (path / _PARTS).mkdir(exist_ok=True)
     np.save(path / _DROPPED, dropped)
     text = {"dropped_sha256": sha256(path / _DROPPED), **asdict(work)}
@@ -223,11 +199,11 @@ def keep_work(path: Path, work: Work, dropped: npt.NDArray[np.int64]) -> Parts:
     return Parts(path=path, work=work, dropped=dropped)
 
 
-def find_work(path: Path, work: Work) -> Parts | None:
-    """Read what was being built; None if it did not come to that.
+def load_work(path: Path, work: Work) -> Parts | None:
+    """Return the parts of an interrupted build, None if there is none.
 
     Raises:
-        CorpusError: It was something else, or cannot be read.
+        CorpusError: The build differs from `work`, or cannot be read.
     """
     try:
         text: dict[str, Any] = json.loads((path / _WORK).read_text(encoding="utf-8"))
@@ -240,17 +216,17 @@ def find_work(path: Path, work: Work) -> Parts | None:
         return None
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as exc:
         raise CorpusError(
-            path, f"cannot be gone on with ({exc}); --restart throws it away and starts over"
+            path, f"cannot be continued ({exc}); --restart discards it and starts over"
         ) from exc
     if found := earlier.differences(work):
         raise CorpusError(
             path,
             f"holds parts of another build: {_listed(found)}; undo that, or "
-            "throw them away and start over with --restart",
+            "discard them and start over with --restart",
         )
     return Parts(path=path, work=work, dropped=dropped)
 
 
 def _listed(texts: Sequence[str]) -> str:
-    more = f", and {len(texts) - _NAMED} more differences" if len(texts) > _NAMED else ""
-    return ", ".join(texts[:_NAMED]) + more
+    more = f", and {len(texts) - _MAX_LISTED} more differences" if len(texts) > _MAX_LISTED else ""
+    return ", ".join(texts[:_MAX_LISTED]) + more

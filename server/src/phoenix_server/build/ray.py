@@ -1,10 +1,11 @@
-"""Encode the parts of a corpus on workers of Ray.
+"""Encode the parts of a corpus in Ray workers.
 
-Each worker is a process that loads the towers once. What goes through Ray are the numbers of parts;
-posts come from the dataset, and vectors go to the directory of parts, which all workers must see.
+Each worker is a process that loads the towers once. Only numbers of parts pass through Ray; posts
+come from the dataset, and vectors go to the directory of the build, which all workers share.
 
-Actors of Ray Core, not Ray Data: that restarts a worker without end when it dies (and bounding it,
-`max_restarts`, goes with Ray 2.64), where here the build must end with an error and go on later.
+The workers are actors of Ray Core. Ray Data restarts a dead worker without limit (the option that
+limits it, `max_restarts`, is removed in Ray 2.64), but a build must end with an error, to be
+continued later.
 """
 
 import logging
@@ -26,8 +27,8 @@ from phoenix_server.build.parts import Parts
 from phoenix_server.bundle.bundle import Bundle, open_bundle, verify
 from phoenix_server.errors import BundleError, CorpusError, PhoenixServerError, StartupError
 
-_OBJECTS_BYTES = 128 << 20  # what passes through Ray is small
-_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: on this machine alone, on Linux too
+_OBJECTS_BYTES = 128 << 20  # only small objects pass through Ray
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: only on this machine, also on Linux
 _CONNECT_S = 10.0
 
 
@@ -41,20 +42,20 @@ def encode_parts(
     address: str | None,
     report: Callable[[int], None],
 ) -> None:
-    """Encode parts on workers of Ray.
+    """Encode parts in Ray workers.
 
     Args:
-        bundle: The bundle whose candidate tower encodes; workers open it under the same path.
+        bundle: The bundle whose candidate tower encodes; workers open it at the same path.
         dataset: The posts.
-        parts: What to build; workers write below the same path.
-        missing: Which parts to encode.
-        workers: How many. Default: one a GPU of the cluster, or one a CPU if it has none.
-        address: The cluster. Default: one that is started on this machine, and stopped again.
-        report: Called with the number of posts of each part that is done.
+        parts: The parts of the build; workers write below the same path.
+        missing: The parts to encode.
+        workers: The number of workers. Default: one per GPU of the cluster, else one per CPU.
+        address: The Ray cluster. Default: start one on this machine for the build.
+        report: Called with the number of posts in each finished part.
 
     Raises:
         StartupError: Ray is not installed, does not start, or loses a worker.
-        ArtifactError: What a worker found wrong with a file, the bundle or the disk.
+        ArtifactError: A worker failed to read a file or the bundle, or to write.
     """
     parts = replace(parts, path=parts.path.absolute())
     with cluster(address, workers) as ray:
@@ -72,7 +73,7 @@ def encode_parts(
                 raise cause from None
             reason = str(cause or exc).strip().splitlines()[0]
             raise StartupError(
-                f"a worker of Ray failed: {type(cause or exc).__name__}: {reason}"
+                f"a Ray worker failed: {type(cause or exc).__name__}: {reason}"
             ) from exc
         finally:
             for worker in pool:
@@ -80,7 +81,7 @@ def encode_parts(
 
 
 def _map(ray: Any, pool: Sequence[Any], missing: Sequence[int]) -> Generator[int, None, None]:
-    """Have each worker encode a run of parts; who is done helps where most is left."""
+    """Give each worker a run of parts; idle workers take parts from the longest run left."""
     runs = [deque(run.tolist()) for run in np.array_split(missing, len(pool))]
     running: dict[Any, tuple[int, int]] = {}
 
@@ -101,21 +102,21 @@ def _map(ray: Any, pool: Sequence[Any], missing: Sequence[int]) -> Generator[int
 
 
 class _Worker:
-    """Encodes parts, in a process of its own."""
+    """Encodes parts in a process of its own."""
 
     def __init__(self, bundle_path: Path, dataset: Dataset, parts: Parts) -> None:
         self._opening = bundle_path, dataset, parts
         self._encoder: PartEncoder | None = None
 
     def encode(self, part: int) -> None:
-        """Encode a part; errors as `PartEncoder` has them."""
-        if self._encoder is None:  # not when it is made: Ray would not tell what was wrong
+        """Encode a part; raises the errors of `PartEncoder`."""
+        if self._encoder is None:  # not in __init__, whose errors Ray does not pass on
             self._encoder = _open(*self._opening)
         self._encoder.encode(part)
 
 
 def _open(bundle_path: Path, dataset: Dataset, parts: Parts) -> PartEncoder:
-    """Open what a worker needs, and check that it is what the others have."""
+    """Open the inputs of a worker, and check that they are those of the others."""
     here = os.uname().nodename
     if not parts.path.is_dir():
         raise CorpusError(parts.path, f"is not on {here}; all machines must share the directory")
@@ -128,12 +129,12 @@ def _open(bundle_path: Path, dataset: Dataset, parts: Parts) -> PartEncoder:
 
 @contextmanager
 def cluster(address: str | None, workers: int | None) -> Generator[Any, None, None]:
-    """Yield Ray, connected; if this process already is, to what it is connected to.
+    """Yield Ray, connected; a process that is connected already keeps its connection.
 
     Raises:
         StartupError: Ray is not installed, or does not start.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would tell its makers
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no reports to its developers
     if address:
         _check_address(address)
     else:  # or it listens to everybody, and does what it is told (read when it is imported)
@@ -152,7 +153,7 @@ def cluster(address: str | None, workers: int | None) -> Generator[Any, None, No
     where: dict[str, Any] = {"address": address} if address else _local(workers)
     try:
         with warnings.catch_warnings():
-            # JAX cannot live on in a fork; Ray's forks become other programs at once.
+            # JAX does not survive a fork, but the processes that Ray forks exec at once.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as exc:
@@ -164,7 +165,7 @@ def cluster(address: str | None, workers: int | None) -> Generator[Any, None, No
 
 
 def _local(workers: int | None) -> dict[str, Any]:
-    """Return how to start Ray on this machine, for nobody else."""
+    """Return the options that start a private Ray on this machine."""
     return {
         "address": "local",
         "num_cpus": workers,
@@ -174,11 +175,11 @@ def _local(workers: int | None) -> dict[str, Any]:
 
 
 def _check_address(address: str) -> None:
-    """Check that something listens at host:port; Ray would try for minutes."""
+    """Check that a process listens at host:port; Ray would retry for minutes."""
     host, _, port = address.rpartition(":")
     if "/" in address or not port.isdecimal():
-        return  # auto, or a URI: Ray knows
+        return  # "auto" or a URI, which Ray resolves
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
     except (OSError, OverflowError) as exc:
-        raise StartupError(f"--ray-address: there is no Ray at {address}: {exc}") from exc
+        raise StartupError(f"--ray-address: no Ray at {address}: {exc}") from exc

@@ -1,7 +1,7 @@
-"""Stream the posts of a dataset, and look through all of them before anything is encoded.
+"""Stream the posts of a dataset, and check all of them before any is encoded.
 
 Shapes:
-    N  posts of the dataset        R  posts that repeat an earlier one
+    N  posts of the dataset        n  posts that repeat an earlier one
 """
 
 import os
@@ -18,58 +18,58 @@ from phoenix_server.build.columns import convert
 from phoenix_server.build.dataset import Dataset, PostFile
 from phoenix_server.errors import CorpusError
 
-_BATCH_ROWS = 1 << 16  # looked through at once
-_COMPARED = 1 << 20  # ids compared with their neighbours at once
+_BATCH_ROWS = 1 << 16  # posts checked at once
+_COMPARED = 1 << 20  # ids compared at once
 
 
 def read_posts(dataset: Dataset, rows: range, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield posts as a corpus has them, all but the vectors.
+    """Yield posts with the columns of `corpus_schema`, without vectors.
 
     Args:
-        dataset: Where they are.
-        rows: Which.
-        batch_rows: How many at a time; only the last batch may be smaller, whatever the files.
+        dataset: The dataset.
+        rows: The rows to read.
+        batch_rows: The size of the batches; only the last may be smaller, whatever the files.
 
     Raises:
-        CorpusError: A file is damaged, or holds what a post may not have.
+        CorpusError: A file is damaged, or holds an invalid value.
     """
-    waiting: list[pa.RecordBatch] = []
+    pieces: list[pa.RecordBatch] = []
     missing = batch_rows
     for index, file in enumerate(dataset.files):
         start = dataset.starts[index]
-        wanted = range(max(rows.start - start, 0), min(rows.stop - start, file.rows))
-        for row, piece in _pieces(file, wanted, dataset.columns, batch_rows):
+        rows_here = range(max(rows.start - start, 0), min(rows.stop - start, file.rows))
+        for row, piece in _pieces(file, rows_here, dataset.columns, batch_rows):
             posts = convert(file.name, piece, row)
             while posts.num_rows:
                 taken = posts.slice(0, missing)
                 posts = posts.slice(taken.num_rows)
-                waiting.append(taken)
+                pieces.append(taken)
                 missing -= taken.num_rows
                 if not missing:
-                    yield pa.concat_batches(waiting)
-                    waiting, missing = [], batch_rows
-    if waiting:
-        yield pa.concat_batches(waiting)
+                    yield pa.concat_batches(pieces)
+                    pieces, missing = [], batch_rows
+    if pieces:
+        yield pa.concat_batches(pieces)
 
 
 def check_posts(
     dataset: Dataset, *, drop_duplicates: bool, report: Callable[[int], None]
 ) -> npt.NDArray[np.int64]:
-    """Look through all posts.
+    """Check all posts of a dataset.
 
-    The ids of all posts are held meanwhile, 8 bytes a post, and of the rest what is being read.
+    Memory: the ids of all posts, 8 bytes each, and the batches being read.
 
     Args:
         dataset: The posts.
-        drop_duplicates: Allow posts to come more than once.
-        report: Called with the number of posts looked through.
+        drop_duplicates: Allow posts to occur more than once.
+        report: Called with the number of posts checked so far.
 
     Returns:
-        Which repeat an earlier one, [R] i64, ascending.
+        The rows that repeat an earlier post, [n] i64, ascending.
 
     Raises:
-        CorpusError: A file is damaged, or holds what a post may not have; or a post comes more
-            than once and `drop_duplicates` is off.
+        CorpusError: A file is damaged or holds an invalid value, or a post occurs more than once
+            and `drop_duplicates` is False.
     """
     repeated = _repeated(_checked_ids(dataset, report))
     rows = _locate(dataset, repeated) if len(repeated) else np.zeros((2, 0), np.int64)
@@ -85,11 +85,11 @@ def check_posts(
 
 
 def _checked_ids(dataset: Dataset, report: Callable[[int], None]) -> npt.NDArray[np.uint64]:
-    """Look through all posts, a file a thread, and return their ids, [N] u64."""
+    """Check all posts, one file per thread, and return their ids, [N] u64."""
     post_ids = np.empty(dataset.rows, np.uint64)
     lock, stop, done = Lock(), Event(), 0
 
-    def look_through(index: int) -> None:
+    def check_file(index: int) -> None:
         nonlocal done
         file, start = dataset.files[index], dataset.starts[index]
         for row, piece in _pieces(file, range(file.rows), dataset.columns, _BATCH_ROWS):
@@ -104,14 +104,14 @@ def _checked_ids(dataset: Dataset, report: Callable[[int], None]) -> npt.NDArray
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            list(pool.map(look_through, range(len(dataset.files))))
+            list(pool.map(check_file, range(len(dataset.files))))
         finally:
-            stop.set()  # for whoever still reads when another file is at fault
+            stop.set()  # ends the other threads after an error
     return post_ids
 
 
 def _repeated(post_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return the ids that come more than once, ascending; sorts all [N] ids where they are."""
+    """Return the ids that occur more than once, ascending; sorts the [N] ids in place."""
     post_ids.sort()
     found = [
         post_ids[start + 1 : start + 1 + _COMPARED][same]
@@ -126,8 +126,8 @@ def _equal(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
 
 
 def _locate(dataset: Dataset, repeated: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Find the posts that repeat an earlier one: [2, R] i64, they and the first of each."""
-    first = np.full(len(repeated), -1, np.int64)  # of each id, where it came first
+    """Find the rows that repeat an earlier post, and the first row of that post: [2, n] i64."""
+    first = np.full(len(repeated), -1, np.int64)  # the first row of each id
     found = [np.zeros((2, 0), np.int64)]
     for index, file in enumerate(dataset.files):
         for row, piece in _pieces(file, range(file.rows), ("post_id",), _BATCH_ROWS):
@@ -145,7 +145,7 @@ def _locate(dataset: Dataset, repeated: npt.NDArray[np.uint64]) -> npt.NDArray[n
 def _pieces(
     file: PostFile, rows: range, columns: Sequence[str], batch_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield the columns of some rows of a file, at most `batch_rows` at a time, with their row."""
+    """Yield columns of some rows of a file, up to `batch_rows` at a time, with their first row."""
     if not rows:
         return
     with file.open() as opened:
@@ -164,7 +164,7 @@ def _group_pieces(
     columns: Sequence[str],
     batch_rows: int,
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield those of `rows` that are in a row group, which begins at `row`."""
+    """Yield those of `rows` that are in a row group, which starts at `row`."""
     for batch in file.iter_batches(batch_rows, row_groups=[group], columns=list(columns)):
         start = max(rows.start - row, 0)
         piece = batch.slice(start, max(min(rows.stop - row, batch.num_rows) - start, 0))

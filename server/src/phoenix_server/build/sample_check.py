@@ -1,7 +1,7 @@
-"""Tell whether a corpus's vectors are what a bundle's candidate tower gives.
+"""Check a sample of a corpus's vectors against a bundle's candidate tower.
 
-A fingerprint says which towers a corpus was made with, but for vectors that came ready it is only
-what the importer was told. A sample shows whether it is true.
+The tower fingerprint of imported vectors is only what the user of the importer claims; a sample
+shows whether it is true.
 """
 
 from typing import NamedTuple
@@ -14,17 +14,17 @@ from phoenix_server.bundle.towers import Towers
 from phoenix_server.corpus.disk.snapshot import Snapshot
 
 _SAMPLE = 256
-_SAME = 0.99  # cosine; bfloat16 leaves 0.999, and vectors of other towers are near 0
+_MIN_COSINE = 0.99  # cosine; bfloat16 gives 0.999, vectors of other towers are near 0
 
 
 class Sample(NamedTuple):
-    """What a sample of a corpus showed.
+    """The result of a sample.
 
     Attributes:
-        posts: How many posts were sampled.
-        foreign: How many of their vectors are not the candidate tower's.
-        worst_post_id: The post whose vector is furthest from the tower's.
-        worst_cosine: The cosine between the two.
+        posts: The number of posts sampled.
+        foreign: The number of vectors that are not the candidate tower's.
+        worst_post_id: The post whose vector differs most from the tower's.
+        worst_cosine: The cosine between these two vectors.
     """
 
     posts: int
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
 
 def sample_vectors(snapshot: Snapshot, bundle: Bundle) -> Sample:
-    """Encode posts spread evenly over a corpus, and compare with the vectors it holds.
+    """Encode posts spread evenly over a corpus, and compare the vectors.
 
     Raises:
         BundleError: The bundle cannot be used.
@@ -57,7 +57,7 @@ def sample_vectors(snapshot: Snapshot, bundle: Bundle) -> Sample:
     worst = int(cosines.argmin())
     return Sample(
         posts=len(rows),
-        foreign=int(np.count_nonzero(~(cosines >= _SAME))),
+        foreign=int(np.count_nonzero(~(cosines >= _MIN_COSINE))),
         worst_post_id=int(ids[0][worst]),
         worst_cosine=float(cosines[worst]),
     )

@@ -1,4 +1,4 @@
-"""The directory in which a corpus is built: of one builder, and gone when it is of no use."""
+"""The working directory of a build, beside the corpus: locked, and removed when not needed."""
 
 import fcntl
 import os
@@ -13,28 +13,28 @@ from phoenix_server.errors import CorpusError
 _LOCK, _JOINED = "lock", "corpus"
 
 
-def workplace_path(out: Path) -> Path:
-    """Return where a corpus is built: beside it."""
+def work_path(out: Path) -> Path:
+    """Return the working directory of a build, beside the corpus."""
     return out.with_name(f"{out.name}.partial")
 
 
 def count_parts(path: Path) -> int:
-    """Return how many parts of a corpus are in a directory, whole or not."""
+    """Return the number of parts in a directory, complete or not."""
     return sum(1 for _ in path.glob("parts/[0-9]*"))
 
 
 def clear_joined(path: Path) -> Path:
-    """Return where in a directory of parts they are put together, and remove what is there."""
+    """Remove a joined corpus from a working directory, and return its path."""
     for entry in (*path.glob(f".{_JOINED}.*"), *path.glob(_JOINED)):
         shutil.rmtree(entry)
     return path / _JOINED
 
 
 def publish(joined: Path, out: Path) -> None:
-    """Give a corpus its name.
+    """Rename a joined corpus to its final name.
 
     Raises:
-        CorpusError: There is something of that name now.
+        CorpusError: The name is taken by now.
     """
     try:
         joined.rename(out)
@@ -44,22 +44,22 @@ def publish(joined: Path, out: Path) -> None:
 
 
 @contextmanager
-def workplace(out: Path, *, restart: bool) -> Generator[Path, None, None]:
-    """Yield the directory in which a corpus is built.
+def work_directory(out: Path, *, restart: bool) -> Generator[Path, None, None]:
+    """Yield the working directory of a build, locked.
 
-    It is removed when the block succeeds, and when there is no part in it yet.
+    It is removed when the block succeeds, or fails before any part exists.
 
     Args:
-        out: The corpus; must not exist.
-        restart: Throw away what an earlier build left.
+        out: The path of the corpus; must not exist.
+        restart: Discard an earlier build.
 
     Raises:
-        CorpusError: `out` exists, another builds it, or the disk refuses.
+        CorpusError: `out` exists, another process builds it, or writing fails.
     """
-    path = workplace_path(out)
+    path = work_path(out)
     if os.path.lexists(out):
-        rest = f"; {path} is left from making it, and of no use" if path.exists() else ""
-        raise CorpusError(out, f"exists; choose another place or remove it{rest}")
+        rest = f"; {path} is left over from its build and not needed" if path.exists() else ""
+        raise CorpusError(out, f"exists; choose another path or remove it{rest}")
     try:
         lock = _lock(path)
     except BlockingIOError:
@@ -80,13 +80,13 @@ def workplace(out: Path, *, restart: bool) -> Generator[Path, None, None]:
 
 
 def _lock(path: Path) -> int:
-    """Make a directory and take its lock, which is free again when this process has ended."""
+    """Create and lock a directory until the descriptor is closed or this process ends."""
     while True:
         path.mkdir(parents=True, exist_ok=True)
         try:
             lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
-            continue  # another removed the directory
+            continue  # another process removed the directory
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(lock), os.stat(path / _LOCK)):
@@ -96,7 +96,7 @@ def _lock(path: Path) -> int:
         except BaseException:
             os.close(lock)
             raise
-        os.close(lock)  # of a directory that another has removed since
+        os.close(lock)  # the lock of a directory that was removed since
 
 
 def _clear(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Explain a bundle or a corpus in words."""
+"""Describe bundles and corpora for people: the command `inspect`."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,6 @@ from pathlib import Path
 from phoenix_server.artifacts import MANIFEST, verify_files
 from phoenix_server.bundle.bundle import Bundle, open_bundle
 from phoenix_server.corpus.disk import snapshot as snapshots
-from phoenix_server.corpus.disk.compaction import list_snapshots
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
 from phoenix_server.corpus.disk.store import Store, read_with_retries
 from phoenix_server.engine.pairing import check_pair, generation_name
@@ -16,14 +15,14 @@ from phoenix_server.errors import ArtifactError, BundleError
 
 
 def explain(paths: Sequence[Path], now: datetime) -> Iterator[str]:
-    """Yield what is to be said of bundles and corpora, a line at a time.
+    """Yield a description of bundles and corpora, line by line.
 
     Args:
         paths: Directories of bundles and corpora.
-        now: To tell whether programs have expired.
+        now: The time at which programs may have expired.
 
     Raises:
-        ArtifactError: Something is wrong with one of them; the lines before say what is right.
+        ArtifactError: One of them is invalid; the lines before describe what is valid.
     """
     opened = [_open(path) for path in paths]
     for artifact in opened:
@@ -39,7 +38,7 @@ def explain(paths: Sequence[Path], now: datetime) -> Iterator[str]:
 
 
 def _open(path: Path) -> Bundle | Snapshot:
-    """Open what lies at a path; its manifest tells which kind it is."""
+    """Open a bundle or a corpus; its manifest tells which it is."""
     try:
         keys: object = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -74,7 +73,7 @@ def _bundle(bundle: Bundle, now: datetime) -> Iterator[str]:
     yield from _files(len(manifest.files), sum(file.size_bytes for file in manifest.files))
     verify_files(bundle.path, [*bundle.serving_files(), *manifest.files], BundleError)
     bundle.check_fingerprint()
-    yield "  sums          all hold"
+    yield "  checksums     all match"
     for program in (manifest.user_tower, manifest.candidate_tower):
         bundle.load_program(program)
     left = (bundle.expires_at - now).days
@@ -95,15 +94,15 @@ def _corpus(snapshot: Snapshot) -> Iterator[str]:
     yield f"  built with    towers {manifest.tower_fingerprint}"
     yield from _files(len(manifest.files), sum(file.size_bytes for file in manifest.files))
     snapshots.verify(snapshot)
-    yield "  sums          all hold"
+    yield "  checksums     all match"
     if snapshot.manifest.sequence == 0:
-        yield from read_with_retries(snapshot.path, _later)
+        yield from read_with_retries(snapshot.path, _describe_changes)
 
 
-def _later(store: Store) -> list[str]:
-    """Say what became of a corpus since it was built, if anything did."""
+def _describe_changes(store: Store) -> list[str]:
+    """Describe the snapshots and changes of a corpus since it was built, if any."""
     lines: list[str] = []
-    for snapshot in list_snapshots(store)[1:]:
+    for snapshot in store.list_snapshots()[1:]:
         manifest = snapshot.manifest
         inside = snapshot.path.relative_to(store.path).as_posix()
         line = f"through change {manifest.sequence:,}: {manifest.rows:,} posts, in {inside}"
@@ -112,20 +111,19 @@ def _later(store: Store) -> list[str]:
         lines.append(f"  snapshot      {line}")
     if store.snapshot is not store.built:
         snapshots.verify(store.snapshot)
-        lines.append(f"  sums          of {store.snapshot.path.name} hold")
-    posts = changes = 0
+        lines.append(f"  checksums     of {store.snapshot.path.name} match")
     last = store.snapshot.manifest.sequence
-    for number, change in store.changes():
-        changes, posts, last = changes + 1, posts + len(change), number
-    if changes:
+    history = store.read_history(last)
+    if history.changes:
+        posts, changes = len(history.post_ids), history.changes
         lines.append(
-            f"  journal       {_counted(posts, 'post')} in {_counted(changes, 'change')} since, "
-            f"through change {last:,}; the sums hold"
+            f"  journal       {_count(posts, 'post')} in {_count(changes, 'change')} since, "
+            f"through change {last + changes:,}; checksums match"
         )
     return lines
 
 
-def _counted(count: int, what: str) -> str:
+def _count(count: int, what: str) -> str:
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 

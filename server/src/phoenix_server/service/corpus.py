@@ -14,7 +14,6 @@ import grpc
 from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import corpus_service_pb2_grpc
 from phoenix_server.corpus.changes import Posts
-from phoenix_server.corpus.disk.compaction import list_snapshots
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.errors import InvalidRequestError
 from phoenix_server.service import requests
@@ -124,7 +123,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
     ) -> pb.ListSnapshotsResponse:
         """List the snapshots."""
         store = self._state.updates.store
-        snapshots = await asyncio.to_thread(list_snapshots, store)
+        snapshots = await asyncio.to_thread(store.list_snapshots)
         return pb.ListSnapshotsResponse(
             snapshots=[_described(each, store.path) for each in snapshots]
         )

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from phoenix_server.corpus.changes import Change, History, Posts
 from phoenix_server.corpus.disk.journal import Journal
 from phoenix_server.errors import CorpusError, StorageError
-from server.corpus.change_cases import NAMES, assert_same_change, described, id_array, posts_of
+from server.corpus.change_cases import NAMES, id_array, posts_of
 
 _IDENTITY = {"corpus": "a"}
 _SMALL: list[Change] = [posts_of([3, 2**64 - 1]), id_array(3), posts_of([4, 3], seed=1)]
-_LARGE = posts_of(range(1, 40_001))  # more than SQLite keeps in memory before it is committed
+_LARGE = posts_of(range(1, 40_001))  # larger than the page cache of an uncommitted transaction
 
 _ids = st.lists(st.integers(1, 2**64 - 1), unique=True, min_size=1, max_size=20)
 _names = st.lists(st.sampled_from(NAMES), unique=True)
@@ -45,16 +45,50 @@ def _written(path: Path, changes: list[Change], first: int = 1) -> None:
         journal.append(first, changes)
 
 
-def _read(path: Path, after: int = 0, *, read_only: bool = False) -> list[tuple[int, Change]]:
+def _read(path: Path, after: int = 0, *, read_only: bool = False) -> History:
     with _opened(path, read_only=read_only) as journal:
-        return list(journal.read(after))
+        return journal.read_history(after)
 
 
 def _assert_holds(path: Path, changes: list[Change], first: int = 1) -> None:
-    found = _read(path, first - 1)
-    assert [number for number, _ in found] == list(range(first, first + len(changes)))
-    for (_, change), expected in zip(found, changes, strict=True):
-        assert_same_change(change, expected)
+    _assert_same(_read(path, first - 1), changes)
+
+
+def _assert_same(history: History, changes: list[Change]) -> None:
+    """Check that a history holds some changes, bit for bit and in order."""
+    expected = History.of(changes)
+    assert history.changes == expected.changes
+    assert history.post_ids.dtype == np.uint64
+    np.testing.assert_array_equal(history.post_ids, expected.post_ids)
+    np.testing.assert_array_equal(history.is_write, expected.is_write)
+    assert _one_by_one(history) == _one_by_one(expected)
+    assert _label_names(history) == _label_names(expected)
+    towers = [posts.tower for posts in history.writes]
+    assert all(tower != following for tower, following in pairwise(towers))
+    for posts in history.writes:
+        assert len(set(posts.labels.names)) == len(posts.labels.names)
+        assert posts.vectors.dtype == np.float32
+        assert posts.created_at_unix_ms.dtype == np.int64
+
+
+def _one_by_one(history: History) -> list[tuple[object, ...]]:
+    """Return each written post with the towers of its vector."""
+    return [
+        (posts.tower, *columns, [posts.labels.names[index] for index in labels], vector.tobytes())
+        for posts in history.writes
+        for *columns, labels, vector in zip(
+            posts.post_ids.tolist(),
+            posts.author_ids.tolist(),
+            posts.created_at_unix_ms.tolist(),
+            np.split(posts.labels.indices, np.cumsum(posts.labels.counts)[:-1]),
+            posts.vectors,
+            strict=True,
+        )
+    ]
+
+
+def _label_names(history: History) -> set[str]:
+    return {name for posts in history.writes for name in posts.labels.names}
 
 
 def _execute(path: Path, statement: str, *parameters: object) -> None:
@@ -75,7 +109,7 @@ def _files(path: Path) -> dict[str, bytes]:
 
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.lists(_changes, min_size=1, max_size=3), max_size=4), st.integers(0, 2**40))
-def test_what_is_appended_is_read_back_after_reopening(
+def test_appended_changes_are_read_after_reopening(
     tmp_path_factory: pytest.TempPathFactory, groups: list[list[Change]], after: int
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.sqlite"
@@ -95,7 +129,7 @@ def test_what_is_appended_is_read_back_after_reopening(
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(_changes, st.sampled_from("ab")), max_size=10), st.integers(0, 3))
-def test_changes_that_are_read_together_are_those_that_are_read_one_by_one(
+def test_consecutive_writes_of_one_tower_are_joined(
     tmp_path_factory: pytest.TempPathFactory, made: list[tuple[Change, str]], after: int
 ) -> None:
     changes = [
@@ -104,40 +138,20 @@ def test_changes_that_are_read_together_are_those_that_are_read_one_by_one(
     ]
     with _opened(tmp_path_factory.mktemp("journal") / "journal.sqlite") as journal:
         journal.append(1, changes)
-        history = journal.read_history(after)
-    expected = History.of(changes[after:])
-    assert history.changes == expected.changes
-    assert history.post_ids.dtype == np.uint64
-    np.testing.assert_array_equal(history.post_ids, expected.post_ids)
-    np.testing.assert_array_equal(history.is_write, expected.is_write)
-    assert _one_by_one(history) == _one_by_one(expected)
-    towers = [posts.tower for posts in history.writes]
-    assert all(tower != following for tower, following in pairwise(towers))
-    for posts in history.writes:
-        assert len(set(posts.labels.names)) == len(posts.labels.names)
+        _assert_same(journal.read_history(after), changes[after:])
 
 
-def _one_by_one(history: History) -> list[tuple[str, object]]:
-    """Return all that is written, post by post, with the towers of its vector."""
-    return [
-        (posts.tower, described(posts.take(np.array([place]))))
-        for posts in history.writes
-        for place in range(len(posts))
-    ]
-
-
-def test_vectors_are_kept_bit_for_bit(path: Path) -> None:
-    bits = np.random.default_rng(0).integers(0, 2**32, (50, 8), np.uint32)  # nans among them
+def test_vectors_are_stored_bit_for_bit(path: Path) -> None:
+    bits = np.random.default_rng(0).integers(0, 2**32, (50, 8), np.uint32)  # including NaNs
     bits[0, :4] = [0x80000000, 0x7FC12345, 1, 0x7F800001]
     posts = posts_of(range(1, 51))
     posts.vectors[:] = bits.view(np.float32)
     _written(path, [posts])
-    ((_, change),) = _read(path)
-    assert isinstance(change, Posts)
-    np.testing.assert_array_equal(change.vectors.view(np.uint32), bits)
+    (read,) = _read(path).writes
+    np.testing.assert_array_equal(read.vectors.view(np.uint32), bits)
 
 
-def test_a_full_disk_refuses_all_changes_of_a_group_and_none_of_the_next(
+def test_a_full_disk_fails_all_changes_of_a_group_and_none_of_the_next(
     path: Path, connections: list[sqlite3.Connection]
 ) -> None:
     with _opened(path) as journal:
@@ -154,7 +168,7 @@ def test_a_full_disk_refuses_all_changes_of_a_group_and_none_of_the_next(
     _assert_holds(path, [*_SMALL, _SMALL[0], _LARGE, _SMALL[1]])
 
 
-def test_a_change_is_not_numbered_twice(path: Path) -> None:
+def test_a_number_is_not_used_twice(path: Path) -> None:
     with _opened(path) as journal:
         journal.append(1, _SMALL)
         with pytest.raises(StorageError, match="UNIQUE"):
@@ -163,11 +177,11 @@ def test_a_change_is_not_numbered_twice(path: Path) -> None:
     _assert_holds(path, [*_SMALL, id_array(9)])
 
 
-def test_missing_changes_are_named(path: Path) -> None:
+def test_missing_changes_are_reported(path: Path) -> None:
     _written(path, [id_array(n) for n in range(1, 8)])
     _execute(path, "DELETE FROM changes WHERE sequence IN (3, 4)")
     assert _refused(lambda: _read(path), path) == "lacks the changes 3 to 4"
-    assert len(_read(path, after=4)) == 3
+    assert _read(path, after=4).changes == 3
     with _opened(path) as journal:
         journal.trim(5)
     assert _refused(lambda: _read(path), path) == "lacks the changes 1 to 5"
@@ -176,7 +190,7 @@ def test_missing_changes_are_named(path: Path) -> None:
 @pytest.mark.parametrize(
     "column", ["post_ids", "author_ids", "created_at_unix_ms", "labels", "vectors"]
 )
-def test_a_flipped_bit_is_noticed(path: Path, column: str) -> None:
+def test_a_flipped_bit_is_detected(path: Path, column: str) -> None:
     _written(path, _SMALL)
     with closing(sqlite3.connect(path)) as database:
         query = f"SELECT {column} FROM changes WHERE sequence = 3"
@@ -194,7 +208,7 @@ def test_a_flipped_bit_is_noticed(path: Path, column: str) -> None:
 
 
 @pytest.mark.parametrize("column", ["posts", "checksum"])
-def test_a_wrong_number_is_noticed(path: Path, column: str) -> None:
+def test_a_wrong_count_or_checksum_is_detected(path: Path, column: str) -> None:
     _written(path, _SMALL)
     _execute(path, f"UPDATE changes SET {column} = {column} + 1 WHERE sequence = 2")
     assert _refused(lambda: _read(path), path) == "change 2 is damaged"
@@ -213,7 +227,7 @@ def test_a_journal_of_another_corpus_is_refused(path: Path, read_only: bool) -> 
 
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("contents", [b"no database", b"SQLite format 3\0" + bytes(5000)])
-def test_a_file_that_is_no_database_is_refused(
+def test_a_file_that_is_not_a_database_is_refused(
     path: Path, contents: bytes, read_only: bool
 ) -> None:
     path.write_bytes(contents)
@@ -223,7 +237,7 @@ def test_a_file_that_is_no_database_is_refused(
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_another_version_is_refused(path: Path, read_only: bool) -> None:
+def test_another_format_version_is_refused(path: Path, read_only: bool) -> None:
     _written(path, _SMALL)
     _execute(path, "PRAGMA user_version = 3")
     reason = _refused(lambda: Journal(path, _IDENTITY, read_only=read_only), path)
@@ -238,12 +252,12 @@ def test_a_database_without_a_journal_is_refused(path: Path) -> None:
     assert reason.startswith("cannot be used as a journal: no such table")
 
 
-def test_a_journal_where_none_can_be_is_refused(tmp_path: Path) -> None:
+def test_a_journal_in_a_missing_directory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "journal.sqlite"
     assert "unable to open" in _refused(lambda: Journal(path, _IDENTITY), path)
 
 
-def test_names_that_a_uri_would_misread_are_names(tmp_path: Path) -> None:
+def test_paths_may_contain_special_characters_of_uris(tmp_path: Path) -> None:
     path = tmp_path / "a?mode=memory#b%20c" / "journal.sqlite"
     path.parent.mkdir()
     _written(path, _SMALL)
@@ -251,7 +265,7 @@ def test_names_that_a_uri_would_misread_are_names(tmp_path: Path) -> None:
     assert path.is_file()
 
 
-def test_trimming_drops_the_changes_up_to_one(path: Path) -> None:
+def test_trim_removes_the_changes_up_to_a_number(path: Path) -> None:
     with _opened(path) as journal:
         journal.append(6, _SMALL)
         journal.trim(5)
@@ -268,15 +282,15 @@ def test_trimming_drops_the_changes_up_to_one(path: Path) -> None:
     _assert_holds(path, many[201:], 210)
 
 
-def test_read_only_reads_where_nothing_may_be_written(path: Path) -> None:
+def test_a_read_only_journal_writes_nothing(path: Path) -> None:
     _written(path, _SMALL)
     before = _files(path)
     path.parent.chmod(0o555)
     try:
         with _opened(path, read_only=True) as journal:
-            assert len(list(journal.read(0))) == 3
+            assert journal.read_history(0).changes == 3
             assert journal.last() == 3
-            assert _files(path) == before  # whoever may write, as root may, writes nothing
+            assert _files(path) == before  # nothing is written even with permission, as root has
             with pytest.raises(StorageError):
                 journal.append(4, [id_array(1)])
             with pytest.raises(StorageError):
@@ -286,23 +300,23 @@ def test_read_only_reads_where_nothing_may_be_written(path: Path) -> None:
         path.parent.chmod(0o755)
 
 
-def test_read_only_begins_no_journal(path: Path) -> None:
+def test_a_read_only_journal_is_not_created(path: Path) -> None:
     assert "unable to open" in _refused(lambda: Journal(path, _IDENTITY, read_only=True), path)
     assert not list(path.parent.iterdir())
 
 
-def test_read_only_sees_what_the_writer_has_committed(path: Path) -> None:
+def test_a_read_only_journal_has_all_committed_changes(path: Path) -> None:
     with _opened(path) as journal:
         for number, change in enumerate(_SMALL, start=1):
             journal.append(number, [change])
             with _opened(path, read_only=True) as reader:
                 assert reader.last() == number
-                assert [found for found, _ in reader.read(0)] == list(range(1, number + 1))
+                assert reader.read_history(0).changes == number
     _assert_holds(path, _SMALL)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_a_crash_loses_what_was_not_committed_and_nothing_else(
+def test_a_crash_loses_only_uncommitted_changes(
     path: Path, connections: list[sqlite3.Connection], read_only: bool
 ) -> None:
     def copy(name: str) -> Path:
@@ -323,18 +337,16 @@ def test_a_crash_loses_what_was_not_committed_and_nothing_else(
         connections[0].set_trace_callback(None)
         whole = copy("whole")
     (crashed,) = copies
-    # Most of the transaction was in the log already.
+    # Most of the transaction was in the WAL already.
     assert (crashed / log.name).stat().st_size > committed + _LARGE.vectors.nbytes / 2
-    found = _read(crashed / path.name, read_only=read_only)
-    assert [number for number, _ in found] == [1, 2, 3]
-    found = _read(whole / path.name, read_only=read_only)
-    assert [number for number, _ in found] == [1, 2, 3, 4, 5]
+    assert _read(crashed / path.name, read_only=read_only).changes == 3
+    assert _read(whole / path.name, read_only=read_only).changes == 5
     _written(crashed / path.name, [id_array(7)], first=4)
     _assert_holds(crashed / path.name, [*_SMALL, id_array(7)])
     _assert_holds(whole / path.name, [*_SMALL, _SMALL[0], _LARGE])
 
 
-def test_a_torn_log_holds_whole_groups(
+def test_a_truncated_wal_holds_complete_groups(
     path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     groups: list[list[Change]] = [_SMALL, [posts_of(range(1, 900))], [id_array(1)] * 7, _SMALL]
@@ -350,6 +362,6 @@ def test_a_torn_log_holds_whole_groups(
         torn.with_name(f"{path.name}-wal").write_bytes(log[:size])
         with _opened(torn) as journal:
             lasts.append(journal.last() or 0)
-            assert len(list(journal.read(0))) == lasts[-1]
+            assert journal.read_history(0).changes == lasts[-1]
     assert lasts == sorted(lasts)
     assert sorted(set(lasts)) == ends

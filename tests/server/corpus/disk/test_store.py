@@ -10,7 +10,7 @@ from phoenix_server.corpus.disk.store import (
     JOURNAL,
     MAX_ATTEMPTS,
     SNAPSHOTS,
-    Named,
+    SnapshotName,
     Store,
     read_with_retries,
 )
@@ -37,8 +37,14 @@ def _refused(action: Callable[[], object]) -> CorpusError:
     return caught.value
 
 
+def _changes(store: Store) -> range:
+    """Return the numbers of the changes since the snapshot."""
+    last = store.snapshot.manifest.sequence
+    return range(last + 1, last + 1 + store.read_history(last).changes)
+
+
 def _snapshot(corpus: Path, sequence: int, built_as: str | None = None) -> Path:
-    """Write a newer snapshot: a copy of the corpus as it was built."""
+    """Write a newer snapshot: a copy of the corpus as built."""
     path = corpus / SNAPSHOTS / str(sequence)
     path.mkdir(parents=True)
     for name in ("manifest.json", "posts.arrow"):
@@ -49,18 +55,18 @@ def _snapshot(corpus: Path, sequence: int, built_as: str | None = None) -> Path:
     return path
 
 
-def test_a_corpus_as_it_was_built_has_no_changes(corpus: Path) -> None:
+def test_a_corpus_as_built_has_no_changes(corpus: Path) -> None:
     with _opened(corpus) as store:
         assert store.snapshot.path == corpus
-        assert list(store.changes()) == []
+        assert _changes(store) == range(1, 1)
         assert store.journal_posts() == 0
 
 
-def test_the_newest_snapshot_counts_and_the_changes_since(corpus: Path) -> None:
+def test_a_store_opens_the_newest_snapshot_and_the_changes_since(corpus: Path) -> None:
     changes = [posts_of([5 + n]) for n in range(11)]
     with _opened(corpus) as store:
         store.journal.append(1, changes)
-        assert [number for number, _ in store.changes()] == list(range(1, 12))
+        assert _changes(store) == range(1, 12)
     for sequence in (2, 10, 9):  # of which "9" is the last by name
         _snapshot(corpus, sequence)
     (corpus / SNAPSHOTS / ".11.half").mkdir()
@@ -68,30 +74,30 @@ def test_the_newest_snapshot_counts_and_the_changes_since(corpus: Path) -> None:
     for read_only in (False, True):
         with _opened(corpus, read_only=read_only) as store:
             assert store.snapshot.path == corpus / SNAPSHOTS / "10"
-            ((number, change),) = store.changes()
-            assert number == 11
+            assert _changes(store) == range(11, 12)
+            (change,) = store.read_history(10).writes
             assert_same_change(change, changes[10])
     with _opened(corpus) as store:
         assert store.journal_posts() == 1
 
 
-def test_changes_go_on_after_those_of_a_snapshot_whose_journal_was_trimmed(corpus: Path) -> None:
+def test_a_trimmed_journal_continues_after_the_snapshot(corpus: Path) -> None:
     _snapshot(corpus, 7)
     with _opened(corpus) as store:
         store.journal.append(8, [id_array(3)])
         store.journal.trim(7)
     with _opened(corpus) as store:
-        assert [number for number, _ in store.changes()] == [8]
+        assert _changes(store) == range(8, 9)
 
 
-def test_changes_that_neither_snapshot_nor_journal_holds_are_named(corpus: Path) -> None:
+def test_changes_missing_from_snapshot_and_journal_are_reported(corpus: Path) -> None:
     with _opened(corpus) as store:
         store.journal.append(3, [id_array(3)])
-        error = _refused(lambda: list(store.changes()))
+        error = _refused(lambda: _changes(store))
     assert (error.path, error.reason) == (corpus / JOURNAL, "lacks the changes 1 to 2")
 
 
-def test_a_newest_snapshot_that_is_not_whole_is_refused(corpus: Path) -> None:
+def test_an_incomplete_newest_snapshot_is_refused(corpus: Path) -> None:
     _snapshot(corpus, 3)
     path = _snapshot(corpus, 12)
     (path / "manifest.json").unlink()
@@ -100,11 +106,11 @@ def test_a_newest_snapshot_that_is_not_whole_is_refused(corpus: Path) -> None:
     error = _refused(lambda: Store(corpus))
     assert (error.path, error.reason) == (path, f"is not a later state of {corpus}")
     _snapshot(corpus, 14)
-    with _opened(corpus):  # the refused ones left the lock
+    with _opened(corpus):  # the failed attempts released the lock
         pass
 
 
-def test_changes_are_of_the_corpus_as_it_was_built(corpus: Path) -> None:
+def test_journal_and_snapshots_belong_to_the_corpus_as_built(corpus: Path) -> None:
     with _opened(corpus) as store:
         built = store.identity
         store.journal.append(1, [id_array(3)])
@@ -119,40 +125,39 @@ def test_changes_are_of_the_corpus_as_it_was_built(corpus: Path) -> None:
     assert _refused(lambda: Store(corpus)).path == path
 
 
-def test_one_takes_changes_and_others_only_read(corpus: Path) -> None:
+def test_one_process_writes_and_others_only_read(corpus: Path) -> None:
     with _opened(corpus) as store:
         error = _refused(lambda: Store(corpus))
         assert error.path == corpus
-        assert error.reason == ("another server takes its changes; --read-only serves it without")
+        assert error.reason == ("another server writes its changes; --read-only serves it without")
         store.journal.append(1, [id_array(3)])
         with _opened(corpus, read_only=True) as reader, _opened(corpus, read_only=True) as other:
-            assert [number for number, _ in reader.changes()] == [1]
-            assert [number for number, _ in other.changes()] == [1]
+            assert _changes(reader) == _changes(other) == range(1, 2)
     with _opened(corpus, read_only=True), _opened(corpus) as store:
         store.journal.append(2, [id_array(4)])
 
 
-def test_read_only_needs_no_journal_and_makes_nothing(corpus: Path) -> None:
+def test_a_read_only_store_creates_nothing(corpus: Path) -> None:
     before = sorted(corpus.iterdir())
     with _opened(corpus, read_only=True) as store:
         assert store.read_only
-        assert list(store.changes()) == []
+        assert _changes(store) == range(1, 1)
     assert sorted(corpus.iterdir()) == before
 
 
-def test_a_directory_that_cannot_be_written_is_served_read_only(corpus: Path) -> None:
-    (corpus / "lock").mkdir()  # stands for any reason
+def test_an_unwritable_directory_can_be_opened_read_only(corpus: Path) -> None:
+    (corpus / "lock").mkdir()  # for example
     error = _refused(lambda: Store(corpus))
     assert error.path == corpus
     assert error.reason == (
-        "changes cannot be written there (Is a directory); --read-only serves it without"
+        "changes cannot be written (Is a directory); --read-only serves it without"
     )
     assert not (corpus / JOURNAL).exists()
     with _opened(corpus, read_only=True) as store:
         assert store.snapshot.path == corpus
 
 
-def test_a_damaged_journal_leaves_the_lock_to_others(corpus: Path) -> None:
+def test_a_damaged_journal_releases_the_lock(corpus: Path) -> None:
     (corpus / JOURNAL).write_bytes(b"no database")
     assert _refused(lambda: Store(corpus)).path == corpus / JOURNAL
     assert _refused(lambda: Store(corpus, read_only=True)).path == corpus / JOURNAL
@@ -161,7 +166,7 @@ def test_a_damaged_journal_leaves_the_lock_to_others(corpus: Path) -> None:
         pass
 
 
-def test_what_is_no_corpus_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_corpus_is_refused_unchanged(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     error = _refused(lambda: Store(tmp_path / "empty"))
     assert error.path == tmp_path / "empty" / "manifest.json"
@@ -172,16 +177,12 @@ def test_a_moved_corpus_keeps_its_changes(corpus: Path) -> None:
     with _opened(corpus) as store:
         store.journal.append(1, [posts_of([9])])
     with _opened(copied(corpus, corpus.with_name("copy"))) as store:
-        ((_, change),) = store.changes()
+        (change,) = store.read_history(0).writes
         assert_same_change(change, posts_of([9]))
 
 
-def _numbers(store: Store) -> list[int]:
-    return [store.snapshot.manifest.sequence, *(number for number, _ in store.changes())]
-
-
 @pytest.mark.parametrize("kept", [0, 1])
-def test_who_only_reads_notices_that_changes_were_dropped(corpus: Path, kept: int) -> None:
+def test_a_reader_detects_that_changes_were_removed(corpus: Path, kept: int) -> None:
     with _opened(corpus) as server:
         server.journal.append(1, [id_array(3), id_array(4)])
         with _opened(corpus, read_only=True) as reader:
@@ -190,56 +191,56 @@ def test_who_only_reads_notices_that_changes_were_dropped(corpus: Path, kept: in
             server.journal.trim(2 - kept)
             assert reader.is_overtaken
             missing = "lacks the changes 1 to 2" if not kept else "lacks the changes 1 to 1"
-            assert _refused(lambda: list(reader.changes())).reason == missing
+            assert _refused(lambda: _changes(reader)).reason == missing
         assert not server.is_overtaken
         with _opened(corpus, read_only=True) as reader:
-            assert _numbers(reader) == [2]
+            assert _changes(reader) == range(3, 3)
 
 
-def test_what_is_read_while_a_server_writes_a_snapshot_is_read_again(corpus: Path) -> None:
+def test_reading_is_retried_when_a_server_writes_snapshots(corpus: Path) -> None:
     opened: list[Path] = []
     with _opened(corpus) as server:
         server.journal.append(1, [id_array(n) for n in range(1, 10)])
 
-        def read(store: Store) -> list[int]:
+        def read(store: Store) -> range:
             opened.append(store.snapshot.path)
             if len(opened) < MAX_ATTEMPTS:
                 _snapshot(corpus, 2 * len(opened))
                 server.journal.trim(2 * len(opened))
-            return _numbers(store)
+            return _changes(store)
 
-        assert read_with_retries(corpus, read) == [8, 9]
+        assert read_with_retries(corpus, read) == range(9, 10)
     assert [path.name for path in opened] == ["corpus", "2", "4", "6", "8"]
 
 
-def test_what_is_written_anew_again_and_again_is_given_up(corpus: Path) -> None:
+def test_reading_ends_after_the_maximum_number_of_attempts(corpus: Path) -> None:
     opened = 0
     with _opened(corpus) as server:
         server.journal.append(1, [id_array(n) for n in range(1, 40)])
 
-        def read(store: Store) -> list[int]:
+        def read(store: Store) -> range:
             nonlocal opened
             opened += 1
             _snapshot(corpus, 2 * opened)
             server.journal.trim(2 * opened)
-            return _numbers(store)
+            return _changes(store)
 
         error = _refused(lambda: read_with_retries(corpus, read))
     assert error.reason.startswith("lacks the changes")
     assert opened == MAX_ATTEMPTS
 
 
-def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_waited_for(
+def test_a_snapshot_removed_while_opening_is_replaced_by_a_newer_one(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _snapshot(corpus, 2)
     listed, lists = Store.named_snapshots, 0
 
-    def named_snapshots(store: Store) -> list[Named]:
+    def named_snapshots(store: Store) -> list[SnapshotName]:
         nonlocal lists
         lists += 1
         found = listed(store)
-        if lists == 1:  # a server removes it as soon as it is seen
+        if lists == 1:  # a server removes it after it is listed
             shutil.rmtree(_snapshot(corpus, 5).parent / "2")
         return found
 
@@ -248,14 +249,14 @@ def test_a_snapshot_that_is_removed_while_it_is_opened_is_not_waited_for(
         assert store.snapshot.manifest.sequence == 5
 
 
-def test_a_damaged_journal_is_read_once(corpus: Path) -> None:
+def test_a_damaged_journal_is_not_read_again(corpus: Path) -> None:
     with _opened(corpus) as server:
         server.journal.append(3, [id_array(3)])
     opened: list[Store] = []
 
-    def read(store: Store) -> list[int]:
+    def read(store: Store) -> range:
         opened.append(store)
-        return _numbers(store)
+        return _changes(store)
 
     assert _refused(lambda: read_with_retries(corpus, read)).reason == "lacks the changes 1 to 2"
     assert len(opened) == 1

@@ -1,5 +1,3 @@
-"""Rows and their bits in words."""
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

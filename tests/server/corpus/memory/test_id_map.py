@@ -10,14 +10,14 @@ _MIX = 0x9E3779B97F4A7C15
 
 
 def _colliding(place: int, count: int) -> list[int]:
-    """Return ids that begin at one place of every table: at `place` of 2**20, or its half, ..."""
+    """Return ids with the same first slot in any table: `place` of 2**20, half of it of 2**19."""
     unmix = pow(_MIX, -1, 2**64)
     return [((place << 44) + n + 1) * unmix % 2**64 for n in range(count)]
 
 
 _POOL = np.array(
     [
-        *_colliding(2**20 - 1, 20),  # they go on at the beginning of the table
+        *_colliding(2**20 - 1, 20),  # they wrap around to the first slots
         *_colliding(0, 20),
         *_colliding(2**19, 20),
         *range(1, 20),

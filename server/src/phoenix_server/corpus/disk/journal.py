@@ -1,14 +1,14 @@
-"""Changes on the disk, in SQLite, before they are acknowledged.
+"""The journal: changes in SQLite, stored before they are acknowledged.
 
-A change is one row, and changes that come together are one transaction. The database is in WAL
-mode with synchronous=FULL: a transaction that was committed survives the loss of power.
+Each change is one row; changes that are appended together are one transaction. The database is in
+WAL mode with synchronous=FULL, so a committed transaction survives a power failure.
 
     changes(sequence, posts, post_ids, author_ids, created_at_unix_ms, labels, vectors, tower,
             checksum)
 
-`posts` is how many there are. The columns of posts are blobs of little-endian numbers (u64, u64,
-i64, f32), `labels` is JSON, null if there are none, `tower` is the fingerprint of the towers that
-made the vectors. A deletion has post ids alone. `checksum` is the CRC-32 of all of it.
+`posts` is the number of posts. Columns of posts are blobs of little-endian numbers (u64, u64, i64,
+f32), `labels` is JSON (null without labels), and `tower` is the fingerprint of the towers that made
+the vectors. A deletion has `post_ids` only. `checksum` is the CRC-32 of the other columns.
 """
 
 import json
@@ -17,9 +17,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from itertools import compress, groupby
+from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,14 +29,12 @@ from phoenix_server.errors import CorpusError, StorageError
 
 T = TypeVar("T", bound=np.generic)
 
-_Columns = Sequence[Any]  # a change as the database has it, without number and sum
-
 _FORMAT = 2
-_APPLICATION = 0x70686F78  # "phox", which `file` shows
+_APPLICATION = 0x70686F78  # "phox", which the command `file` shows
 _PAGE_BYTES = 16_384
-_TRIMMED = 1 << 14  # posts, more or less
-_TRIMMED_CHANGES = 1 << 12
-_WAL_PAGES = 4_096  # 64 MiB before they are copied into the database
+_MAX_TRIMMED_POSTS = 1 << 14  # per transaction, approximately
+_MAX_TRIMMED_CHANGES = 1 << 12
+_WAL_PAGES = 4_096  # 64 MiB, then SQLite copies them into the database
 
 _IDENTITY = "CREATE TABLE identity (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
 _CHANGES = """
@@ -54,16 +52,32 @@ CREATE TABLE changes (
 """
 
 
+class _Row(NamedTuple):
+    """A change as the database stores it, without sequence and checksum.
+
+    The columns of posts are bytes, `labels` and `tower` are text; all but the first two are None in
+    a deletion.
+    """
+
+    posts: int
+    post_ids: Any
+    author_ids: Any = None
+    created_at_unix_ms: Any = None
+    labels: Any = None
+    vectors: Any = None
+    tower: Any = None
+
+
 class Journal:
-    """The changes of one corpus since a snapshot. One thread at a time."""
+    """The changes of one corpus since a snapshot. Not thread-safe."""
 
     def __init__(self, path: Path, identity: Mapping[str, str], *, read_only: bool = False) -> None:
-        """Open a journal, or begin one.
+        """Open a journal, or create one.
 
         Args:
             path: The database.
-            identity: What it belongs to; what an old one says must be the same.
-            read_only: Begin none, and write nothing.
+            identity: The corpus to which the journal belongs; an existing one must have the same.
+            read_only: Create nothing and write nothing.
 
         Raises:
             CorpusError: It cannot be read or written, or belongs to another corpus.
@@ -85,34 +99,31 @@ class Journal:
             raise CorpusError(path, f"cannot be used as a journal: {exc}") from exc
 
     def close(self) -> None:
-        """Close it."""
+        """Close the database."""
         self._database.close()
 
     def first(self) -> int | None:
-        """Return the number of the first change, if it holds any."""
-        (found,) = self._database.execute("SELECT min(sequence) FROM changes").fetchone()
-        return found
+        """Return the number of the first change, None if there is none."""
+        return self._value("SELECT min(sequence) FROM changes")
 
     def last(self) -> int | None:
-        """Return the number of the last change, if it holds any."""
-        (found,) = self._database.execute("SELECT max(sequence) FROM changes").fetchone()
-        return found
+        """Return the number of the last change, None if there is none."""
+        return self._value("SELECT max(sequence) FROM changes")
 
     def posts(self, after: int, through: int = 2**63 - 1) -> int:
-        """Return how many posts the changes after one, and up to another, write and delete."""
-        query = "SELECT coalesce(sum(posts), 0) FROM changes WHERE sequence > ? AND sequence <= ?"
-        (found,) = self._database.execute(query, (after, through)).fetchone()
-        return found
+        """Return how many posts the changes from `after` + 1 through `through` write and delete."""
+        query = "SELECT sum(posts) FROM changes WHERE sequence > ? AND sequence <= ?"
+        return self._value(query, after, through) or 0
 
     def append(self, first: int, changes: Sequence[Change]) -> None:
-        """Add changes, numbered from `first` on; when this returns they are on the disk.
+        """Add changes, numbered from `first` on; when this returns they are durable.
 
         Raises:
-            StorageError: The disk refuses. None of them was added.
+            StorageError: Writing fails; none of them was added.
         """
         rows = [
-            (sequence, *columns, _checksum(columns))
-            for sequence, columns in enumerate(map(_columns, changes), start=first)
+            (sequence, *row, _checksum(row))
+            for sequence, row in enumerate(map(_encode, changes), start=first)
         ]
         try:
             self._database.execute("BEGIN IMMEDIATE")
@@ -123,54 +134,46 @@ class Journal:
                 self._database.execute("ROLLBACK")
             raise StorageError(self._path, f"cannot be written: {exc}") from exc
 
-    def read(self, after: int) -> Iterator[tuple[int, Change]]:
-        """Yield the changes after one, with their numbers.
-
-        Raises:
-            CorpusError: One is missing, or damaged.
-        """
-        for sequence, columns in enumerate(self._read(after), start=after + 1):
-            yield sequence, _posts([columns]) if _is_write(columns) else _ids([columns])
-
     def read_history(self, after: int) -> History:
-        """Return the changes after one, together: what many small ones hold is joined.
+        """Return the changes after number `after`; consecutive writes of one tower are joined.
 
         Raises:
-            CorpusError: One is missing, or damaged.
+            CorpusError: A change is missing or damaged.
         """
-        changes = list(self._read(after))
-        writes = np.array([_is_write(columns) for columns in changes], np.bool_)
-        runs = groupby(compress(changes, writes), key=_tower)
+        rows = list(self._read(after))
+        is_write = np.array([row.tower is not None for row in rows], np.bool_)
+        writes = groupby((row for row in rows if row.tower is not None), lambda row: row.tower)
         return History(
-            changes=len(changes),
-            post_ids=_ids(changes),
-            is_write=np.repeat(writes, [columns[0] for columns in changes]),
-            writes=[_posts(list(run)) for _, run in runs],
+            changes=len(rows),
+            post_ids=_ids(rows),
+            is_write=np.repeat(is_write, [row.posts for row in rows]),
+            writes=[_decode(list(run)) for _, run in writes],
         )
 
     def trim(self, through: int) -> None:
-        """Drop the changes up to one, a few at a time, so that others can write in between.
+        """Remove the changes up to number `through`, in short transactions between other writes.
 
         Raises:
-            StorageError: The disk refuses.
+            StorageError: Writing fails.
         """
         some = (
             "SELECT sequence, sum(posts) OVER (ORDER BY sequence) - posts AS before "
             "FROM changes WHERE sequence <= ? ORDER BY sequence LIMIT ?"
         )
         last = f"SELECT max(sequence) FROM ({some}) WHERE before < ?"
+        limits = through, _MAX_TRIMMED_CHANGES, _MAX_TRIMMED_POSTS
         try:
-            while True:
-                limits = through, _TRIMMED_CHANGES, _TRIMMED
-                (dropped,) = self._database.execute(last, limits).fetchone()
-                if dropped is None:
-                    return
-                self._database.execute("DELETE FROM changes WHERE sequence <= ?", (dropped,))
+            while (removed := self._value(last, *limits)) is not None:
+                self._database.execute("DELETE FROM changes WHERE sequence <= ?", (removed,))
         except sqlite3.Error as exc:
             raise StorageError(self._path, f"cannot be written: {exc}") from exc
 
-    def _read(self, after: int) -> Iterator[_Columns]:
-        """Yield the changes after one, as the database has them."""
+    def _value(self, query: str, *parameters: int) -> int | None:
+        (value,) = self._database.execute(query, parameters).fetchone()
+        return value
+
+    def _read(self, after: int) -> Iterator[_Row]:
+        """Yield the changes after number `after`."""
         query = "SELECT * FROM changes WHERE sequence > ? ORDER BY sequence"
         expected = after
         try:
@@ -180,7 +183,7 @@ class Journal:
                     raise CorpusError(self._path, f"lacks the changes {expected} to {sequence - 1}")
                 if _checksum(columns) != checksum:
                     raise CorpusError(self._path, f"change {sequence} is damaged")
-                yield columns
+                yield _Row._make(columns)
         except sqlite3.Error as exc:
             raise CorpusError(self._path, f"cannot be read: {exc}") from exc
 
@@ -213,91 +216,72 @@ class Journal:
 
 
 def _mode(path: Path, read_only: bool) -> str:
-    """Return how SQLite should open a database."""
+    """Return the URI parameters with which SQLite opens a database."""
     if not read_only:
         return "mode=rwc"
-    # Without a log beside it nobody has it open, and SQLite would make one to read it.
+    # Without a WAL file no process has the database open, and SQLite would create one to read it.
     closed = not path.with_name(f"{path.name}-wal").exists()
     return "mode=ro&immutable=1" if closed else "mode=ro"
 
 
-def _columns(change: Change) -> _Columns:
-    """Return a change as the database has it."""
+def _encode(change: Change) -> _Row:
+    """Return a change as the database stores it."""
     if not isinstance(change, Posts):
-        return len(change), change.astype("<u8").tobytes(), None, None, None, None, None
+        return _Row(len(change), change.astype("<u8").tobytes())
     labels = change.labels
-    return (
-        len(change),
-        change.post_ids.astype("<u8").tobytes(),
-        change.author_ids.astype("<u8").tobytes(),
-        change.created_at_unix_ms.astype("<i8").tobytes(),
-        json.dumps([labels.names, labels.counts.tolist(), labels.indices.tolist()])
-        if labels.names
-        else None,
-        change.vectors.astype("<f4").tobytes(),
-        change.tower,
+    lists = [labels.names, labels.counts.tolist(), labels.indices.tolist()]
+    return _Row(
+        posts=len(change),
+        post_ids=change.post_ids.astype("<u8").tobytes(),
+        author_ids=change.author_ids.astype("<u8").tobytes(),
+        created_at_unix_ms=change.created_at_unix_ms.astype("<i8").tobytes(),
+        labels=json.dumps(lists) if labels.names else None,
+        vectors=change.vectors.astype("<f4").tobytes(),
+        tower=change.tower,
     )
 
 
-def _is_write(columns: _Columns) -> bool:
-    return columns[2] is not None
+def _ids(rows: Iterable[_Row]) -> Ids:
+    """Return the post ids of changes."""
+    return _join((row.post_ids for row in rows), np.uint64)
 
 
-def _tower(columns: _Columns) -> str:
-    return columns[6]
-
-
-def _ids(changes: Sequence[_Columns]) -> Ids:
-    """Return the post ids of changes, one after the other."""
-    return _joined((columns[1] for columns in changes), np.dtype(np.uint64))
-
-
-def _posts(changes: Sequence[_Columns]) -> Posts:
-    """Return what changes of one tower write, one after the other."""
-    posts, post_ids, author_ids, created_at, labels, vectors, towers = zip(*changes, strict=True)
+def _decode(rows: Sequence[_Row]) -> Posts:
+    """Return the posts that changes of one tower write."""
+    vectors = _join((row.vectors for row in rows), np.float32)
     return Posts(
-        post_ids=_joined(post_ids, np.dtype(np.uint64)),
-        author_ids=_joined(author_ids, np.dtype(np.uint64)),
-        created_at_unix_ms=_joined(created_at, np.dtype(np.int64)),
-        labels=_labels(labels, posts),
-        vectors=_joined(vectors, np.dtype(np.float32)).reshape(sum(posts), -1),
-        tower=towers[0],
+        post_ids=_ids(rows),
+        author_ids=_join((row.author_ids for row in rows), np.uint64),
+        created_at_unix_ms=_join((row.created_at_unix_ms for row in rows), np.int64),
+        labels=_decode_labels(rows),
+        vectors=vectors.reshape(sum(row.posts for row in rows), -1),
+        tower=rows[0].tower,
     )
 
 
-def _joined(blobs: Iterable[bytes], dtype: np.dtype[T]) -> npt.NDArray[T]:
-    """Return the numbers of blobs, one after the other."""
-    return np.frombuffer(b"".join(blobs), dtype.newbyteorder("<")).astype(dtype, copy=False)
+def _join(blobs: Iterable[bytes], dtype: type[T]) -> npt.NDArray[T]:
+    """Return the numbers of several blobs."""
+    little_endian = np.dtype(dtype).newbyteorder("<")
+    return np.frombuffer(b"".join(blobs), little_endian).astype(dtype, copy=False)
 
 
-def _labels(texts: Sequence[str | None], posts: Sequence[int]) -> Labels:
-    """Return the labels of changes, one after the other.
-
-    Args:
-        texts: Their labels, as JSON; null if there are none.
-        posts: How many posts each has.
-    """
+def _decode_labels(rows: Sequence[_Row]) -> Labels:
+    """Return the labels of the posts that changes write."""
     codes: dict[str, int] = {}
-    counts: list[npt.NDArray[np.int32]] = []
-    indices: list[npt.NDArray[np.int32]] = []
+    no_labels = np.zeros(0, np.int32)
 
-    @cache
-    def read(text: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        names, own_counts, own = json.loads(text)
-        mine = np.array([codes.setdefault(name, len(codes)) for name in names], np.int32)
-        return np.array(own_counts, np.int32), mine[own]
+    @cache  # many changes have the same labels
+    def decode(text: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        names, counts, indices = json.loads(text)
+        own = np.array([codes.setdefault(name, len(codes)) for name in names], np.int32)
+        return np.array(counts, np.int32), own[indices]
 
-    for text, own_posts in zip(texts, posts, strict=True):
-        if text is None:
-            counts.append(np.zeros(own_posts, np.int32))
-        else:
-            own_counts, own = read(text)
-            counts.append(own_counts)
-            indices.append(own)
-    nothing = np.zeros(0, np.int32)
-    return Labels(
-        tuple(codes), np.concatenate([nothing, *counts]), np.concatenate([nothing, *indices])
-    )
+    parts = [
+        decode(row.labels) if row.labels else (np.zeros(row.posts, np.int32), no_labels)
+        for row in rows
+    ]
+    counts, indices = (np.concatenate([no_labels, *column]) for column in zip(*parts, strict=True))
+    return Labels(tuple(codes), counts, indices)
 
 
 def _checksum(columns: Sequence[object]) -> int:

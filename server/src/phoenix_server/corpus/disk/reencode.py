@@ -1,7 +1,7 @@
-"""Vectors anew, where they are of other towers.
+"""Re-encode vectors that other towers made.
 
-What a corpus holds of a post are its ids, its time and its labels; the vector follows from the ids
-and a candidate tower. Snapshots and changes say whose vectors they have.
+A corpus holds ids, time and labels of a post; its vector follows from the ids and a candidate
+tower. Snapshots and changes record the fingerprint of the towers that made their vectors.
 """
 
 from dataclasses import replace
@@ -11,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Change, History, Ids, Posts
-from phoenix_server.corpus.disk.snapshot import ArrowPosts
 
 
 class Encoder(Protocol):
-    """A candidate tower; an `Engine`, for one."""
+    """A candidate tower, for example an `Engine`."""
 
     @property
     def tower(self) -> str:
-        """Its fingerprint."""
+        """The fingerprint of the towers."""
         ...
 
     def encode_posts(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
@@ -28,21 +27,15 @@ class Encoder(Protocol):
 
 
 def reencode(change: Change, encoder: Encoder) -> Change:
-    """Return a change with an encoder's vectors."""
-    if not isinstance(change, Posts) or change.tower == encoder.tower:
-        return change
-    if not change.tower:
-        return replace(change, tower=encoder.tower)
-    vectors = encoder.encode_posts(change.post_ids, change.author_ids)
-    return replace(change, vectors=vectors, tower=encoder.tower)
+    """Return a change with the encoder's vectors; vectors of unknown towers count as its own."""
+    if isinstance(change, Posts) and change.tower != encoder.tower:
+        vectors = change.vectors
+        if change.tower:
+            vectors = encoder.encode_posts(change.post_ids, change.author_ids)
+        return replace(change, vectors=vectors, tower=encoder.tower)
+    return change
 
 
 def reencode_history(history: History, encoder: Encoder) -> History:
-    """Return changes with an encoder's vectors."""
-    writes = [reencode(posts, encoder) for posts in history.writes]
-    return history._replace(writes=writes)
-
-
-def reencode_batch(posts: ArrowPosts, encoder: Encoder) -> ArrowPosts:
-    """Return posts with an encoder's vectors."""
-    return posts._replace(vectors=encoder.encode_posts(posts.post_ids, posts.author_ids))
+    """Return a history with the encoder's vectors."""
+    return history._replace(writes=[reencode(posts, encoder) for posts in history.writes])

@@ -1,21 +1,19 @@
 """Read a corpus on disk: Arrow IPC data beside a manifest.
 
 `posts.arrow` has the columns post_id (u64), author_id (u64), created_at (timestamp[ms, UTC], null
-where unknown), labels (list of strings) and vector (fixed-size list of f32), and opens in pandas,
-polars or DuckDB.
+where unknown), labels (list of strings) and vector (fixed-size list of f32); pandas, polars and
+DuckDB can open it. On disk and while they are copied, posts are record batches of these columns.
 
 Shapes:
-    N  posts        n  posts of a chunk        D  width of a vector        L  labels of all posts
+    N  posts of the corpus        n  posts of a batch        D  width of a vector
 """
 
-# pyarrow makes the functions of `pc` when it is imported, out of a type checker's sight.
+# pyarrow creates the functions of `pc` at import, which type checkers cannot see.
 # pyright: reportAttributeAccessIssue=false
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,41 +22,15 @@ import pyarrow.compute as pc
 
 from phoenix_retrieval.v1.manifest_pb2 import CorpusManifest
 from phoenix_server.artifacts import read_manifest, verify_files
-from phoenix_server.corpus.changes import Labels, PostColumns
+from phoenix_server.corpus.changes import Labels, PostColumns, Posts
+from phoenix_server.corpus.snowflake import UNKNOWN
 from phoenix_server.errors import CorpusError
 
 FORMAT_VERSION = 1
 DATA = "posts.arrow"
-_UNIT_TOLERANCE = 2e-3  # of a squared length; what float16 leaves of a unit vector is within
+_UNIT_TOLERANCE = 2e-3  # of a squared length; float16 rounding of a unit vector stays within
 
-
-class ArrowPosts(NamedTuple):
-    """ArrowPosts as they are on the disk, in columns of equal length n.
-
-    Attributes:
-        post_ids: [n] u64.
-        author_ids: [n] u64.
-        created_at: [n] timestamp[ms, UTC], null where unknown.
-        labels: [n] lists of strings.
-        vectors: [n, D] f32 unit vectors.
-    """
-
-    post_ids: npt.NDArray[np.uint64]
-    author_ids: npt.NDArray[np.uint64]
-    created_at: pa.Array
-    labels: pa.Array
-    vectors: npt.NDArray[np.float32]
-
-    def filter(self, keep: pa.Array) -> "ArrowPosts":
-        """Return the posts for which [n] bool is true."""
-        mask = keep.to_numpy(zero_copy_only=False)
-        return ArrowPosts(
-            self.post_ids[mask],
-            self.author_ids[mask],
-            self.created_at.filter(keep),
-            self.labels.filter(keep),
-            self.vectors[mask],
-        )
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +39,17 @@ class Snapshot:
 
     Attributes:
         path: Its directory.
-        manifest: What it says of itself.
+        manifest: Its description.
     """
 
     path: Path
     manifest: CorpusManifest
 
     def columns(self) -> PostColumns:
-        """Copy all columns but the vectors into memory.
+        """Copy all columns but the vectors into memory; label indices refer to the manifest.
 
         Raises:
-            CorpusError: A label is not one of the manifest's.
+            CorpusError: The manifest does not list a label.
         """
         names = tuple(self.manifest.label_names)
         with pa.memory_map(str(self.path / DATA)) as source, pa.ipc.open_file(source) as reader:
@@ -86,47 +58,34 @@ class Snapshot:
             indices = pc.index_in(pc.list_flatten(labels), pa.array(names, pa.string()))
             if indices.null_count:
                 raise CorpusError(self.path, "holds labels that its manifest does not list")
-            created_at = table["created_at"].cast(pa.int64()).fill_null(0)
-            counts = pc.list_value_length(labels)
             return PostColumns(
                 post_ids=np.array(table["post_id"]),
                 author_ids=np.array(table["author_id"]),
-                created_at_unix_ms=np.array(created_at),
-                labels=Labels(names, np.array(counts), np.array(indices)),
+                created_at_unix_ms=np.array(table["created_at"].cast(pa.int64()).fill_null(0)),
+                labels=Labels(names, np.array(pc.list_value_length(labels)), np.array(indices)),
             )
 
-    def batches(self) -> Iterator[ArrowPosts]:
-        """Yield all posts, in order, a batch at a time; each good until the next is asked for."""
-        with _batches(self.path / DATA) as batches:
-            for batch in batches:
-                vectors = batch.column("vector").flatten().to_numpy()
-                yield ArrowPosts(
-                    batch.column("post_id").to_numpy(),
-                    batch.column("author_id").to_numpy(),
-                    batch.column("created_at"),
-                    batch.column("labels"),
-                    vectors.reshape(-1, self.manifest.embedding_size),
-                )
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield all posts, in order; each batch is valid until the next one is requested."""
+        with pa.memory_map(str(self.path / DATA)) as source, pa.ipc.open_file(source) as reader:
+            yield from map(reader.get_batch, range(reader.num_record_batches))
 
-    def vectors(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield the vectors in chunks [n, D], each good until the next is asked for.
+    def vectors(self) -> Iterator[Floats]:
+        """Yield all vectors, in chunks [n, D], each valid until the next one is requested.
 
         Raises:
             CorpusError: A vector is not finite or not of unit length.
         """
-        with _batches(self.path / DATA) as batches:
-            for batch in batches:
-                vectors = batch.column("vector").flatten().to_numpy()
-                vectors = vectors.reshape(-1, self.manifest.embedding_size)
-                check_vectors(self.path, batch.column("post_id").to_numpy(), vectors)
-                yield vectors
+        for batch in self.batches():
+            check_vectors(self.path, batch)
+            yield batch_vectors(batch)
 
 
 def open_snapshot(path: Path) -> Snapshot:
-    """Read a corpus's manifest, and check what it lists but not the contents (`verify`).
+    """Read and check a corpus's manifest, but not the data; see `verify`.
 
     Raises:
-        CorpusError: It is not a corpus of a version that this server reads.
+        CorpusError: It is not a corpus of a format version that this server reads.
     """
     manifest = read_manifest(path, CorpusManifest(), CorpusError)
     if manifest.format_version != FORMAT_VERSION:
@@ -135,17 +94,17 @@ def open_snapshot(path: Path) -> Snapshot:
             f"has format version {manifest.format_version}, this server reads {FORMAT_VERSION}",
         )
     if [file.path for file in manifest.files] != [DATA]:
-        raise CorpusError(path, f"should list {DATA} alone; this corpus is not whole")
+        raise CorpusError(path, f"should list {DATA} alone; this corpus is incomplete")
     if not manifest.rows and not manifest.sequence:
         raise CorpusError(path, "holds no posts")
     return Snapshot(path=path, manifest=manifest)
 
 
 def verify(snapshot: Snapshot) -> None:
-    """Check the contents of a corpus.
+    """Check the data of a corpus against its manifest.
 
     Raises:
-        CorpusError: The data are missing, truncated, changed, or not what the manifest says.
+        CorpusError: The data are missing, truncated, changed, or do not match the manifest.
     """
     manifest, path = snapshot.manifest, snapshot.path / DATA
     verify_files(snapshot.path, manifest.files, CorpusError)
@@ -162,7 +121,7 @@ def verify(snapshot: Snapshot) -> None:
 
 
 def corpus_schema(embedding_size: int) -> pa.Schema:
-    """Return the columns of `posts.arrow`."""
+    """Return the schema of `posts.arrow`."""
     return pa.schema(
         [
             pa.field("post_id", pa.uint64(), nullable=False),
@@ -174,30 +133,56 @@ def corpus_schema(embedding_size: int) -> pa.Schema:
     )
 
 
-def check_vectors(
-    path: Path | str, post_ids: npt.NDArray[np.uint64], vectors: npt.NDArray[np.float32]
-) -> None:
-    """Check that vectors [n, D] are finite and of unit length.
+def with_vectors(batch: pa.RecordBatch, vectors: Floats) -> pa.RecordBatch:
+    """Return [n] posts with [n, D] vectors, as `corpus_schema` has them.
+
+    Args:
+        batch: The other columns, in the order of the schema, with or without a column of vectors.
+        vectors: The vectors.
+    """
+    schema = corpus_schema(vectors.shape[1])
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]).cast(schema[-1].type)
+    return pa.RecordBatch.from_arrays([*batch.columns[:4], column], schema=schema)
+
+
+def to_record_batch(posts: Posts) -> pa.RecordBatch:
+    """Convert posts to a record batch of `corpus_schema`."""
+    schema = corpus_schema(posts.vectors.shape[1])
+    times = pa.array(posts.created_at_unix_ms, mask=posts.created_at_unix_ms == UNKNOWN)
+    ends = np.cumsum(posts.labels.counts, dtype=np.int32)
+    names = pa.array(posts.labels.names, pa.string()).take(pa.array(posts.labels.indices))
+    columns = [
+        pa.array(posts.post_ids),
+        pa.array(posts.author_ids),
+        times.cast(schema.field("created_at").type),
+        pa.ListArray.from_arrays(pa.array(np.append(np.int32(0), ends)), names),
+    ]
+    return with_vectors(pa.RecordBatch.from_arrays(columns, names=schema.names[:4]), posts.vectors)
+
+
+def batch_vectors(batch: pa.RecordBatch) -> Floats:
+    """Return the vectors of [n] posts, [n, D], without copying them."""
+    column = batch.column("vector")
+    return column.flatten().to_numpy().reshape(-1, column.type.list_size)
+
+
+def check_vectors(path: Path | str, batch: pa.RecordBatch) -> None:
+    """Check that the vectors of posts are finite and of unit length.
 
     Raises:
         CorpusError: One is not; names the file and the post.
     """
+    vectors = batch_vectors(batch)
     squares = np.einsum("nd,nd->n", vectors, vectors)
     odd = odd_vectors(squares)
     if odd.size:
         length = float(squares[odd[0]]) ** 0.5
         what = f"has length {length:.6g}, not 1" if np.isfinite(length) else "is not finite"
-        raise CorpusError(
-            path, f"the vector of post {post_ids[odd[0]]} {what} ({odd.size} such near it)"
-        )
+        post_id = batch.column("post_id")[int(odd[0])]
+        raise CorpusError(path, f"the vector of post {post_id} {what} ({odd.size} such near it)")
 
 
-def odd_vectors(squares: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+def odd_vectors(squares: Floats) -> npt.NDArray[np.intp]:
     """Return which of [n] squared lengths are not those of unit vectors."""
     return np.flatnonzero(~(np.abs(squares - 1) <= _UNIT_TOLERANCE))
-
-
-@contextmanager
-def _batches(path: Path) -> Generator[Iterator[pa.RecordBatch], None, None]:
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-        yield (reader.get_batch(i) for i in range(reader.num_record_batches))

@@ -1,6 +1,6 @@
-"""Write a corpus, batch by batch, as one step: it appears under its name when all went well."""
+"""Write a corpus in batches; the directory gets its name only when it is complete."""
 
-# pyarrow makes the functions of `pc` when it is imported, out of a type checker's sight.
+# pyarrow creates the functions of `pc` at import, which type checkers cannot see.
 # pyright: reportAttributeAccessIssue=false
 
 from collections.abc import Generator, Iterable
@@ -18,50 +18,38 @@ from phoenix_server.artifacts import describe_file, new_directory, write_manifes
 from phoenix_server.corpus.disk.snapshot import (
     DATA,
     FORMAT_VERSION,
-    ArrowPosts,
     check_vectors,
     corpus_schema,
 )
-from phoenix_server.corpus.snowflake import UNKNOWN, carried_times
 from phoenix_server.errors import CorpusError
 
 
 class SnapshotWriter:
-    """Appends posts to a corpus being written."""
+    """Appends posts to a corpus.
+
+    Attributes:
+        rows: The number of posts written.
+        label_names: The labels of the posts, and others to list in the manifest.
+    """
 
     def __init__(
-        self,
-        source: Path | str,
-        file: pa.RecordBatchFileWriter,
-        schema: pa.Schema,
-        label_names: Iterable[str],
+        self, source: Path | str, file: pa.RecordBatchFileWriter, label_names: Iterable[str]
     ) -> None:
         self._source = source
         self._file = file
-        self._schema = schema
         self.rows = 0
         self.label_names = set(label_names)
 
-    def write(self, posts: ArrowPosts) -> None:
-        """Append posts.
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append posts, with the columns of `corpus_schema`.
 
         Raises:
             CorpusError: A vector is not finite or not of unit length; names source and post.
         """
-        check_vectors(self._source, posts.post_ids, posts.vectors)
-        vector = self._schema.field("vector").type
-        columns = [
-            pa.array(posts.post_ids),
-            pa.array(posts.author_ids),
-            posts.created_at,
-            posts.labels,
-            pa.FixedSizeListArray.from_arrays(
-                pa.array(np.ascontiguousarray(posts.vectors).reshape(-1)), vector.list_size
-            ).cast(vector),
-        ]
-        self._file.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
-        self.label_names.update(pc.unique(posts.labels.flatten()).to_pylist())
-        self.rows += len(posts.post_ids)
+        check_vectors(self._source, batch)
+        self._file.write_batch(batch)
+        self.label_names.update(pc.unique(batch.column("labels").flatten()).to_pylist())
+        self.rows += batch.num_rows
 
 
 @contextmanager
@@ -76,26 +64,27 @@ def new_snapshot(
     label_names: Iterable[str] = (),
     durable: bool = True,
 ) -> Generator[SnapshotWriter, None, None]:
-    """Yield a writer of a corpus that becomes `out` if, and only if, the block succeeds.
+    """Yield a writer of a corpus, which becomes `out` if, and only if, the block succeeds.
 
     Args:
         out: The directory to write; must not exist.
-        source: What the posts come from, for errors.
+        source: Where the posts come from, for errors.
         embedding_size: D.
-        tower_fingerprint: Of the towers that made the vectors.
-        sequence: The number of the last change that it holds.
-        built_as: The corpus as it was built, if this is a later state; see `CorpusManifest`.
-        label_names: Labels to list besides those of the posts.
-        durable: Have the disk keep it before it bears its name.
+        tower_fingerprint: The fingerprint of the towers that made the vectors.
+        sequence: The number of the last change that the corpus includes.
+        built_as: The identity of the corpus as built, if this is a later state; see
+            `CorpusManifest`.
+        label_names: Labels to list in the manifest besides those of the posts.
+        durable: Flush the files to the disk before the directory gets its name.
 
     Raises:
         CorpusError: The directory exists or cannot be written.
     """
     schema = corpus_schema(embedding_size)
     with new_directory(out, CorpusError, durable=durable) as directory:
-        # A sink of its own: on a full disk the file cannot be ended, and would stay open.
+        # A separate sink: on a full disk pyarrow cannot finish the file and would leave it open.
         with pa.OSFile(str(directory / DATA), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
-            writer = SnapshotWriter(source, file, schema, label_names)
+            writer = SnapshotWriter(source, file, label_names)
             yield writer
         manifest = CorpusManifest(
             format_version=FORMAT_VERSION,
@@ -118,7 +107,7 @@ def select_posts(
     """Check the ids of a whole corpus, [N] u64, and return which posts to keep, [N] bool.
 
     Raises:
-        CorpusError: There are none, one is 0, or one comes twice and `drop_duplicates` is off.
+        CorpusError: There are none, one is 0, or one occurs twice and `drop_duplicates` is False.
     """
     if not len(post_ids):
         raise CorpusError(path, "holds no posts")
@@ -135,10 +124,3 @@ def select_posts(
             "--drop-duplicates keeps the first of each",
         )
     return keep
-
-
-def snowflake_times(post_ids: npt.NDArray[np.uint64]) -> pa.Array:
-    """Return the times that post ids carry; null for ids too small to carry one."""
-    milliseconds = carried_times(post_ids)
-    times = pa.array(milliseconds, mask=milliseconds == UNKNOWN)
-    return times.cast(pa.timestamp("ms", "UTC"))

@@ -1,6 +1,7 @@
-"""What changes will do to a corpus, before they are made."""
+"""Admission: predict the results of changes, and evict posts where room is needed."""
 
 import numpy as np
+import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Change, ChangeResult, Ids, Posts
 from phoenix_server.corpus.memory.id_map import NOWHERE
@@ -10,66 +11,65 @@ from phoenix_server.errors import CorpusFullError
 
 
 class Admission:
-    """Tells what changes will do, one after the other, before they are made.
+    """Admits a group of changes, one after the other, before they are applied.
 
-    Where there is no room for posts, the oldest may go. Then a deletion of these comes before the
-    posts, as a change with a number of its own: whoever reads the journal need not know why, nor
-    how much room there was.
+    Where there is no room for posts, the oldest may be evicted: a deletion, as a change of its own,
+    precedes the write. Replay of the journal therefore needs neither the reason nor the capacity.
 
     Attributes:
-        changes: What is to be made, in order.
+        changes: The admitted changes and evictions, in order.
     """
 
     def __init__(
-        self, corpus: CorpusIndex, first: int, oldest: EvictionQueue | None = None
+        self, corpus: CorpusIndex, first: int, evictions: EvictionQueue | None = None
     ) -> None:
-        """Begin with a corpus as it is.
+        """Start a group.
 
         Args:
-            corpus: It.
+            corpus: The corpus before the changes.
             first: The number of the first change.
-            oldest: Its oldest posts, which make room for others. Default: nothing does.
+            evictions: The posts to evict when there is no room. Default: evict none.
         """
         self.changes: list[Change] = []
         self._corpus = corpus
-        self._oldest = oldest
+        self._evictions = evictions
         self._rows = len(corpus)
         self._labels = set(corpus.labels.names)
-        self._made: dict[int, int | None] = {}  # times by post, None if deleted, by the changes
+        self._pending: dict[int, int | None] = {}  # creation times by post, None where deleted
         self._first = first
 
     def take(self, change: Change) -> ChangeResult:
-        """Return what a change will do.
+        """Admit a change, and return its result.
 
         Raises:
-            CorpusFullError: There is no room; then it is passed over.
+            CorpusFullError: There is no room; the change is not admitted.
         """
         if isinstance(change, Posts):
             return self._take_posts(change)
-        deleted = int(np.count_nonzero(self._is_there(change)))
+        deleted = int(np.count_nonzero(self._is_held(change)))
         self._rows -= deleted
-        self._made.update(dict.fromkeys(change.tolist()))
+        self._pending.update(dict.fromkeys(change.tolist()))
         self.changes.append(change)
         return ChangeResult(self._last, 0, 0, deleted)
 
     def _take_posts(self, posts: Posts) -> ChangeResult:
-        replaced = int(np.count_nonzero(self._is_there(posts.post_ids)))
+        replaced = int(np.count_nonzero(self._is_held(posts.post_ids)))
         inserted = len(posts) - replaced
-        missing = inserted - (self._corpus.capacity - self._rows)
-        if missing > 0 and (self._oldest is None or len(posts) > self._corpus.capacity):
+        capacity = self._corpus.capacity
+        evicted = max(inserted - (capacity - self._rows), 0)
+        if evicted and (self._evictions is None or len(posts) > capacity):
             raise CorpusFullError(
-                f"the corpus is full: it has room for {inserted - missing} more posts of "
-                f"{self._corpus.capacity}, {inserted} came; a larger --capacity makes room"
+                f"the corpus is full: it has room for {inserted - evicted} more posts of "
+                f"{capacity}, {inserted} came; a larger --capacity makes room"
             )
-        self._know(posts)
-        evicted = max(missing, 0)
-        if evicted and self._oldest is not None:
-            own = set(posts.post_ids.tolist())
-            self.changes.append(self._oldest.take(evicted, self._made, own))
-        if self._oldest is not None:
-            self._oldest.note(posts)
+        self._add_labels(posts)
+        if self._evictions is not None:
+            if evicted:
+                kept = set(posts.post_ids.tolist())
+                self.changes.append(self._evictions.take(evicted, self._pending, kept))
+            self._evictions.note(posts)
         times = posts.created_at_unix_ms.tolist()
-        self._made.update(zip(posts.post_ids.tolist(), times, strict=True))
+        self._pending.update(zip(posts.post_ids.tolist(), times, strict=True))
         self._rows += inserted - evicted
         self.changes.append(posts)
         return ChangeResult(self._last, inserted, replaced, 0, evicted)
@@ -78,19 +78,20 @@ class Admission:
     def _last(self) -> int:
         return self._first + len(self.changes) - 1
 
-    def _is_there(self, ids: Ids) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        there = self._corpus.find(ids) != NOWHERE
-        if self._made:
+    def _is_held(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Return which of [n] posts the corpus holds after the admitted changes."""
+        held = self._corpus.find(ids) != NOWHERE
+        if self._pending:
             for place, post_id in enumerate(ids.tolist()):
-                if post_id in self._made:
-                    there[place] = self._made[post_id] is not None
-        return there
+                if post_id in self._pending:
+                    held[place] = self._pending[post_id] is not None
+        return held
 
-    def _know(self, posts: Posts) -> None:
-        """Take note of the labels of posts.
+    def _add_labels(self, posts: Posts) -> None:
+        """Add the labels of posts to those of the corpus.
 
         Raises:
-            CorpusFullError: They are too many.
+            CorpusFullError: There would be too many.
         """
         labels = self._labels.union(posts.labels.names)
         if len(labels) > self._corpus.max_labels:

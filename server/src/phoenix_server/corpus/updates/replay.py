@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from phoenix_server.corpus.disk.compaction import read_history
 from phoenix_server.corpus.disk.reencode import reencode_history
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.updates.commands import SearchedCorpus
@@ -28,7 +27,7 @@ def replay(
         CorpusError: A change is missing or damaged, or there is no room for the posts.
     """
     seen = engine.corpus.sequence
-    history = read_history(store, seen)
+    history = store.read_history(seen)
     if not history.changes:
         if store.snapshot.manifest.sequence > seen:  # the journal was trimmed
             what = f"does not hold the changes from {seen + 1} on any more"
