@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from phoenix_server.search.placement import place_corpus
 from phoenix_server.search.shard import Shard
 from phoenix_server.search.sharded import DeviceCorpus, ShardedLayout, TopK, pack
 
@@ -26,7 +27,7 @@ def place(layout: ShardedLayout, vectors: Floats, ids: Ids | None = None) -> Dev
     """Place vectors; by default with ids that ascend with the rows."""
     if ids is None:
         ids = np.arange(1, len(vectors) + 1, dtype=np.uint64)
-    return layout.place([vectors.astype(np.float32)], ids)
+    return place_corpus(layout, [vectors.astype(np.float32)], ids)
 
 
 def mask(layout: ShardedLayout, corpus: DeviceCorpus, eligible: Bools) -> DeviceCorpus:

@@ -22,6 +22,7 @@ from phoenix_bench.search.dataset import Floats
 from phoenix_bench.search.oracle import Found
 from phoenix_server.corpus.memory.device_arrays import choose_layout
 from phoenix_server.runtime.devices import choose_devices
+from phoenix_server.search.placement import place_corpus
 
 Search = Callable[[Floats], Found]
 
@@ -45,7 +46,7 @@ def ours(corpus: Floats, dtype: str) -> System:
     rows, width = corpus.shape
     layout = choose_layout(choose_devices(None), rows=rows, width=width)
     chunks = (corpus[start : start + _CHUNK_ROWS] for start in range(0, rows, _CHUNK_ROWS))
-    shards, live = layout.place(chunks, np.arange(rows, dtype=np.uint64))
+    shards, live = place_corpus(layout, chunks, np.arange(rows, dtype=np.uint64))
     shards = shards._replace(vectors=shards.vectors.astype(dtype))
     corpus_rows = np.zeros(layout.total_rows, np.int32)  # of rows in memory
     corpus_rows[layout.spread(rows)] = np.arange(rows)

@@ -14,7 +14,12 @@ import numpy.typing as npt
 
 from phoenix_server.corpus.memory.index import CorpusIndex, Excluded
 from phoenix_server.runtime.program_cache import ProgramCache
-from phoenix_server.search.eligibility import MOST_LABELS, Wanted, eligible, exclude
+from phoenix_server.search.eligibility import (
+    MAX_LABELS_PER_KIND,
+    QueryConditions,
+    eligible,
+    exclude,
+)
 from phoenix_server.search.sharded import split_ids
 
 Ids = npt.NDArray[np.uint64]
@@ -140,10 +145,12 @@ class Filters:
         return queries, np.concatenate([np.zeros(0, np.int32), *rows])
 
 
-def _wanted(filters: Sequence[Filter | None], batch_size: int, corpus: CorpusIndex) -> Wanted:
+def _wanted(
+    filters: Sequence[Filter | None], batch_size: int, corpus: CorpusIndex
+) -> QueryConditions:
     since = np.zeros(batch_size, np.uint64)
     before = np.full(batch_size, _END_OF_TIME, np.uint64)
-    labels = np.full((3, batch_size, MOST_LABELS), -1, np.int32)
+    labels = np.full((3, batch_size, MAX_LABELS_PER_KIND), -1, np.int32)
     most, timed = 0, False
     for i, each in enumerate(filters):
         if each is None:
@@ -155,6 +162,6 @@ def _wanted(filters: Sequence[Filter | None], batch_size: int, corpus: CorpusInd
             timed = True
             since[i] = max(1, each.since_unix_ms or 0)  # 0 is unknown
             before[i] = _END_OF_TIME if each.before_unix_ms is None else each.before_unix_ms
-    return Wanted(
-        split_ids(since), split_ids(before), np.bool_(timed), *labels, most=np.int32(most)
+    return QueryConditions(
+        split_ids(since), split_ids(before), np.bool_(timed), *labels, used=np.int32(most)
     )

@@ -28,6 +28,7 @@ from phoenix_server.errors import PostNotFoundError
 from phoenix_server.runtime.devices import Device
 from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.search.eligibility import FilterColumns
+from phoenix_server.search.placement import place_corpus
 from phoenix_server.search.shard import WORD, Scan
 from phoenix_server.search.sharded import DeviceCorpus
 
@@ -126,7 +127,7 @@ class CorpusIndex:
         )
         found = snapshot.columns()
         self.sequence = manifest.sequence
-        placed = self.layout.place(snapshot.vectors(), found.post_ids)
+        placed = place_corpus(self.layout, snapshot.vectors(), found.post_ids)
         self._lock = threading.Lock()
         # What was written lately: after and through which change, and which rows.
         self._written: deque[tuple[int, int, Rows]] = deque(maxlen=_REMEMBERED)

@@ -7,7 +7,7 @@ Shapes:
 WIDTHS = (16, 32, 64, 128, 256)
 """Values of D: a power of two, for tensor cores, that leaves room for queries on the chip."""
 
-MOST_BLOCK_ROWS = 32
+MAX_BLOCK_ROWS = 32
 """The largest W: which rows of a block are eligible is one word."""
 
 PROGRAM_ROWS = 64
@@ -22,7 +22,7 @@ def check_fit(*, width: int, tile_rows: int, block_rows: int) -> None:
     """
     if width not in WIDTHS:
         raise ValueError(f"width: the kernels take {', '.join(map(str, WIDTHS))}, not {width}")
-    if block_rows > MOST_BLOCK_ROWS or block_rows & (block_rows - 1):
+    if block_rows > MAX_BLOCK_ROWS or block_rows & (block_rows - 1):
         raise ValueError(f"block_rows: the kernels take 8, 16 or 32, not {block_rows}")
     if tile_rows % PROGRAM_ROWS:
         raise ValueError(f"tile_rows: {tile_rows} is not a multiple of {PROGRAM_ROWS}")
