@@ -16,7 +16,7 @@ from phoenix_bench.timing import Pace, time_in_turns
 from phoenix_server.corpus.disk.snapshot import PostColumns, open_snapshot
 from phoenix_server.corpus.memory.index import CorpusIndex, default_capacity
 from phoenix_server.engine.compiled_search import CompiledSearch
-from phoenix_server.engine.filters import Filter, Filters
+from phoenix_server.engine.filters import Filter, FilterMasks
 from phoenix_server.runtime.devices import choose_devices
 from phoenix_server.runtime.program_cache import ProgramCache
 
@@ -56,7 +56,7 @@ def time_filters(
         max_labels=_MAX_LABELS,
     )
     programs = ProgramCache()
-    searches, filters = CompiledSearch(index, programs), Filters(index, programs)
+    searches, filters = CompiledSearch(index, programs), FilterMasks(index, programs)
     filters.compile(batch)
     searches.compile(batch, top_k)
     rng = np.random.default_rng(0)
