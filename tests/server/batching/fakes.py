@@ -14,7 +14,7 @@ import numpy as np
 
 from phoenix_server.batching.batcher import Batcher
 from phoenix_server.config import QueueConfig
-from phoenix_server.engine.engine import Answer, Query
+from phoenix_server.engine.query import Answer, Query
 from server.cases import random_user
 
 PATIENCE_S = 20.0  # for what should come at once; a hang fails then

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,10 +26,9 @@ class _Batch(NamedTuple):
     eligible: Any
 
     def launched(self, *queries: Query) -> LaunchedBatch:
-        users: Any = EncodedUsers(
-            np.arange(6, dtype=np.float32).reshape(2, 3), np.array([2, 5], np.float32)
-        )
-        return LaunchedBatch(queries, users, TopK(*self, np.int32(0)))
+        vectors, norms = np.arange(6, dtype=np.float32).reshape(2, 3), np.float32([2, 5])
+        users = EncodedUsers(*map(jnp.asarray, (vectors, norms)))
+        return LaunchedBatch(queries, users, TopK(*map(jnp.asarray, (*self, np.int32(0)))))
 
 
 @pytest.fixture

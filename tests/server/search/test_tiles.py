@@ -57,7 +57,7 @@ def test_maxima_are_within_the_bound_of_those_of_exact_scores(dtype: Any, masks:
     error = np.abs(np.where(some, found, 0) - np.where(some, exact, 0)).max(axis=1)
     bound = np.asarray(jax.jit(score_error)(shard, queries))
     assert (error <= bound).all()
-    assert (bound < (1e-4 if dtype == jnp.float32 else 0.3)).all()
+    assert (bound < (3e-4 if dtype == jnp.float32 else 0.3)).all()
 
 
 def test_tiles_without_rows_are_not_scanned() -> None:

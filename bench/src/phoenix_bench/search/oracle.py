@@ -22,7 +22,7 @@ _CHUNK_ROWS = 1 << 16
 Doubles = npt.NDArray[np.float64]
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a search found.
 
     Attributes:
@@ -71,14 +71,16 @@ def find_truth(corpus: Floats, queries: Floats, k: int) -> Truth:
     )
 
 
-def count_missing(found: Found, truth: Truth) -> int:
+def count_missing(found: SearchResult, truth: Truth) -> int:
     """Return how many rows that belong to the answers, beyond rounding, are not in them."""
     return sum(
         len(np.setdiff1d(_certain(truth, i), found.rows[i])) for i in range(len(truth.scores))
     )
 
 
-def find_mistakes(found: Found, truth: Truth, dataset: Dataset, queries: Floats) -> Iterator[str]:
+def find_mistakes(
+    found: SearchResult, truth: Truth, dataset: Dataset, queries: Floats
+) -> Iterator[str]:
     """Yield what is wrong with answers, in words.
 
     Args:

@@ -19,12 +19,12 @@ from jax import lax
 from phoenix_bench.machine import cores
 from phoenix_bench.results import OURS
 from phoenix_bench.search.dataset import Floats
-from phoenix_bench.search.oracle import Found
+from phoenix_bench.search.oracle import SearchResult
 from phoenix_server.corpus.memory.device_arrays import choose_layout
 from phoenix_server.runtime.devices import choose_devices
 from phoenix_server.search.placement import place_corpus
 
-Search = Callable[[Floats], Found]
+Search = Callable[[Floats], SearchResult]
 
 _CHUNK_ROWS = 1 << 16
 
@@ -55,9 +55,9 @@ def ours(corpus: Floats, dtype: str) -> System:
         queries = jax.ShapeDtypeStruct((batch, width), np.float32, sharding=layout.replicated)
         compiled = jax.jit(partial(layout.top_k, k=k)).lower(shards, live, queries).compile()
 
-        def search(queries: Floats) -> Found:
+        def search(queries: Floats) -> SearchResult:
             answer = compiled(shards, live, jax.device_put(queries, layout.replicated))
-            return Found(np.asarray(answer.scores), corpus_rows[np.asarray(answer.rows)])
+            return SearchResult(np.asarray(answer.scores), corpus_rows[np.asarray(answer.rows)])
 
         return search
 
@@ -81,9 +81,9 @@ def xla(corpus: Floats, dtype: str) -> System:
         queries = jax.ShapeDtypeStruct((batch, corpus.shape[1]), np.float32)
         compiled = jax.jit(partial(top_k, k=k)).lower(placed, queries).compile()
 
-        def search(queries: Floats) -> Found:
+        def search(queries: Floats) -> SearchResult:
             scores, rows = compiled(placed, jax.device_put(queries))
-            return Found(np.asarray(scores), np.asarray(rows))
+            return SearchResult(np.asarray(scores), np.asarray(rows))
 
         return search
 
@@ -93,12 +93,12 @@ def xla(corpus: Floats, dtype: str) -> System:
 def numpy(corpus: Floats) -> System:
     """Return a product, `argpartition` and a sort of what it chose."""
 
-    def search(queries: Floats, *, k: int) -> Found:
+    def search(queries: Floats, *, k: int) -> SearchResult:
         scores = queries @ corpus.T
         chosen = np.argpartition(scores, len(corpus) - k, axis=1)[:, len(corpus) - k :]
         best = np.take_along_axis(scores, chosen, axis=1)
         order = np.argsort(-best, axis=1)
-        return Found(
+        return SearchResult(
             np.take_along_axis(best, order, axis=1), np.take_along_axis(chosen, order, axis=1)
         )
 
@@ -110,8 +110,8 @@ def faiss(corpus: Floats) -> System:
     index = _import("faiss").IndexFlatIP(corpus.shape[1])
     index.add(corpus)
 
-    def search(queries: Floats, *, k: int) -> Found:
-        return Found(*index.search(queries, k))
+    def search(queries: Floats, *, k: int) -> SearchResult:
+        return SearchResult(*index.search(queries, k))
 
     return System("faiss IndexFlatIP", lambda batch, k: partial(search, k=k))
 
@@ -120,10 +120,10 @@ def usearch(corpus: Floats) -> System:
     """Return usearch's exact search."""
     module = _import("usearch.index")
 
-    def search(queries: Floats, *, k: int) -> Found:
+    def search(queries: Floats, *, k: int) -> SearchResult:
         answer = module.search(corpus, queries, k, module.MetricKind.IP, exact=True)
         shape = (len(queries), k)
-        return Found(1 - answer.distances.reshape(shape), answer.keys.reshape(shape))
+        return SearchResult(1 - answer.distances.reshape(shape), answer.keys.reshape(shape))
 
     return System("usearch exact", lambda batch, k: partial(search, k=k))
 
@@ -136,11 +136,11 @@ def scann(corpus: Floats) -> System:
     searcher = pybind.builder(corpus, 10, "dot_product").score_brute_force().build()
     searcher.set_num_threads(cores())
 
-    def search(queries: Floats, *, k: int, share: int) -> Found:
+    def search(queries: Floats, *, k: int, share: int) -> SearchResult:
         rows, scores = searcher.search_batched_parallel(
             queries, final_num_neighbors=k, batch_size=share
         )
-        return Found(scores, rows)
+        return SearchResult(scores, rows)
 
     def prepare(batch: int, k: int) -> Search:
         return partial(search, k=k, share=-(-batch // cores()))

@@ -10,7 +10,7 @@ from math import inf
 from typing import NamedTuple
 
 from phoenix_server.batching.request import Entry
-from phoenix_server.engine.engine import Query
+from phoenix_server.engine.query import Query
 
 
 class Arrivals(NamedTuple):

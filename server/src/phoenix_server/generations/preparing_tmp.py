@@ -16,8 +16,9 @@ from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.config import EngineConfig, ServeConfig
 from phoenix_server.corpus.disk import snapshot as snapshots
 from phoenix_server.corpus.disk.store import Store
-from phoenix_server.engine.engine import Engine, Query
+from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.pairing import check_pair
+from phoenix_server.engine.query import Query
 from phoenix_server.errors import GenerationError, NoMemoryError
 from phoenix_server.generations.generation import Generation
 from phoenix_server.generations.loader import make_engine, sizes_for
