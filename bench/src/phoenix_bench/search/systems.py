@@ -1,7 +1,7 @@
-"""The systems that search: ours, XLA's own top k, and libraries for the host.
+"""The systems to compare: the server's search, XLA's own top k, and libraries for the host.
 
-A system takes queries on the host and gives its answer on the host. Libraries run as they are
-installed, with all cores and no settings but those that ask for an exact search.
+A system takes queries on the host and returns its results on the host. Libraries run as installed,
+with all cores and no settings except those that request an exact search.
 """
 
 import importlib
@@ -33,8 +33,8 @@ class System(NamedTuple):
     """One way to search a corpus.
 
     Attributes:
-        name: How the results call it.
-        prepare: Gets ready for batches of B queries and K results.
+        name: Its name in the results.
+        prepare: Returns a search for batches of B queries and K results.
     """
 
     name: str
@@ -42,7 +42,7 @@ class System(NamedTuple):
 
 
 def ours(corpus: Floats, dtype: str) -> System:
-    """Return the server's search, on the devices that it would choose."""
+    """Return the server's search, on the devices that the server would choose."""
     rows, width = corpus.shape
     layout = choose_layout(choose_devices(None), rows=rows, width=width)
     chunks = (corpus[start : start + _CHUNK_ROWS] for start in range(0, rows, _CHUNK_ROWS))
@@ -91,7 +91,7 @@ def xla(corpus: Floats, dtype: str) -> System:
 
 
 def numpy(corpus: Floats) -> System:
-    """Return a product, `argpartition` and a sort of what it chose."""
+    """Return a search by matrix product, `argpartition` and a sort of the chosen scores."""
 
     def search(queries: Floats, *, k: int) -> SearchResult:
         scores = queries @ corpus.T
@@ -106,7 +106,7 @@ def numpy(corpus: Floats) -> System:
 
 
 def faiss(corpus: Floats) -> System:
-    """Return faiss's flat index of inner products."""
+    """Return faiss's flat inner-product index."""
     index = _import("faiss").IndexFlatIP(corpus.shape[1])
     index.add(corpus)
 
@@ -129,8 +129,8 @@ def usearch(corpus: Floats) -> System:
 
 
 def scann(corpus: Floats) -> System:
-    """Return ScaNN's brute force, the queries of a batch dealt out to all cores."""
-    # Without TensorFlow it searches all the same; with another version of it, it fails to load.
+    """Return ScaNN's brute force; the queries of a batch are divided among all cores."""
+    # It works without TensorFlow, and fails to load with a version it was not built for.
     with patch.dict(sys.modules, {"tensorflow": None}):
         pybind = _import("scann.scann_ops.py.scann_ops_pybind")
     searcher = pybind.builder(corpus, 10, "dot_product").score_brute_force().build()
@@ -154,13 +154,13 @@ HOST_PEERS: Mapping[str, Callable[[Floats], System]] = {
     "usearch": usearch,
     "scann": scann,
 }
-"""Peers that search on the host, by distribution."""
+"""Systems that search on the host, by distribution name."""
 
 
 def _import(name: str) -> Any:
-    """Import a peer, which need not be installed.
+    """Import a module of an optional library.
 
     Raises:
-        ImportError: It is not, or not for this machine.
+        ImportError: It is not installed, or not for this machine.
     """
     return importlib.import_module(name)
