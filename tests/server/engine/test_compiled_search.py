@@ -16,7 +16,7 @@ from phoenix_server.engine.engine import Engine
 from phoenix_server.errors import StartupError
 from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.search import sharded
-from phoenix_server.search.shard import Shard, Sizes
+from phoenix_server.search.shard import ScanConfig, Shard
 from phoenix_server.search.shard_search import ShardTopK, search_shard
 
 WIDTH = 128
@@ -94,9 +94,9 @@ def test_a_search_that_is_not_exact_on_its_device_never_serves(
     bundle: Bundle, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def all_but_the_best(
-        shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, sizes: Sizes
+        shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, config: ScanConfig
     ) -> ShardTopK:
-        found = search_shard(shard, eligible, queries, k + 1, sizes)
+        found = search_shard(shard, eligible, queries, k + 1, config)
         best = found.scores == found.scores.max(axis=1, keepdims=True)
         return found._replace(scores=jax.numpy.where(best, -1.0, found.scores))
 

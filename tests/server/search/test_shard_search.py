@@ -1,14 +1,13 @@
 """The search of one shard: what is proven, what is widened, and the order of ties."""
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from phoenix_server.search.shard import Scan, Shard
+from phoenix_server.search.shard import ScanConfig, Shard
 from phoenix_server.search.shard_search import in_order, search_shard
 from phoenix_server.search.sharded import split_ids
 from server.search.cases import Floats, pack_masks
@@ -19,15 +18,7 @@ BATCH = 3
 K = 5
 
 
-class _Sizes(NamedTuple):
-    tile_rows: int = 128
-    block_rows: int = 8
-    queries_at_once: int = 1
-    scan: Scan = "tiles"
-    interpret: bool = False
-
-
-_search = jax.jit(partial(search_shard, k=K, sizes=_Sizes()))
+_search = jax.jit(partial(search_shard, k=K, config=ScanConfig(tile_rows=128)))
 
 
 def _shard(vectors: Floats) -> Shard:

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from phoenix_server.search.shard import Shard
-from phoenix_server.search.sharded import ShardedLayout
+from phoenix_server.search.shard import ScanConfig, Shard
 from phoenix_server.search.tiles import best_blocks, block_maxima, find_candidates, score_error
 from server.search.cases import Bools, Floats, pack_masks
 
@@ -17,9 +16,7 @@ WIDTH = 13
 ROWS = 1024
 BLOCK = 8
 BATCH = 3
-SIZES = ShardedLayout(
-    devices=(jax.devices()[0],), rows=ROWS, width=WIDTH, tile_rows=128, block_rows=BLOCK
-)
+CONFIG = ScanConfig(tile_rows=128, block_rows=BLOCK)
 
 
 def _shard(vectors: Floats, dtype: Any, tiles: int = ROWS // 128) -> Shard:
@@ -48,7 +45,7 @@ def test_maxima_are_within_the_bound_of_those_of_exact_scores(dtype: Any, masks:
     eligible = rng.random((masks, ROWS)) < 0.3
     eligible[:, :BLOCK] = False
     found = np.asarray(
-        jax.jit(partial(block_maxima, sizes=SIZES))(shard, pack_masks(eligible), queries),
+        jax.jit(partial(block_maxima, config=CONFIG))(shard, pack_masks(eligible), queries),
         np.float64,
     )
     exact = _maxima(shard, eligible, queries)
@@ -63,7 +60,7 @@ def test_maxima_are_within_the_bound_of_those_of_exact_scores(dtype: Any, masks:
 def test_tiles_without_rows_are_not_scanned() -> None:
     shard = _shard(np.ones((ROWS, WIDTH)), jnp.float32, tiles=3)
     everything = pack_masks(np.ones(ROWS, np.bool_))
-    found = block_maxima(shard, jnp.asarray(everything), jnp.ones((1, WIDTH)), SIZES)
+    found = block_maxima(shard, jnp.asarray(everything), jnp.ones((1, WIDTH)), CONFIG)
     assert np.isfinite(found[0, : 3 * 128 // BLOCK]).all()
     assert np.isneginf(found[0, 3 * 128 // BLOCK :]).all()
 
@@ -85,7 +82,7 @@ def test_candidates_are_the_eligible_rows_of_the_chosen_blocks() -> None:
     shard = _shard(rng.normal(size=(ROWS, WIDTH)), jnp.float32)
     queries = rng.normal(size=(BATCH, WIDTH)).astype(np.float32)
     eligible = rng.random((BATCH, ROWS)) < 0.5
-    found = jax.jit(partial(find_candidates, k=5, chosen=30, sizes=SIZES))(
+    found = jax.jit(partial(find_candidates, k=5, chosen=30, config=CONFIG))(
         shard, pack_masks(eligible), queries
     )
     exact = queries.astype(np.float64) @ np.asarray(shard.vectors, np.float64).T

@@ -11,7 +11,7 @@ any, all or none of some labels is a bitwise operation on words. Times are compa
 Excluded posts and authors come as rows, which the host has looked up.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,9 @@ class FilterColumns(NamedTuple):
 
     times: jax.Array
     labels: jax.Array
+
+
+_COLUMNS: Any = FilterColumns(BY_ROWS, BY_WORDS)
 
 
 class ColumnsUpdate(NamedTuple):
@@ -91,13 +94,7 @@ def update_columns(
             columns.labels.at[:, words].set(update.labels, mode="drop"),
         )
 
-    return jax.shard_map(
-        change,
-        mesh=layout.mesh,
-        in_specs=(FilterColumns(BY_ROWS, BY_WORDS), REPLICATED),
-        out_specs=FilterColumns(BY_ROWS, BY_WORDS),
-        check_vma=False,
-    )(columns, update)
+    return layout.map(change, (_COLUMNS, REPLICATED), _COLUMNS)(columns, update)
 
 
 def eligible(
@@ -111,13 +108,8 @@ def eligible(
         live: [1, R/32] u32, the rows that hold posts.
         conditions: Of B queries.
     """
-    return jax.shard_map(
-        _eligible_of_shard,
-        mesh=layout.mesh,
-        in_specs=(FilterColumns(BY_ROWS, BY_WORDS), BY_WORDS, REPLICATED),
-        out_specs=BY_WORDS,
-        check_vma=False,
-    )(columns, live, conditions)
+    mapped = layout.map(_eligible_of_shard, (_COLUMNS, BY_WORDS, REPLICATED), BY_WORDS)
+    return mapped(columns, live, conditions)
 
 
 def exclude(
@@ -141,13 +133,7 @@ def exclude(
         there = masks.at[queries, words].get(mode="fill", fill_value=0) & bits
         return masks.at[queries, words].subtract(there, mode="drop")
 
-    return jax.shard_map(
-        take_out,
-        mesh=layout.mesh,
-        in_specs=(BY_WORDS, REPLICATED, REPLICATED),
-        out_specs=BY_WORDS,
-        check_vma=False,
-    )(masks, queries, rows)
+    return layout.map(take_out, (BY_WORDS, REPLICATED, REPLICATED), BY_WORDS)(masks, queries, rows)
 
 
 def _eligible_of_shard(

@@ -9,6 +9,7 @@ A score has one definition for each kind of scan: XLA's `row_scores`, or the ker
 It gives a row the same bits wherever the row lies and whatever else is in the batch.
 """
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -58,33 +59,27 @@ class Candidates(NamedTuple):
     complete: jax.Array
 
 
-class Sizes(Protocol):
-    """How a shard is scanned; see `ShardedLayout`."""
+@dataclass(frozen=True, kw_only=True)
+class ScanConfig:
+    """How a shard is scanned.
 
-    @property
-    def tile_rows(self) -> int:
-        """T."""
-        ...
+    Attributes:
+        tile_rows: T. On a CPU the scores of a tile should stay in cache; an accelerator wants few,
+            large tiles.
+        block_rows: W. Smaller blocks mean fewer rows to score exactly; larger blocks mean fewer
+            maxima to choose from.
+        queries_at_once: Number of queries whose chosen blocks are scored together. The rows of one
+            query stay in a CPU's cache; an accelerator wants many queries.
+        scan: The kind of scan. The kernels use neither `tile_rows` nor `queries_at_once`, but a
+            shard is still a multiple of tiles.
+        interpret: Run kernels as ordinary JAX, slowly, on devices that they are not made for.
+    """
 
-    @property
-    def block_rows(self) -> int:
-        """W."""
-        ...
-
-    @property
-    def queries_at_once(self) -> int:
-        """Number of queries whose chosen blocks are scored together, in tiles."""
-        ...
-
-    @property
-    def scan(self) -> Scan:
-        """How the shard is scanned."""
-        ...
-
-    @property
-    def interpret(self) -> bool:
-        """Whether kernels run as ordinary JAX."""
-        ...
+    tile_rows: int = 4096
+    block_rows: int = 8
+    queries_at_once: int = 1
+    scan: Scan = "tiles"
+    interpret: bool = False
 
 
 class ScanMethod(Protocol):
@@ -97,7 +92,7 @@ class ScanMethod(Protocol):
         queries: jax.Array,
         k: int,
         chosen: int,
-        sizes: Sizes,
+        config: ScanConfig,
     ) -> Candidates:
         """Return candidates for the K best rows of each query.
 
@@ -107,12 +102,12 @@ class ScanMethod(Protocol):
             queries: [B, D] f32.
             k: K.
             chosen: C.
-            sizes: How to scan.
+            config: How to scan.
         """
         ...
 
     def score_all(
-        self, shard: Shard, eligible: jax.Array, query: jax.Array, sizes: Sizes
+        self, shard: Shard, eligible: jax.Array, query: jax.Array, config: ScanConfig
     ) -> jax.Array:
         """Return the scores of all rows for a query [D]: [P] f32, -inf where not eligible.
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from phoenix_server.search import tiles
-from phoenix_server.search.shard import ScanMethod, Shard, Sizes, pick
+from phoenix_server.search.shard import ScanConfig, ScanMethod, Shard, pick
 from phoenix_server.search.threshold import choose_best
 
 
@@ -41,7 +41,7 @@ class ShardTopK(NamedTuple):
 
 
 def search_shard(
-    shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, sizes: Sizes
+    shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, config: ScanConfig
 ) -> ShardTopK:
     """Return the K best rows for each query.
 
@@ -51,17 +51,17 @@ def search_shard(
             may find row 32 j + i.
         queries: [B, D] f32; a query of zeros is padding, and its result has no meaning.
         k: K.
-        sizes: How to scan.
+        config: How to scan.
     """
     batch, rows = len(queries), len(shard.vectors)
-    blocks = rows // sizes.block_rows
+    blocks = rows // config.block_rows
     chosen = k + 32 + k // 16  # C: a margin between the K-th score and the blocks left out
     if 2 * chosen >= blocks:  # the chosen blocks would be most of the shard
         numbers = jnp.arange(batch, dtype=jnp.int32)
-        scores, found_rows = _search_all(shard, eligible, queries, numbers, min(k, rows), sizes)
+        scores, found_rows = _search_all(shard, eligible, queries, numbers, min(k, rows), config)
         return ShardTopK(scores, found_rows, _ids(shard, found_rows), jnp.zeros((), jnp.int32))
-    scan = _scan_method(sizes)
-    candidates = scan.find_candidates(shard, eligible, queries, k, chosen, sizes)
+    scan = _scan_method(config)
+    candidates = scan.find_candidates(shard, eligible, queries, k, chosen, config)
     scores, found_rows = _best(shard, candidates.scores, candidates.rows, k)
     threshold = scores.min(axis=1)  # [B]
     left_out = candidates.left_out
@@ -76,7 +76,7 @@ def search_shard(
             number, done, *found = query
 
             def search_all() -> tuple[jax.Array, ...]:
-                wider = _search_all(shard, eligible, queries, number[None], k, sizes)
+                wider = _search_all(shard, eligible, queries, number[None], k, config)
                 return tuple(part[0] for part in wider)
 
             return lax.cond(done, lambda: tuple(found), search_all)
@@ -89,9 +89,11 @@ def search_shard(
     return ShardTopK(scores, found_rows, ids, jnp.sum(~proven, dtype=jnp.int32))
 
 
-def all_scores(shard: Shard, eligible: jax.Array, query: jax.Array, sizes: Sizes) -> jax.Array:
+def all_scores(
+    shard: Shard, eligible: jax.Array, query: jax.Array, config: ScanConfig
+) -> jax.Array:
     """Return the scores of all rows for a query [D]: [P] f32, -inf where not eligible [P/32]."""
-    return _scan_method(sizes).score_all(shard, eligible, query, sizes)
+    return _scan_method(config).score_all(shard, eligible, query, config)
 
 
 def in_order(
@@ -116,8 +118,8 @@ def in_order(
     return best, lax.cond(ties, by_ids, lambda: pick(rows, order, 0))
 
 
-def _scan_method(sizes: Sizes) -> ScanMethod:
-    if sizes.scan == "kernel":
+def _scan_method(config: ScanConfig) -> ScanMethod:
+    if config.scan == "kernel":
         # Imported only on demand: Pallas's Triton backend takes 0.4 s to load, and may be removed
         # from JAX one day.
         from phoenix_server.search.kernels import fused
@@ -142,13 +144,13 @@ def _search_all(
     queries: jax.Array,
     numbers: jax.Array,
     k: int,
-    sizes: Sizes,
+    config: ScanConfig,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the K best scores and rows among all rows, for the queries with these numbers [n]."""
 
     def score(number: jax.Array) -> jax.Array:
         mask = eligible[number if len(eligible) > 1 else 0]
-        return all_scores(shard, mask, queries[number], sizes)
+        return all_scores(shard, mask, queries[number], config)
 
     scores = lax.map(score, numbers)  # [n, P]
     rows = jnp.broadcast_to(jnp.arange(len(shard.ids), dtype=jnp.int32), scores.shape)

@@ -14,6 +14,7 @@ bits wherever the row lies (see `shard`). So an answer depends neither on where 
 the number of shards, nor on the size of tiles and blocks, nor on the other queries of the batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from phoenix_server.runtime.devices import Device
 from phoenix_server.search.kernels.constraints import check_fit
-from phoenix_server.search.shard import ROW_GRANULE, WORD, Scan, Shard
+from phoenix_server.search.shard import ROW_GRANULE, WORD, ScanConfig, Shard
 from phoenix_server.search.shard_search import all_scores, in_order, search_shard
 from phoenix_server.search.threshold import choose_best
 
@@ -91,32 +92,18 @@ class TopK(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardedLayout:
-    """How a corpus lies on the devices.
+class ShardedLayout(ScanConfig):
+    """How a corpus lies on the devices, and how its shards are scanned.
 
     Attributes:
         devices: One device a shard.
         rows: N.
         width: D.
-        tile_rows: T. On a CPU the scores of a tile should stay in cache; an accelerator wants few,
-            large tiles.
-        block_rows: W. Smaller blocks mean fewer rows to score exactly; larger blocks mean fewer
-            maxima to choose from.
-        queries_at_once: Number of queries whose chosen blocks are scored together. The rows of one
-            query stay in a CPU's cache; an accelerator wants many queries.
-        scan: How a shard is scanned. The kernels use neither `tile_rows` nor `queries_at_once`, but
-            a shard is still a multiple of tiles.
-        interpret: Run kernels as ordinary JAX, slowly, on devices that they are not made for.
     """
 
     devices: tuple[Device, ...]
     rows: int
     width: int
-    tile_rows: int = 4096
-    block_rows: int = 8
-    queries_at_once: int = 1
-    scan: Scan = "tiles"
-    interpret: bool = False
 
     def __post_init__(self) -> None:
         if not self.devices or self.rows < 1 or self.width < 1:
@@ -216,14 +203,8 @@ class ShardedLayout:
                 lax.dynamic_slice_in_dim(update.tiles, here, 1),
             ), live.at[0, words].set(update.bits, mode="drop")
 
-        shards, live = jax.shard_map(
-            change,
-            mesh=self.mesh,
-            in_specs=(BY_ROWS, BY_WORDS, REPLICATED),
-            out_specs=(BY_ROWS, BY_WORDS),
-            check_vma=False,
-        )(*corpus, update)
-        return DeviceCorpus(shards, live)
+        mapped = self.map(change, (BY_ROWS, BY_WORDS, REPLICATED), (BY_ROWS, BY_WORDS))
+        return DeviceCorpus(*mapped(*corpus, update))
 
     def top_k(self, shards: Shard, eligible: jax.Array, queries: jax.Array, k: int) -> TopK:
         """Return the K best rows of each query. To be jitted, with `k` static.
@@ -235,23 +216,30 @@ class ShardedLayout:
             queries: [B, D] f32, replicated.
             k: K, at least 1.
         """
-        return jax.shard_map(
-            partial(self._top_k_of_shard, k=k),
-            mesh=self.mesh,
-            in_specs=(BY_ROWS, BY_WORDS, REPLICATED),
-            out_specs=REPLICATED,
-            check_vma=False,  # the merge makes the result equal on all shards
-        )(shards, eligible, queries)
+        top_k = partial(self._top_k_of_shard, k=k)
+        mapped = self.map(top_k, (BY_ROWS, BY_WORDS, REPLICATED), REPLICATED)
+        return mapped(shards, eligible, queries)
 
     def scores(self, corpus: DeviceCorpus, query: jax.Array) -> jax.Array:
         """Return every score for a query [D]: [R], sharded by rows, -inf if free. To be jitted."""
-        return jax.shard_map(
+        mapped = self.map(
             lambda shard, live, query: all_scores(shard, live[0], query, self),
-            mesh=self.mesh,
-            in_specs=(BY_ROWS, BY_WORDS, REPLICATED),
-            out_specs=BY_ROWS,
-            check_vma=False,
-        )(*corpus, query)
+            (BY_ROWS, BY_WORDS, REPLICATED),
+            BY_ROWS,
+        )
+        return mapped(*corpus, query)
+
+    def map(
+        self, function: Callable[..., Any], in_specs: Any, out_specs: Any
+    ) -> Callable[..., Any]:
+        """Return a function that runs once per shard, on its parts of the arguments.
+
+        JAX does not check that `REPLICATED` results are equal on all shards; the merge of a search
+        makes them so.
+        """
+        return jax.shard_map(
+            function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )
 
     def local(self, places: jax.Array, size: int) -> jax.Array:
         """Return global places as places in this shard's `size`; `size` for those of others.

@@ -14,7 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from phoenix_server.search.shard import WORD, Candidates, Shard, Sizes, pick, row_scores, unpack
+from phoenix_server.search.shard import (
+    WORD,
+    Candidates,
+    ScanConfig,
+    Shard,
+    pick,
+    row_scores,
+    unpack,
+)
 from phoenix_server.search.threshold import choose
 
 _GROUP = 16  # G; choosing among groups first saves most of the choice among blocks
@@ -22,26 +30,26 @@ _UNIT_ROUNDOFF = 2.0**-24
 
 
 def find_candidates(
-    shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, chosen: int, sizes: Sizes
+    shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, chosen: int, config: ScanConfig
 ) -> Candidates:
     """Return the rows of the chosen blocks; see `ScanMethod`."""
-    maxima = block_maxima(shard, eligible, queries, sizes)  # [B, P/W]
+    maxima = block_maxima(shard, eligible, queries, config)  # [B, P/W]
     blocks, left_out = best_blocks(maxima, k + 8, chosen)  # [B, C], [B]
-    masks = _of_blocks(eligible, blocks, sizes.block_rows)  # [B, C*W]
-    rows = blocks[..., None] * sizes.block_rows + jnp.arange(sizes.block_rows, dtype=jnp.int32)
+    masks = _of_blocks(eligible, blocks, config.block_rows)  # [B, C*W]
+    rows = blocks[..., None] * config.block_rows + jnp.arange(config.block_rows, dtype=jnp.int32)
     scores = lax.map(
-        lambda each: _score_blocks(shard, each[0], each[1], sizes),
+        lambda each: _score_blocks(shard, each[0], each[1], config),
         (queries, blocks),
-        batch_size=sizes.queries_at_once if sizes.queries_at_once > 1 else None,
+        batch_size=config.queries_at_once if config.queries_at_once > 1 else None,
     )  # [B, C*W]
     scores = jnp.where(masks, scores, -jnp.inf)
     complete = jnp.ones(len(queries), jnp.bool_)
     return Candidates(scores, rows.reshape(scores.shape), left_out, complete)
 
 
-def score_all(shard: Shard, eligible: jax.Array, query: jax.Array, sizes: Sizes) -> jax.Array:
+def score_all(shard: Shard, eligible: jax.Array, query: jax.Array, config: ScanConfig) -> jax.Array:
     """Return the scores of all rows for a query [D]: [P] f32, -inf where not eligible [P/32]."""
-    tiles = shard.vectors.reshape(-1, sizes.tile_rows, shard.vectors.shape[1])
+    tiles = shard.vectors.reshape(-1, config.tile_rows, shard.vectors.shape[1])
     scores = lax.map(lambda tile: row_scores(tile, query), tiles)
     return jnp.where(unpack(eligible), scores.reshape(-1), -jnp.inf)
 
@@ -62,13 +70,15 @@ def score_error(shard: Shard, queries: jax.Array) -> jax.Array:
     return (4 * (width + 2) * _UNIT_ROUNDOFF * lengths + 1.01 * moved) * shard.longest[0]
 
 
-def block_maxima(shard: Shard, eligible: jax.Array, queries: jax.Array, sizes: Sizes) -> jax.Array:
+def block_maxima(
+    shard: Shard, eligible: jax.Array, queries: jax.Array, config: ScanConfig
+) -> jax.Array:
     """Return each block's best score as the scan rounds it: [B, P/W] f32, -inf if none is eligible.
 
     The scores of a tile stay in cache; they are never written to memory.
     """
     batch = len(queries)
-    tile, block = sizes.tile_rows, sizes.block_rows
+    tile, block = config.tile_rows, config.block_rows
     left = queries.astype(shard.vectors.dtype)
     tiles = len(shard.vectors) // tile
 
@@ -115,9 +125,11 @@ def best_blocks(maxima: jax.Array, least: int, most: int) -> tuple[jax.Array, ja
     return group * _GROUP + place % _GROUP, jnp.maximum(rest, other_groups)
 
 
-def _score_blocks(shard: Shard, query: jax.Array, blocks: jax.Array, sizes: Sizes) -> jax.Array:
+def _score_blocks(
+    shard: Shard, query: jax.Array, blocks: jax.Array, config: ScanConfig
+) -> jax.Array:
     """Return the scores of the rows of blocks [C] for a query [D]: [C*W]."""
-    block, width = sizes.block_rows, shard.vectors.shape[1]
+    block, width = config.block_rows, shard.vectors.shape[1]
     vectors = shard.vectors.reshape(-1, block * width).at[blocks].get(mode="clip")
     return row_scores(vectors.reshape(-1, width), query)
 

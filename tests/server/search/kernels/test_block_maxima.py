@@ -15,8 +15,7 @@ from phoenix_server.search.kernels.block_maxima import (
     split,
     tile_for,
 )
-from phoenix_server.search.shard import Shard
-from phoenix_server.search.sharded import ShardedLayout
+from phoenix_server.search.shard import ScanConfig, Shard
 from phoenix_server.search.tiles import block_maxima as maxima_in_tiles
 from phoenix_server.search.tiles import score_error
 from server.search.cases import Bools, Floats, pack_masks
@@ -135,9 +134,7 @@ def test_the_scan_agrees_with_the_scan_in_tiles_within_both_bounds(masks: int) -
     longest = jnp.full(1, _longest(vectors) * 1.0001, jnp.float32)
     ids = jnp.zeros((len(vectors), 2), jnp.uint32)
     shard = Shard(vectors, ids, longest, tiles=jnp.full(1, 3, jnp.int32))
-    tiles = ShardedLayout(
-        devices=(jax.devices()[0],), rows=384, width=WIDTH, tile_rows=128, block_rows=BLOCK
-    )
+    tiles = ScanConfig(tile_rows=128, block_rows=BLOCK)
     here = np.asarray(_scan(vectors, eligible, queries), np.float64)
     there = np.asarray(
         maxima_in_tiles(shard, jnp.asarray(pack_masks(eligible)), queries, tiles), np.float64

@@ -15,18 +15,18 @@ from jax import lax
 from phoenix_server.search.kernels.block_maxima import block_maxima, of_blocks, rounding_error
 from phoenix_server.search.kernels.block_scores import block_scores
 from phoenix_server.search.kernels.threshold import choose
-from phoenix_server.search.shard import Candidates, Shard, Sizes
+from phoenix_server.search.shard import Candidates, ScanConfig, Shard
 
 
 def find_candidates(
-    shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, chosen: int, sizes: Sizes
+    shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, chosen: int, config: ScanConfig
 ) -> Candidates:
     """Return rows among which are the K best of the C blocks with the best maxima.
 
     See `ScanMethod`. `Candidates.complete` is computed: the choice of rows may leave out one that
     ties with the K-th.
     """
-    vectors, block_rows, interpret = shard.vectors, sizes.block_rows, sizes.interpret
+    vectors, block_rows, interpret = shard.vectors, config.block_rows, config.interpret
     alive = of_blocks(eligible, block_rows)
     maxima = block_maxima(vectors, alive, queries, block_rows=block_rows, interpret=interpret)
     blocks, left_out = choose(maxima, chosen, _capacity(chosen), interpret=interpret)
@@ -43,9 +43,9 @@ def find_candidates(
     return Candidates(kept, rows, left_out, complete)
 
 
-def score_all(shard: Shard, eligible: jax.Array, query: jax.Array, sizes: Sizes) -> jax.Array:
+def score_all(shard: Shard, eligible: jax.Array, query: jax.Array, config: ScanConfig) -> jax.Array:
     """Return the scores of all rows for a query [D]: [P] f32, -inf where not eligible [P/32]."""
-    block_rows = sizes.block_rows
+    block_rows = config.block_rows
     blocks = jnp.arange(len(shard.vectors) // block_rows, dtype=jnp.int32)[None]
     alive = of_blocks(eligible[None], block_rows)
     return block_scores(
@@ -54,7 +54,7 @@ def score_all(shard: Shard, eligible: jax.Array, query: jax.Array, sizes: Sizes)
         query[None],
         blocks,
         block_rows=block_rows,
-        interpret=sizes.interpret,
+        interpret=config.interpret,
     )[0]
 
 
