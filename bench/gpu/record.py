@@ -1,4 +1,4 @@
-"""Record the results of one run, and the limits of its machine."""
+"""The results of one run, and the limits of the machine it runs on."""
 
 import json
 import sys
@@ -21,16 +21,16 @@ _DEADLINE_S = 420
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Sizes to measure.
+    """The sizes to measure.
 
     Attributes:
-        corpora: Values of N, and types of vectors.
+        corpora: Values of N with the type of the vectors.
         batches: Values of B.
         swept: Values of B for which settings of the scan are compared.
         results: Values of K.
-        budget_s: Time for the measurement of one quantity, in seconds.
-        matrix: Side of the square matrices of the product limit.
-        copied_values: Number of bfloat16 values of the copy limit.
+        budget_s: Time to measure one quantity, in seconds.
+        matrix: Side of the square matrices whose product measures the compute limit.
+        copied_values: Number of bfloat16 values whose copy measures the memory limit.
     """
 
     corpora: tuple[tuple[int, str], ...] = ((10_000_000, "bfloat16"), (1_000_000, "float32"))
@@ -55,7 +55,7 @@ QUICK = Sizes(
 
 @dataclass
 class Run:
-    """One run of this script: its results so far, and their file."""
+    """One run of this script: its results so far, and the file they are written to."""
 
     out: Path
     sizes: Sizes
@@ -65,10 +65,10 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     def late(self, what: str) -> bool:
-        """Return whether there is no time left; if so, note what is left out."""
+        """Return whether no time is left; if so, note that `what` was skipped."""
         if time.monotonic() - self.began < _DEADLINE_S:
             return False
-        self.notes.append(f"no time for {what}")
+        self.notes.append(f"skipped for lack of time: {what}")
         return True
 
     def add(self, system: str, params: dict[str, Any], metric: str, unit: str, values: Any) -> None:
@@ -81,7 +81,7 @@ class Run:
         sys.stdout.flush()
 
     def write(self) -> None:
-        """Write the results."""
+        """Write the results so far."""
         device = jax.devices()[0]
         report = {
             "machine": {"device": device.device_kind, "platform": device.platform},
@@ -96,7 +96,7 @@ class Run:
 
 
 def measure(call: Callable[[], Any], budget_s: float) -> npt.NDArray[np.float64]:
-    """Return the times of single calls until the device has finished, in seconds."""
+    """Return the times of single calls until their work on the device ends, in seconds."""
     jax.block_until_ready(call())
     seconds: list[float] = []
     while len(seconds) < 3 or (sum(seconds) < budget_s and len(seconds) < 50):
@@ -107,7 +107,7 @@ def measure(call: Callable[[], Any], budget_s: float) -> npt.NDArray[np.float64]
 
 
 def measure_limits(run: Run) -> None:
-    """Measure a copy from memory to memory, and a product of square matrices."""
+    """Measure the rates of a copy within device memory and of a product of square matrices."""
     values = jnp.ones(run.sizes.copied_values, jnp.bfloat16)
     seconds = measure(partial(jax.jit(jnp.negative), values), run.sizes.budget_s)
     rate = 2 * values.nbytes / float(seconds.min()) / 1e9

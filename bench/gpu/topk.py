@@ -1,14 +1,15 @@
-"""Measure the exact top k on one GPU, with only JAX and the server's search installed.
+"""Check and measure the exact top k on one GPU, with only JAX and the server's search.
 
     PYTHONPATH=server/src:proto/gen python3 bench/gpu/topk.py --out build/bench/gpu_topk.json
 
-The script checks answers against float64 on the host. Then it measures our search in kernels and in
-tiles, XLA's `lax.top_k` over all scores, the scan alone with several tile sizes, and the limits of
-the machine. It ends within 8 minutes; the notes list what it had no time for. `--quick` uses small
-sizes, also on a CPU, where kernels are interpreted and times mean nothing.
+Checks answers against float64 on the host. Then measures the server's search with kernels and with
+tiles, XLA's `lax.top_k` over all scores, the scan alone with tiles of several sizes, and the limits
+of the machine. Ends within 8 minutes; the notes list what was skipped for lack of time. `--quick`
+uses small sizes, also on a CPU, where kernels are interpreted and times have no meaning.
 
 Shapes:
-    N  rows of the corpus    D  width of a vector    B  queries    K  results    P  N, padded
+    N  posts of the corpus   D  width of a vector    B  queries    K  results
+    P  rows in memory: N, padded
 """
 
 import argparse
@@ -34,11 +35,11 @@ Doubles = npt.NDArray[np.float64]
 
 WIDTH = 128
 _TOLERANCE = 2e-6  # of a float32 sum of 128 products of unit vectors
-_CHUNK_BYTES = 4 << 30  # of all scores at once, for `lax.top_k`
+_CHUNK_BYTES = 4 << 30  # scores computed at once for `lax.top_k`
 
 
 def layouts(rows: int) -> dict[str, ShardedLayout]:
-    """Return the search methods of ours; all take the same arrays."""
+    """Return the layouts to compare, by name; all take the same arrays."""
     device = jax.devices()[0]
     shard = partial(ShardedLayout, devices=(device,), rows=rows, width=WIDTH)
     tile = 1 << (18 if rows > 1 << 20 else 10)
@@ -50,9 +51,9 @@ def layouts(rows: int) -> dict[str, ShardedLayout]:
 
 
 def draw(layout: ShardedLayout, dtype: str, batch: int) -> tuple[DeviceCorpus, jax.Array]:
-    """Draw unit vectors and queries; every hundredth row equals the row after it.
+    """Draw unit vectors and queries. Every hundredth row equals the row after it.
 
-    Ids are not ascending by row.
+    Ids do not ascend with the rows.
     """
     padded, rows = layout.padded_rows, layout.rows
 
@@ -66,7 +67,9 @@ def draw(layout: ShardedLayout, dtype: str, batch: int) -> tuple[DeviceCorpus, j
         vectors = lax.map(chunk, keys).reshape(padded, WIDTH)
         places = jnp.arange(0, padded - 1, 100)
         vectors = vectors.at[places + 1].set(vectors[places])
-        low = jnp.arange(padded, dtype=jnp.uint32) * jnp.uint32(0x9E3779B1)  # odd: all distinct
+        low = jnp.arange(padded, dtype=jnp.uint32) * jnp.uint32(
+            0x9E3779B1
+        )  # odd factor: all distinct
         return Shard(
             vectors,
             ids=jnp.stack([low % 3, low], axis=1),
@@ -77,14 +80,16 @@ def draw(layout: ShardedLayout, dtype: str, batch: int) -> tuple[DeviceCorpus, j
     live = jnp.asarray(pack(np.arange(padded) < rows)[None])
     queries = jax.random.normal(jax.random.key(2), (batch, WIDTH))
     queries = queries / jnp.linalg.norm(queries, axis=1, keepdims=True)
-    return DeviceCorpus(build(), live), queries.at[0].set(0.6 * queries[0])  # lengths differ
+    return DeviceCorpus(build(), live), queries.at[0].set(
+        0.6 * queries[0]
+    )  # not all of equal length
 
 
 def check(run: Run, corpus: DeviceCorpus, queries: jax.Array, rows: int) -> None:
     """Check answers and the scan's bound for a few queries against float64.
 
     Raises:
-        AssertionError: An answer is wrong, or an error exceeds its bound.
+        AssertionError: An answer is wrong, or an error larger than its bound.
     """
     vectors, few = np.asarray(corpus.shards.vectors), queries[:4]
     probes = np.asarray(few, np.float64)
@@ -144,14 +149,14 @@ def check_scan(
 def search(
     layout: ShardedLayout, corpus: DeviceCorpus, queries: jax.Array, k: int
 ) -> Callable[[], TopK]:
-    """Return a call of our search."""
+    """Return a call of the server's search."""
     return partial(jax.jit(partial(layout.top_k, k=k)), corpus.shards, corpus.live, queries)
 
 
 def scan(
     layout: ShardedLayout, corpus: DeviceCorpus, queries: jax.Array, **settings: Any
 ) -> Callable[[], jax.Array]:
-    """Return a call of the scan alone; settings are those of `block_maxima`."""
+    """Return a call of the scan alone; `settings` are arguments of `block_maxima`."""
     block_rows = settings.pop("block_rows", layout.block_rows)
 
     @jax.jit
@@ -169,7 +174,7 @@ def scan(
 
 
 def top_k_of_all(corpus: DeviceCorpus, queries: jax.Array, k: int) -> Callable[[], Any]:
-    """Return a call of `lax.top_k` over all scores, for as many queries at once as fit."""
+    """Return a call of `lax.top_k` over all scores, for as many queries at a time as fit."""
     rows = len(corpus.shards.vectors)
     at_once = max(1, min(len(queries), _CHUNK_BYTES // (4 * rows)))
 
@@ -191,8 +196,11 @@ def top_k_of_all(corpus: DeviceCorpus, queries: jax.Array, k: int) -> Callable[[
     return call
 
 
-def least_seconds(run: Run, corpus: DeviceCorpus, batch: int) -> float:
-    """Return the larger of two limits: reading all vectors, multiplying them with all queries."""
+def min_seconds(run: Run, corpus: DeviceCorpus, batch: int) -> float:
+    """Return the lower limit of the time of a search, in seconds.
+
+    It is the longer of reading every vector once and of multiplying it with every query.
+    """
     vectors = corpus.shards.vectors
     read_s = vectors.nbytes / (run.limits["copy_bandwidth"]["value"] * 1e9)
     return max(read_s, 2 * vectors.size * batch / (run.limits["matmul"]["value"] * 1e9))
@@ -213,7 +221,7 @@ def compare(run: Run, corpus: DeviceCorpus, queries: jax.Array, rows: int) -> No
         for name, call in calls.items():
             seconds[name] = measure(call, run.sizes.budget_s)
             run.add(name, params, "time", "ms", seconds[name] * 1e3)
-            share = least_seconds(run, corpus, batch) / seconds[name]
+            share = min_seconds(run, corpus, batch) / seconds[name]
             run.add(name, params, "share_of_limit", "1", share)
         ratio = np.median(seconds["lax.top_k"]) / seconds["kernel"]
         run.add("kernel", params, "times_faster", "1", ratio)
@@ -221,7 +229,7 @@ def compare(run: Run, corpus: DeviceCorpus, queries: jax.Array, rows: int) -> No
 
 
 def tiles_to_try() -> Iterator[dict[str, Any]]:
-    """Yield settings of the scan: the default first."""
+    """Yield settings of the scan; the default comes first."""
     yield {}
     yield {"block_rows": 16}
     for blocks, warps, stages in [(64, 4, 4), (64, 8, 2), (64, 8, 3), (128, 8, 3), (128, 8, 2)]:
@@ -245,11 +253,11 @@ def sweep(run: Run, corpus: DeviceCorpus, queries: jax.Array, rows: int) -> None
         try:
             call = scan(layout, corpus, queries[:batch], parts=part, **settings)
             seconds = measure(call, run.sizes.budget_s / 2)
-        except jax.errors.JaxRuntimeError as exc:  # a tile that does not fit on the chip
+        except jax.errors.JaxRuntimeError as exc:  # a tile that does not fit into shared memory
             run.notes.append(f"{params | told}: {str(exc).splitlines()[0]}")
             continue
         run.add("scan", params | told, "time", "ms", seconds * 1e3)
-        share = least_seconds(run, corpus, batch) / seconds
+        share = min_seconds(run, corpus, batch) / seconds
         run.add("scan", params | told, "share_of_limit", "1", share)
 
 

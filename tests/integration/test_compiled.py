@@ -76,7 +76,7 @@ def test_damaged_programs_are_not_run(
     assert not use_compiled(damaged.parent)
     assert jax.config.values["jax_compilation_cache_dir"] == before
     with _serving(bundle, golden_corpus, "--shards", "2", until=READY) as (log, address):
-        assert re.search(r"WARNING .*compiled/cpu-\w+ is damaged: compiling anew", log)
+        assert re.search(r"WARNING .*compiled/cpu-\w+ is damaged and not used", log)
         with PhoenixClient(address) as client:
             assert client.get_model().shards == 2
             assert len(client.retrieve(User(user_id=7), top_k=5).candidates) == 5

@@ -22,7 +22,9 @@ from phoenix_retrieval.v1.manifest_pb2 import BundleManifest
 from phoenix_server import server as serve
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.disk.store import Store
-from phoenix_server.engine.engine import Answer, Engine, LaunchedBatch
+from phoenix_server.engine.batch import LaunchedBatch
+from phoenix_server.engine.engine import Engine
+from phoenix_server.engine.query import Answer
 from phoenix_server.generations.loader import Loader
 from phoenix_server.generations.sources import Source
 from running import run_server, spawn_server

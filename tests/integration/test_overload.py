@@ -24,7 +24,9 @@ from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1 import user_pb2
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from phoenix_server.config import ServeConfig
-from phoenix_server.engine.engine import Answer, Engine, LaunchedBatch, PreparedBatch, Query
+from phoenix_server.engine.batch import LaunchedBatch, PreparedBatch
+from phoenix_server.engine.engine import Engine
+from phoenix_server.engine.query import Answer, Query
 from running import run_server
 
 PATIENCE_S = 60.0

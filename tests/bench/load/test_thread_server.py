@@ -12,7 +12,7 @@ from phoenix_bench.load.requests import METHOD, RequestMix, draw_requests
 from phoenix_bench.load.thread_server import ThreadServer
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
-from phoenix_server.engine.engine import Answer, Query
+from phoenix_server.engine.query import Answer, Query
 
 MAX_BATCH = 4
 POISON = 13

@@ -8,7 +8,7 @@ import pytest
 from phoenix_bench.results import OURS, Limit, Report
 from phoenix_bench.search import systems
 from phoenix_bench.search.dataset import Floats
-from phoenix_bench.search.oracle import Found, find_truth
+from phoenix_bench.search.oracle import SearchResult, find_truth
 from phoenix_bench.search.systems import Search, System
 from phoenix_bench.suites import Options, topk
 
@@ -97,11 +97,11 @@ def _swapping(system: System) -> System:
     def prepare(batch: int, k: int) -> Search:
         search = system.prepare(batch, k)
 
-        def swapped(queries: Floats) -> Found:
+        def swapped(queries: Floats) -> SearchResult:
             found = search(queries)
             rows = found.rows.copy()
             rows[:, [0, 1]] = rows[:, [1, 0]]
-            return Found(found.scores, rows)
+            return SearchResult(found.scores, rows)
 
         return swapped
 
@@ -114,9 +114,9 @@ def _losing(system: System) -> System:
     def prepare(batch: int, k: int) -> Search:
         search = system.prepare(batch, k + 1)
 
-        def lost(queries: Floats) -> Found:
+        def lost(queries: Floats) -> SearchResult:
             found = search(queries)
-            return Found(found.scores[:, 1:], found.rows[:, 1:])
+            return SearchResult(found.scores[:, 1:], found.rows[:, 1:])
 
         return lost
 

@@ -15,7 +15,7 @@ import numpy as np
 from phoenix_server.batching.batcher import Batcher
 from phoenix_server.batching.request import Request
 from phoenix_server.config import QueueConfig
-from phoenix_server.engine.engine import Answer, Query
+from phoenix_server.engine.query import Answer, Query
 from server.cases import random_user
 
 PATIENCE_S = 20.0  # fails a test that hangs

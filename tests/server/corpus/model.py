@@ -33,7 +33,7 @@ from phoenix_server.corpus.updates.commands import UpdateTarget
 from phoenix_server.corpus.updates.replay import replay
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.engine.compiled_search import CompiledSearch
-from phoenix_server.engine.filters import Filter, Filters
+from phoenix_server.engine.filters import Filter, FilterMasks
 from phoenix_server.runtime.program_cache import ProgramCache
 from server.corpus.reference import Post, change_model, described, evicted
 
@@ -207,7 +207,7 @@ class Served(NamedTuple):
 
     target: Target
     searches: CompiledSearch
-    filters: Filters
+    filters: FilterMasks
 
 
 def run(function: Callable[[], None]) -> None:
@@ -343,7 +343,7 @@ class Real:
         corpus.arrays.compile_updates(self._programs)
         searches = CompiledSearch(corpus, self._programs)
         searches.compile(BATCH, self.top_k)
-        filters = Filters(corpus, self._programs)
+        filters = FilterMasks(corpus, self._programs)
         filters.compile(BATCH)
         return Served(Target(corpus, snapshot.manifest.tower_fingerprint), searches, filters)
 

@@ -1,9 +1,12 @@
-"""Programs are compiled and timed once, whoever asks."""
+"""Programs are compiled and timed once for all handles of a cache."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
-from phoenix_server.runtime.program_cache import ProgramCache
+import pytest
+
+from phoenix_server.runtime.program_cache import ProgramCache, device_seconds
 
 
 def test_a_program_is_compiled_once_however_many_ask_at_once() -> None:
@@ -20,14 +23,14 @@ def test_a_program_is_compiled_once_however_many_ask_at_once() -> None:
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(programs.get, "key", compile_slowly) for _ in range(3)]
         assert started.wait(10)
-        # Who wants another does not wait for it.
+        # A request for another program does not wait for it.
         assert pool.submit(programs.get, "other", lambda: "another").result(10) == "another"
         release.set()
         assert [each.result(10) for each in asked] == ["program"] * 3
     assert compiled == ["slow"]
 
 
-def test_one_that_does_not_compile_is_tried_again() -> None:
+def test_a_program_that_fails_to_compile_is_compiled_again() -> None:
     programs = ProgramCache()
 
     def fail() -> str:
@@ -38,11 +41,11 @@ def test_one_that_does_not_compile_is_tried_again() -> None:
             programs.get("key", fail)
         except MemoryError:
             continue
-        raise AssertionError("it was not tried")
+        raise AssertionError("it was not compiled")
     assert programs.get("key", lambda: "program") == "program"
 
 
-def test_a_program_goes_with_the_last_who_asked_for_it() -> None:
+def test_a_program_lives_while_a_handle_that_requested_it_lives() -> None:
     programs = ProgramCache()
     compiled: list[str] = []
 
@@ -71,3 +74,12 @@ def test_a_program_is_timed_once() -> None:
     assert programs.seconds("key", lambda: 2.0) == 2.0
     assert programs.seconds("key", lambda: 3.0) == 2.0
     assert programs.seconds("other", lambda: 3.0) == 3.0
+
+
+def test_work_is_timed_the_second_time_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    clock = iter([3.0, 3.5])
+    timer = SimpleNamespace(perf_counter=lambda: next(clock) if len(runs) else pytest.fail())
+    monkeypatch.setattr("phoenix_server.runtime.program_cache.time", timer)
+    assert device_seconds(lambda: runs.append(1)) == 0.5
+    assert len(runs) == 2

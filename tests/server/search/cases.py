@@ -1,7 +1,7 @@
 """Cases for tests of the search: posts placed on devices, masks, and what must be found.
 
 Shapes:
-    N  posts        B  queries        E  masks: one for all queries, or B        P  rows in memory
+    N  posts        B  queries        E  masks: one for all queries, or B        R  rows in memory
 """
 
 import functools
@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from phoenix_server.search.placement import place_corpus
 from phoenix_server.search.shard import Shard
 from phoenix_server.search.sharded import DeviceCorpus, ShardedLayout, TopK, pack
 
@@ -26,7 +27,7 @@ def place(layout: ShardedLayout, vectors: Floats, ids: Ids | None = None) -> Dev
     """Place vectors; by default with ids that ascend with the rows."""
     if ids is None:
         ids = np.arange(1, len(vectors) + 1, dtype=np.uint64)
-    return layout.place([vectors.astype(np.float32)], ids)
+    return place_corpus(layout, [vectors.astype(np.float32)], ids)
 
 
 def mask(layout: ShardedLayout, corpus: DeviceCorpus, eligible: Bools) -> DeviceCorpus:
@@ -53,14 +54,14 @@ def posts(layout: ShardedLayout, rows: jax.Array) -> npt.NDArray[np.int32]:
 
 
 def pack_masks(bits: Bools) -> Words:
-    """Return masks as words: [P] or [E, P] bool to [E, P/32] u32."""
+    """Return masks as words: [R] or [E, R] bool to [E, R/32] u32."""
     bits = np.atleast_2d(bits)
     return pack(bits).reshape(len(bits), -1)
 
 
-def unpack_mask(words: jax.Array) -> Bools:
-    """Return one mask's bits: [1, P/32] u32 to [P] bool."""
-    bits = np.unpackbits(np.asarray(words).view(np.uint8).ravel(), bitorder="little")
+def unpack_masks(words: jax.Array) -> Bools:
+    """Return the bits of masks: [E, R/32] u32 to [E, R] bool."""
+    bits = np.unpackbits(np.asarray(words).view(np.uint8), axis=1, bitorder="little")
     return bits.astype(np.bool_)
 
 

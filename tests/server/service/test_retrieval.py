@@ -20,7 +20,8 @@ from phoenix_server.config import Limits, QueueConfig, ServeConfig
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.updates.worker import UpdateWorker
-from phoenix_server.engine.engine import Answer, Engine, Query
+from phoenix_server.engine.engine import Engine
+from phoenix_server.engine.query import Answer, Query
 from phoenix_server.errors import InvalidRequestError, NotReadyError, OverloadedError
 from phoenix_server.generations.generation import Generation
 from phoenix_server.generations.loader import Loader

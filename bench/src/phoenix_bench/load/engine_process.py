@@ -16,7 +16,8 @@ import typer
 from phoenix_bench.load.requests import read_requests
 from phoenix_bench.load.thread_server import ThreadServer
 from phoenix_server.config import ServeConfig
-from phoenix_server.engine.engine import Engine, Query
+from phoenix_server.engine.engine import Engine
+from phoenix_server.engine.query import Query
 from phoenix_server.server import load
 from phoenix_server.service.requests import read_user
 

@@ -14,7 +14,8 @@ import grpc
 
 from phoenix_bench.load.requests import METHOD_NAME, SERVICE
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
-from phoenix_server.engine.engine import Answer, Engine, Query
+from phoenix_server.engine.engine import Engine
+from phoenix_server.engine.query import Answer, Query
 from phoenix_server.service.requests import read_user
 
 _MOST_CALLS = 128  # at once, one thread each

@@ -1,7 +1,7 @@
-"""Corpora and queries to search, drawn at random.
+"""Random corpora and queries to search.
 
 Shapes:
-    N  rows of the corpus        D  width        Q  queries        G, M  groups of M equal rows
+    N  posts of the corpus        D  width        B  queries        G  equal posts of a group
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ class Dataset(NamedTuple):
 
     Attributes:
         corpus: [N, D] f32 unit vectors.
-        queries: [Q, D] f32 unit vectors that know nothing of the corpus; these are timed.
-        probes: [Q, D] f32 unit vectors; the i-th is near the copies of group i, if there is one.
+        queries: [B, D] f32 unit vectors, independent of the corpus; these are timed.
+        probes: [B, D] f32 unit vectors; the i-th is close to the copies of group i, if any.
         copies: The rows of each group of equal vectors, ascending.
     """
 
@@ -39,11 +39,11 @@ def draw_dataset(
     Args:
         rows: N.
         width: D.
-        queries: Q, at least one a group.
-        group_sizes: M of each group. A group larger than k is cut by the k-th place: only its
-            lowest rows belong to the answer.
-        dtype: float32, or bfloat16 for values that bfloat16 holds too.
-        seed: Of all that is drawn.
+        queries: B, at least the number of groups.
+        group_sizes: G of each group. Of a group larger than K only the lowest rows belong to the
+            answer.
+        dtype: float32, or bfloat16 for values that bfloat16 represents exactly.
+        seed: Seed of the random numbers.
 
     Raises:
         ValueError: The groups do not fit.

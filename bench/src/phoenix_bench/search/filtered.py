@@ -1,7 +1,7 @@
-"""What filters cost: a batch of queries with masks against the same without, in process.
+"""The cost of filters: a batch of queries with masks against the same batch without.
 
 Shapes:
-    B  queries of a batch        N  rows of the corpus        D  width of a vector
+    B  queries of a batch        N  posts of the corpus       D  width of a vector
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from phoenix_server.corpus.changes import PostColumns
 from phoenix_server.corpus.disk.snapshot import open_snapshot
 from phoenix_server.corpus.memory.index import CorpusIndex, default_capacity
 from phoenix_server.engine.compiled_search import CompiledSearch
-from phoenix_server.engine.filters import Filter, Filters
+from phoenix_server.engine.filters import Filter, FilterMasks
 from phoenix_server.runtime.devices import choose_devices
 from phoenix_server.runtime.program_cache import ProgramCache
 
@@ -27,26 +27,26 @@ EXCLUSIONS = "exclusions"
 LOOK_UP = "look-up of exclusions"
 
 _MAX_LABELS = 256
-_LABELS = 3  # to have one of, and likewise to have none of
-_AUTHORS = 20  # excluded, with all kinds at once
+_LABELS = 3  # number of any_labels and of none_labels
+_AUTHORS = 20  # excluded in `ALL_KINDS`
 
 
 def time_filters(
     corpus: Path, *, batch: int, top_k: int, excluded: int, pace: Pace
 ) -> Mapping[str, npt.NDArray[np.float64]]:
-    """Time a batch without filters and with each query's own, in turns.
+    """Time a batch without filters and with a different filter for each query, in turns.
 
     Args:
         corpus: A corpus with labels.
         batch: B.
-        top_k: Results of each query.
-        excluded: Posts that each query excludes, all of them in the corpus; with all kinds at once
-            a tenth of them.
+        top_k: Number of results of each query.
+        excluded: Number of posts that each query excludes, all of them in the corpus; a tenth of
+            that in `ALL_KINDS`.
         pace: How long to measure.
 
     Returns:
-        Seconds of `UNFILTERED`, `ALL_KINDS`, `EXCLUSIONS`, and of `LOOK_UP`, which is what the host
-        does in `EXCLUSIONS` before the device has anything to do.
+        Times in seconds of `UNFILTERED`, `ALL_KINDS`, `EXCLUSIONS`, and of `LOOK_UP`, the part of
+        `EXCLUSIONS` that the host does before the device starts.
     """
     snapshot = open_snapshot(corpus)
     rows = snapshot.manifest.rows
@@ -57,7 +57,7 @@ def time_filters(
         max_labels=_MAX_LABELS,
     )
     programs = ProgramCache()
-    searches, filters = CompiledSearch(index, programs), Filters(index, programs)
+    searches, filters = CompiledSearch(index, programs), FilterMasks(index, programs)
     filters.compile(batch)
     searches.compile(batch, top_k)
     rng = np.random.default_rng(0)
@@ -93,7 +93,7 @@ def time_filters(
 def _all_kinds(
     rng: np.random.Generator, columns: PostColumns, names: tuple[str, ...], excluded: int
 ) -> Filter:
-    """Draw a filter with every condition there is."""
+    """Draw a filter with every kind of condition."""
     since, before = np.sort(rng.choice(columns.created_at_unix_ms, 2)).tolist()
     codes = rng.permutation(len(names))[: 2 * _LABELS + 1]
     any_of, all_of, none_of = np.split(codes, [_LABELS, _LABELS + 1])

@@ -1,10 +1,10 @@
-"""The right answers, in float64, and how to tell a wrong one.
+"""The correct answers in float64, and checks of answers against them.
 
 Shapes:
-    N  rows of the corpus        D  width        Q  queries        K  results
+    N  posts of the corpus        D  width        B  queries        K  results
 
-Order: score descending, then row ascending. Float32 cannot tell scores apart that differ by less
-than the tolerance, so their rows may swap; those of equal vectors may not.
+Order: score descending, then row ascending. Rows whose scores differ by less than the tolerance may
+swap, because float32 cannot distinguish them; rows of equal vectors may not.
 """
 
 from collections.abc import Iterator
@@ -22,12 +22,12 @@ _CHUNK_ROWS = 1 << 16
 Doubles = npt.NDArray[np.float64]
 
 
-class Found(NamedTuple):
-    """What a search found.
+class SearchResult(NamedTuple):
+    """The results of a search.
 
     Attributes:
-        scores: [Q, K] f32, descending.
-        rows: [Q, K], of any integer type.
+        scores: [B, K] f32, descending.
+        rows: [B, K], of any integer type.
     """
 
     scores: Floats
@@ -38,8 +38,8 @@ class Truth(NamedTuple):
     """The best rows of each query.
 
     Attributes:
-        scores: [Q, K] f64, descending.
-        rows: [Q, K] i64; those of equal scores in no order, and at the end any of them.
+        scores: [B, K] f64, descending.
+        rows: [B, K] i64; rows that tie in any order, and any of those that tie with the last.
     """
 
     scores: Doubles
@@ -55,7 +55,7 @@ class Truth(NamedTuple):
 
 
 def find_truth(corpus: Floats, queries: Floats, k: int) -> Truth:
-    """Return the K best of [N, D] rows for [Q, D] queries, by float64 dot products."""
+    """Return the K best of [N, D] rows for [B, D] queries, by float64 dot products."""
     wide = queries.astype(np.float64)
     scores: list[Doubles] = []
     rows: list[Rows] = []
@@ -71,21 +71,23 @@ def find_truth(corpus: Floats, queries: Floats, k: int) -> Truth:
     )
 
 
-def count_missing(found: Found, truth: Truth) -> int:
-    """Return how many rows that belong to the answers, beyond rounding, are not in them."""
+def count_missing(found: SearchResult, truth: Truth) -> int:
+    """Return the number of rows missing from answers, not counting those that rounding allows."""
     return sum(
         len(np.setdiff1d(_certain(truth, i), found.rows[i])) for i in range(len(truth.scores))
     )
 
 
-def find_mistakes(found: Found, truth: Truth, dataset: Dataset, queries: Floats) -> Iterator[str]:
-    """Yield what is wrong with answers, in words.
+def find_mistakes(
+    found: SearchResult, truth: Truth, dataset: Dataset, queries: Floats
+) -> Iterator[str]:
+    """Yield a description of each mistake in answers.
 
     Args:
         found: The answers.
-        truth: Of the same queries and K.
-        dataset: What was searched.
-        queries: [Q, D] f32.
+        truth: The correct answers for the same queries and K.
+        dataset: The corpus that was searched.
+        queries: [B, D] f32.
     """
     if found.rows.shape != truth.rows.shape or found.scores.shape != truth.rows.shape:
         yield f"rows {found.rows.shape}, scores {found.scores.shape}; expected {truth.rows.shape}"
@@ -111,7 +113,7 @@ def find_mistakes(found: Found, truth: Truth, dataset: Dataset, queries: Floats)
 
 
 def _best(scores: Doubles, k: int) -> Rows:
-    """Return the columns of the k largest of each row, in no order."""
+    """Return the columns of the k largest values of each row, in any order."""
     columns = scores.shape[1]
     if k >= columns:
         return np.broadcast_to(np.arange(columns), scores.shape)
@@ -119,5 +121,5 @@ def _best(scores: Doubles, k: int) -> Rows:
 
 
 def _certain(truth: Truth, i: int) -> Rows:
-    """Return the rows of query i that no rounding can push out of the answer."""
+    """Return the rows that belong to the answer of query i under any rounding."""
     return truth.rows[i][truth.scores[i] > truth.scores[i, -1] + TOLERANCE]

@@ -1,7 +1,7 @@
-"""The systems that search: ours, XLA's own top k, and libraries for the host.
+"""The systems to compare: the server's search, XLA's own top k, and libraries for the host.
 
-A system takes queries on the host and gives its answer on the host. Libraries run as they are
-installed, with all cores and no settings but those that ask for an exact search.
+A system takes queries on the host and returns its results on the host. Libraries run as installed,
+with all cores and no settings except those that request an exact search.
 """
 
 import importlib
@@ -19,11 +19,12 @@ from jax import lax
 from phoenix_bench.machine import cores
 from phoenix_bench.results import OURS
 from phoenix_bench.search.dataset import Floats
-from phoenix_bench.search.oracle import Found
+from phoenix_bench.search.oracle import SearchResult
 from phoenix_server.corpus.memory.device_arrays import choose_layout
 from phoenix_server.runtime.devices import choose_devices
+from phoenix_server.search.placement import place_corpus
 
-Search = Callable[[Floats], Found]
+Search = Callable[[Floats], SearchResult]
 
 _CHUNK_ROWS = 1 << 16
 
@@ -32,8 +33,8 @@ class System(NamedTuple):
     """One way to search a corpus.
 
     Attributes:
-        name: How the results call it.
-        prepare: Gets ready for batches of B queries and K results.
+        name: Its name in the results.
+        prepare: Returns a search for batches of B queries and K results.
     """
 
     name: str
@@ -41,11 +42,11 @@ class System(NamedTuple):
 
 
 def ours(corpus: Floats, dtype: str) -> System:
-    """Return the server's search, on the devices that it would choose."""
+    """Return the server's search, on the devices that the server would choose."""
     rows, width = corpus.shape
     layout = choose_layout(choose_devices(None), rows=rows, width=width)
     chunks = (corpus[start : start + _CHUNK_ROWS] for start in range(0, rows, _CHUNK_ROWS))
-    shards, live = layout.place(chunks, np.arange(rows, dtype=np.uint64))
+    shards, live = place_corpus(layout, chunks, np.arange(rows, dtype=np.uint64))
     shards = shards._replace(vectors=shards.vectors.astype(dtype))
     corpus_rows = np.zeros(layout.total_rows, np.int32)  # of rows in memory
     corpus_rows[layout.spread(rows)] = np.arange(rows)
@@ -54,9 +55,9 @@ def ours(corpus: Floats, dtype: str) -> System:
         queries = jax.ShapeDtypeStruct((batch, width), np.float32, sharding=layout.replicated)
         compiled = jax.jit(partial(layout.top_k, k=k)).lower(shards, live, queries).compile()
 
-        def search(queries: Floats) -> Found:
+        def search(queries: Floats) -> SearchResult:
             answer = compiled(shards, live, jax.device_put(queries, layout.replicated))
-            return Found(np.asarray(answer.scores), corpus_rows[np.asarray(answer.rows)])
+            return SearchResult(np.asarray(answer.scores), corpus_rows[np.asarray(answer.rows)])
 
         return search
 
@@ -80,9 +81,9 @@ def xla(corpus: Floats, dtype: str) -> System:
         queries = jax.ShapeDtypeStruct((batch, corpus.shape[1]), np.float32)
         compiled = jax.jit(partial(top_k, k=k)).lower(placed, queries).compile()
 
-        def search(queries: Floats) -> Found:
+        def search(queries: Floats) -> SearchResult:
             scores, rows = compiled(placed, jax.device_put(queries))
-            return Found(np.asarray(scores), np.asarray(rows))
+            return SearchResult(np.asarray(scores), np.asarray(rows))
 
         return search
 
@@ -90,14 +91,14 @@ def xla(corpus: Floats, dtype: str) -> System:
 
 
 def numpy(corpus: Floats) -> System:
-    """Return a product, `argpartition` and a sort of what it chose."""
+    """Return a search by matrix product, `argpartition` and a sort of the chosen scores."""
 
-    def search(queries: Floats, *, k: int) -> Found:
+    def search(queries: Floats, *, k: int) -> SearchResult:
         scores = queries @ corpus.T
         chosen = np.argpartition(scores, len(corpus) - k, axis=1)[:, len(corpus) - k :]
         best = np.take_along_axis(scores, chosen, axis=1)
         order = np.argsort(-best, axis=1)
-        return Found(
+        return SearchResult(
             np.take_along_axis(best, order, axis=1), np.take_along_axis(chosen, order, axis=1)
         )
 
@@ -105,12 +106,12 @@ def numpy(corpus: Floats) -> System:
 
 
 def faiss(corpus: Floats) -> System:
-    """Return faiss's flat index of inner products."""
+    """Return faiss's flat inner-product index."""
     index = _import("faiss").IndexFlatIP(corpus.shape[1])
     index.add(corpus)
 
-    def search(queries: Floats, *, k: int) -> Found:
-        return Found(*index.search(queries, k))
+    def search(queries: Floats, *, k: int) -> SearchResult:
+        return SearchResult(*index.search(queries, k))
 
     return System("faiss IndexFlatIP", lambda batch, k: partial(search, k=k))
 
@@ -119,27 +120,27 @@ def usearch(corpus: Floats) -> System:
     """Return usearch's exact search."""
     module = _import("usearch.index")
 
-    def search(queries: Floats, *, k: int) -> Found:
+    def search(queries: Floats, *, k: int) -> SearchResult:
         answer = module.search(corpus, queries, k, module.MetricKind.IP, exact=True)
         shape = (len(queries), k)
-        return Found(1 - answer.distances.reshape(shape), answer.keys.reshape(shape))
+        return SearchResult(1 - answer.distances.reshape(shape), answer.keys.reshape(shape))
 
     return System("usearch exact", lambda batch, k: partial(search, k=k))
 
 
 def scann(corpus: Floats) -> System:
-    """Return ScaNN's brute force, the queries of a batch dealt out to all cores."""
-    # Without TensorFlow it searches all the same; with another version of it, it fails to load.
+    """Return ScaNN's brute force; the queries of a batch are divided among all cores."""
+    # It works without TensorFlow, and fails to load with a version it was not built for.
     with patch.dict(sys.modules, {"tensorflow": None}):
         pybind = _import("scann.scann_ops.py.scann_ops_pybind")
     searcher = pybind.builder(corpus, 10, "dot_product").score_brute_force().build()
     searcher.set_num_threads(cores())
 
-    def search(queries: Floats, *, k: int, share: int) -> Found:
+    def search(queries: Floats, *, k: int, share: int) -> SearchResult:
         rows, scores = searcher.search_batched_parallel(
             queries, final_num_neighbors=k, batch_size=share
         )
-        return Found(scores, rows)
+        return SearchResult(scores, rows)
 
     def prepare(batch: int, k: int) -> Search:
         return partial(search, k=k, share=-(-batch // cores()))
@@ -153,13 +154,13 @@ HOST_PEERS: Mapping[str, Callable[[Floats], System]] = {
     "usearch": usearch,
     "scann": scann,
 }
-"""Peers that search on the host, by distribution."""
+"""Systems that search on the host, by distribution name."""
 
 
 def _import(name: str) -> Any:
-    """Import a peer, which need not be installed.
+    """Import a module of an optional library.
 
     Raises:
-        ImportError: It is not, or not for this machine.
+        ImportError: It is not installed, or not for this machine.
     """
     return importlib.import_module(name)

@@ -19,7 +19,13 @@ from phoenix_bench.machine import report
 from phoenix_bench.plots import draw_lines
 from phoenix_bench.results import OURS, Limit, Params, Report, Row, summarise
 from phoenix_bench.search.dataset import Dataset, draw_dataset
-from phoenix_bench.search.oracle import Found, Truth, count_missing, find_mistakes, find_truth
+from phoenix_bench.search.oracle import (
+    SearchResult,
+    Truth,
+    count_missing,
+    find_mistakes,
+    find_truth,
+)
 from phoenix_bench.search.systems import HOST_PEERS, Search, System, ours, xla
 from phoenix_bench.suites import Options
 from phoenix_bench.timing import Pace, time_in_turns
@@ -139,7 +145,7 @@ def _check(
     truth = truth.first(len(probes))
     for name, search in searches.items():
         parts = [search(probes[start : start + batch]) for start in range(0, len(probes), batch)]
-        found = Found(*map(np.concatenate, zip(*parts, strict=True)))
+        found = SearchResult(*map(np.concatenate, zip(*parts, strict=True)))
         if name == OURS:
             mistakes = list(find_mistakes(found, truth, dataset, probes))
             if mistakes:

@@ -16,7 +16,7 @@ from phoenix_server.batching.request_queue import RequestQueue
 from phoenix_server.batching.scheduler import Scheduler
 from phoenix_server.batching.stats import QueueStats
 from phoenix_server.config import QueueConfig
-from phoenix_server.engine.engine import Answer, Query
+from phoenix_server.engine.query import Answer, Query
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from phoenix_server.batching.request import Batch, Outcomes
 from phoenix_server.batching.scheduler import Scheduler
-from phoenix_server.engine.engine import Answer, Query
+from phoenix_server.engine.query import Answer, Query
 
 _log = logging.getLogger(__name__)
 

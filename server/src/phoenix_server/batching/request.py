@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
-from phoenix_server.engine.engine import Query
+from phoenix_server.engine.query import Query
 
 
 class Request:

@@ -1,10 +1,10 @@
-"""Which compiled programs a batch of users runs through.
+"""The plan by which the users of a batch run through compiled programs.
 
 Shapes:
-    B  users of a program        S  engagements of a program
+    B  users of a program        H  engagements of a program
 
-A user's history is padded to the shortest compiled length that holds it, whoever else is in the
-batch; users of one length run together.
+A user's history is padded to the shortest compiled length that holds it, independent of the other
+users of the batch. Users of one length run together.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,9 +15,9 @@ class Chunk(NamedTuple):
     """Users that run through one program together.
 
     Attributes:
-        users: Their places in the batch, at most `batch_size`.
+        users: The users' places in the batch, at most `batch_size`.
         batch_size: B of the program.
-        length: S of the program.
+        length: H of the program.
     """
 
     users: tuple[int, ...]
@@ -26,11 +26,11 @@ class Chunk(NamedTuple):
 
 
 def plan_users(lengths: Sequence[int], sizes: Collection[tuple[int, int]]) -> list[Chunk]:
-    """Spread users over programs.
+    """Assign users to programs.
 
     Args:
-        lengths: Each user's number of engagements.
-        sizes: The compiled [B, S].
+        lengths: The number of engagements of each user.
+        sizes: The compiled [B, H].
 
     Raises:
         ValueError: A history is longer than any program takes.
@@ -42,12 +42,12 @@ def plan_users(lengths: Sequence[int], sizes: Collection[tuple[int, int]]) -> li
     return [
         chunk
         for length, places in sorted(by_length.items())
-        for chunk in _cut(places, [b for b, s in sizes if s == length], length)
+        for chunk in _cut(places, [b for b, h in sizes if h == length], length)
     ]
 
 
 def _cut(places: Sequence[int], batch_sizes: Sequence[int], length: int) -> list[Chunk]:
-    """Cut users into the largest batches of which they fill more than half."""
+    """Cut users into batches, each the largest of which they fill more than half."""
     chunks: list[Chunk] = []
     while places:
         filled = [b for b in batch_sizes if 2 * len(places) > b]
@@ -58,6 +58,7 @@ def _cut(places: Sequence[int], batch_sizes: Sequence[int], length: int) -> list
 
 
 def _next(steps: Sequence[int], size: int) -> int:
+    """Return the first of ascending `steps` that is at least `size`."""
     for step in steps:
         if step >= size:
             return step

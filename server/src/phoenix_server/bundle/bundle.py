@@ -1,6 +1,7 @@
-"""Open a bundle: the towers of one checkpoint as compiled programs, with weights and tables.
+"""Bundles on disk: the towers of one checkpoint as exported programs, with weights and tables.
 
-JAX takes seconds to import, so only what reads a program imports it: files are verified meanwhile.
+JAX takes seconds to import, so only the functions that read a program import it; files can be
+verified in the meantime.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Bundle:
 
     Attributes:
         path: Its directory.
-        manifest: What it says of itself.
+        manifest: Its `manifest.json`.
     """
 
     path: Path
@@ -46,7 +47,11 @@ class Bundle:
 
     @cached_property
     def features(self) -> FeatureBuilder:
-        """How requests become inputs of the towers."""
+        """Builds the inputs of the towers from requests.
+
+        Raises:
+            BundleError: The manifest holds impossible hash functions.
+        """
         manifest = self.manifest
         try:
             return FeatureBuilder(
@@ -60,51 +65,57 @@ class Bundle:
 
     @property
     def expires_at(self) -> datetime:
-        """Until when JAX promises to read the programs."""
+        """The time until which JAX guarantees to read the programs."""
         return self.manifest.expires_at.ToDatetime(UTC)
 
     def serving_files(self) -> Iterator[File]:
-        """Yield the files that a server reads: all but the SavedModel and the texts."""
+        """Yield the files that a server reads: all but the SavedModel and the StableHLO texts.
+
+        Raises:
+            BundleError: The manifest does not list one of them.
+        """
         programs = {self.manifest.user_tower.path, self.manifest.candidate_tower.path}
         tables = {table_path(name) for name in TABLES}
-        wanted = programs | tables | {WEIGHTS, SELFTEST}
+        paths = programs | tables | {WEIGHTS, SELFTEST}
         listed = {file.path: file for file in self.manifest.files}
-        for path in sorted(wanted):
+        for path in sorted(paths):
             if path not in listed:
-                raise BundleError(self.path / path, "not in the manifest; this bundle is not whole")
+                raise BundleError(
+                    self.path / path, "not in the manifest; this bundle is incomplete"
+                )
             yield listed[path]
 
     def check_current(self, now: datetime) -> None:
         """Check that the programs have not expired.
 
         Raises:
-            BundleError: They have.
+            BundleError: They have expired.
         """
         if now >= self.expires_at:
             raise BundleError(
                 self.path,
-                f"its programs expired on {self.expires_at:%Y-%m-%d}; JAX reads a program for six "
-                "months: export the checkpoint again",
+                f"its programs expired on {self.expires_at:%Y-%m-%d}: JAX guarantees to read a "
+                "program for six months; export the checkpoint again",
             )
 
     def check_fingerprint(self) -> None:
-        """Check that the fingerprint is of the files that the manifest lists.
+        """Check the fingerprint against the files that the manifest lists.
 
         Raises:
-            BundleError: It is another's.
+            BundleError: It does not match.
         """
         claimed, actual = self.manifest.tower_fingerprint, tower_fingerprint(self.manifest)
         if claimed != actual:
             raise BundleError(
                 self.path / MANIFEST,
-                f"tower_fingerprint is {claimed[:12]}, of these files it is {actual[:12]}",
+                f"tower_fingerprint is {claimed[:12]}, but these files have {actual[:12]}",
             )
 
     def load_program(self, program: Program) -> export.Exported:
         """Read a program.
 
         Raises:
-            BundleError: JAX does not read it, or it is not for this platform.
+            BundleError: JAX cannot read it, or it was not lowered for this platform.
         """
         import jax
         from jax import export
@@ -112,18 +123,26 @@ class Bundle:
         path = self.path / program.path
         try:
             exported = export.deserialize(bytearray(path.read_bytes()))
-        except Exception as exc:  # flatbuffers and JAX raise many kinds
+        except Exception as exc:  # flatbuffers and JAX raise many types
             raise BundleError(path, f"JAX {jax.__version__} cannot read it: {exc}") from exc
         if (platform := _platform()) not in exported.platforms:
-            raise BundleError(path, f"compiled for {exported.platforms}, not for {platform}")
+            raise BundleError(path, f"lowered for {exported.platforms}, not for {platform}")
         return exported
 
     def load_weights(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-        """Yield the weights by name."""
+        """Yield the weights by name, mapped from their file.
+
+        Raises:
+            BundleError: The file cannot be read.
+        """
         yield from self._tensors(WEIGHTS)
 
     def load_table(self, name: str) -> npt.NDArray[np.float32]:
-        """Return one embedding table, [vocab_size, D] f32."""
+        """Return one embedding table, [vocab_size, D] f32, mapped from its file.
+
+        Raises:
+            BundleError: The file cannot be read, or does not hold this table.
+        """
         found = dict(self._tensors(table_path(name)))
         if list(found) != [name]:
             raise BundleError(
@@ -141,10 +160,10 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Read a bundle's manifest, and check what it lists but not the contents (`verify`).
+    """Read a bundle's manifest. The contents of its files are checked by `verify`.
 
     Raises:
-        BundleError: It is not a bundle of a version that this server reads.
+        BundleError: It is not a bundle, or has a format version that this server cannot read.
     """
     manifest = read_manifest(path, BundleManifest(), BundleError)
     if manifest.format_version != FORMAT_VERSION:
@@ -159,14 +178,14 @@ def verify(bundle: Bundle) -> None:
     """Check the contents of the files that a server reads, and the fingerprint over them.
 
     Raises:
-        BundleError: One is missing, truncated or changed, or the fingerprint is another's.
+        BundleError: A file is missing, truncated or changed, or the fingerprint does not match.
     """
     verify_programs(bundle)
     verify_tables(bundle)
 
 
 def verify_programs(bundle: Bundle) -> None:
-    """Check all but the contents of the tables, which takes milliseconds; errors as `verify`."""
+    """Do the part of `verify` that takes milliseconds: all but the contents of the tables."""
     tables = {table_path(name) for name in TABLES}
     files = [file for file in bundle.serving_files() if file.path not in tables]
     verify_files(bundle.path, files, BundleError)
@@ -174,7 +193,7 @@ def verify_programs(bundle: Bundle) -> None:
 
 
 def verify_tables(bundle: Bundle) -> None:
-    """Check the contents of the tables; errors as `verify`."""
+    """Do the rest of `verify`: the contents of the tables."""
     tables = {table_path(name) for name in TABLES}
     files = [file for file in bundle.serving_files() if file.path in tables]
     verify_files(bundle.path, files, BundleError)
@@ -192,7 +211,7 @@ def tower_fingerprint(manifest: BundleManifest) -> str:
 
 
 def table_path(name: str) -> str:
-    """Return where a bundle keeps an embedding table."""
+    """Return the path of an embedding table within a bundle."""
     return f"tables/{name}.safetensors"
 
 

@@ -1,8 +1,8 @@
-"""From ids to what the towers take: hashing, truncation and padding.
+"""Inputs of the towers from ids: hashing, truncation and padding.
 
 Shapes:
-    B  users of a batch           S  engagements, padded
-    J  hash functions of an entity
+    B  users of a batch           H  engagements, padded
+    J  hash functions of a kind   n  engagements of a user, or posts of a call
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_PIECE = 1 << 12  # ids whose hashes stay in cache
+_PIECE = 1 << 12  # ids that are hashed at once, so that their hashes stay in cache
 
 HostArrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 class UserColumns(NamedTuple):
-    """One user and their history, oldest first; the columns are equally long.
+    """One user and their history, oldest engagement first; all columns have length n.
 
     Attributes:
         user_id: 0 if unknown.
         post_ids: [n] u64.
         author_ids: [n] u64.
-        action_masks: [n] u64, bit a for action a.
+        action_masks: [n] u64; bit a is set if the engagement has action a.
         product_surfaces: [n] u32.
     """
 
@@ -37,13 +37,13 @@ class UserColumns(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class HashFunctions:
-    """How the ids of one kind of entity become rows of its embedding table.
+    """The hash functions from ids of one kind of entity to rows of its embedding table.
 
     Attributes:
         scales: [J] i64.
         biases: [J] i64.
         modulus: Above 0.
-        vocab_size: Rows of the table, 2 to 2**31; row 0 stands for padding.
+        vocab_size: Number of rows of the table, 2 to 2**31; row 0 is padding.
     """
 
     scales: npt.NDArray[np.int64]
@@ -53,14 +53,15 @@ class HashFunctions:
 
     def __post_init__(self) -> None:
         if self.scales.shape != self.biases.shape or self.scales.ndim != 1 or not self.scales.size:
-            raise ValueError("scales and biases: must be two equally long lists, not empty")
+            raise ValueError("scales and biases: must be two lists of equal length, not empty")
         if self.modulus < 1 or not 2 <= self.vocab_size <= 2**31:
             raise ValueError("modulus must be positive and vocab_size from 2 to 2**31")
 
     def rows(self, ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
         """Return the embedding rows of ids: [...] u64 to [..., J] i32, 0 for id 0.
 
-        The arithmetic is signed, 64 bits wide, and wraps; remainders are not negative, as numpy's.
+        The arithmetic is signed, 64 bits wide, and wraps around. Remainders are non-negative, as in
+        numpy: ((id * scale + bias) mod modulus) mod (vocab_size - 1) + 1.
         """
         rows = np.empty((ids.size, self.scales.size), np.int32)
         flat = ids.reshape(-1)
@@ -71,7 +72,7 @@ class HashFunctions:
                 hashed = flat[piece].view(np.int64) * scale
                 hashed += bias
                 for modulus in (self.modulus, self.vocab_size - 1):
-                    # numpy divides by a number several times as fast as it takes remainders.
+                    # numpy's // by a scalar is several times as fast as its %.
                     multiple = hashed // modulus
                     multiple *= modulus
                     hashed -= multiple
@@ -89,7 +90,7 @@ class FeatureBuilder:
         user_hash: For user ids.
         item_hash: For post ids.
         author_hash: For author ids.
-        history_length: Longest history; longer ones keep the newest engagements.
+        history_length: The model's longest history; of longer ones the newest are kept.
     """
 
     user_hash: HashFunctions
@@ -100,16 +101,16 @@ class FeatureBuilder:
     def users(
         self, users: Sequence[UserColumns], batch_size: int, length: int
     ) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the user tower's inputs, padded to [batch_size, length].
+        """Return the user tower's inputs, padded to [B, H].
 
         Args:
-            users: At most `batch_size`, each of at most `length` engagements once truncated.
+            users: At most B, each with at most H engagements after truncation.
             batch_size: B.
-            length: S.
+            length: H.
         """
         user_ids = np.zeros(batch_size, np.uint64)  # [B]
-        post_ids, author_ids, action_masks = np.zeros((3, batch_size, length), np.uint64)  # [B, S]
-        surfaces = np.zeros((batch_size, length), np.int32)  # [B, S]
+        post_ids, author_ids, action_masks = np.zeros((3, batch_size, length), np.uint64)  # [B, H]
+        surfaces = np.zeros((batch_size, length), np.int32)  # [B, H]
         for i, user in enumerate(users):
             newest = slice(-self.history_length, None)
             n = min(len(user.post_ids), self.history_length)

@@ -1,7 +1,7 @@
-"""Map the tensors of a safetensors file into memory.
+"""Memory-mapped tensors of safetensors files.
 
-The safetensors library copies what it reads. A mapped table is there at once, a CPU device takes it
-as it is, and servers on one machine share it.
+The safetensors library copies what it reads. A mapped table is available at once, a CPU device uses
+it without a copy, and servers on one machine share its pages.
 """
 
 import json
@@ -14,14 +14,14 @@ from safetensors import SafetensorError, safe_open
 
 
 def map_tensors(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Yield the float32 tensors of a file by name, read-only and mapped.
+    """Yield the float32 tensors of a file by name, memory-mapped and read-only.
 
     Raises:
-        ValueError: It is not a safetensors file, or holds numbers of another kind.
+        ValueError: It is not a safetensors file, or a tensor is not float32.
         OSError: It cannot be read.
     """
     try:
-        with safe_open(path, framework="numpy") as file:  # checks the header against the file
+        with safe_open(path, framework="numpy") as file:  # validates the header against the file
             names = list(file.keys())
     except SafetensorError as exc:
         raise ValueError(exc) from exc

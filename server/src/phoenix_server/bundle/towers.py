@@ -1,16 +1,16 @@
 """The two towers on a device: weights, tables and compiled programs.
 
 Shapes:
-    B  users, of a compiled batch size        S  engagements, of a compiled length
-    P  posts, of the compiled batch size      D  width of a representation
+    B  users or posts of a compiled batch     H  engagements, of a compiled length
+    D  width of a representation              n  posts of a call
 
-Programs are compiled ahead, for a few sizes each; a size that was not compiled is a mistake, never
-a pause on the request path.
+Programs are compiled ahead, for a few sizes each. A size that was not compiled raises KeyError; it
+is never compiled on the request path.
 """
 
 import logging
 import zipfile
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,34 +18,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jax import export
 
-from phoenix_retrieval.v1.manifest_pb2 import Program
 from phoenix_server.bundle.bundle import SELFTEST, TABLES, WEIGHTS, Bundle, table_path
+from phoenix_server.bundle.exported_tower import DeviceArrays, ExportedTower, TowerArrays
 from phoenix_server.bundle.features import HostArrays
 from phoenix_server.errors import BundleError
 from phoenix_server.runtime.devices import Device
 from phoenix_server.runtime.program_cache import ProgramCache, device_seconds
 
-DeviceArrays = Mapping[str, jax.Array]
-
 _log = logging.getLogger(__name__)
 
-# Round to bfloat16 wherever the model says so. XLA would otherwise keep float32 between fused
-# operations, which moves a user's bfloat16 representation by up to 5e-3 from the published model's;
-# so it is equal bit for bit for one user, and no slower.
-_COMPILER_OPTIONS: dict[str, str | bool] = {"xla_allow_excess_precision": False}
-
-
-_LARGE_ROWS = 1 << 14  # of a table, which the device checks faster than numpy
+_LARGE_ROWS = 1 << 14  # rows of a table that the device checks faster than numpy
 
 
 class EncodedUsers(NamedTuple):
-    """What the user tower gives.
+    """The results of the user tower for a batch, on its device.
 
     Attributes:
-        representations: [B, D] f32 unit vectors.
-        norms: [B] f32, their lengths before normalisation.
+        representations: [B, D] f32 unit vectors; meaningless where there is no user.
+        norms: [B] f32, the lengths of the vectors before normalisation.
     """
 
     representations: jax.Array
@@ -63,10 +54,11 @@ class Towers:
         Args:
             bundle: The bundle; its files have been verified.
             device: Where the towers run.
-            programs: Share programs with these. Default: with none.
+            programs: A cache to share programs with. Default: none.
 
         Raises:
-            BundleError: JAX cannot read a program, or a number is not finite.
+            BundleError: JAX cannot read a program, a weight or table is missing, or holds values
+                that are not finite.
         """
         self._bundle = bundle
         self._device = device
@@ -80,28 +72,31 @@ class Towers:
             name: self._put(bundle.path / table_path(name), name, bundle.load_table(name))
             for name in TABLES
         }
-        arrays = _TowerArrays(weights, tables, device)
-        self._users = _Tower(bundle, manifest.user_tower, arrays, programs)
-        self._candidates = _Tower(bundle, manifest.candidate_tower, arrays, programs)
+        arrays = TowerArrays(weights, tables, device)
+        self._users = ExportedTower(bundle, manifest.user_tower, arrays, programs)
+        self._candidates = ExportedTower(bundle, manifest.candidate_tower, arrays, programs)
         self._user_programs: dict[tuple[int, int], Callable[[DeviceArrays], DeviceArrays]] = {}
         self._user_seconds: dict[tuple[int, int], float] = {}
         self._candidate_programs: dict[int, Callable[[DeviceArrays], DeviceArrays]] = {}
 
     @property
     def user_sizes(self) -> Collection[tuple[int, int]]:
-        """The [B, S] that the user tower is compiled for."""
+        """The [B, H] that the user tower is compiled for."""
         return self._user_programs.keys()
 
     def user_seconds(self, length: int) -> float:
-        """Return what a user of so many engagements took in the largest batch, when compiled."""
-        batch, padded = max((b, -s) for b, s in self._user_seconds if s >= length)
+        """Return the time per user with so many engagements in the largest batch, in seconds.
+
+        It was measured when the program was compiled.
+        """
+        batch, padded = max((b, -h) for b, h in self._user_seconds if h >= length)
         return self._user_seconds[batch, -padded] / batch
 
     def compile_users(self, batch_size: int, length: int) -> None:
-        """Compile the user tower for batches of [B, S], and run it once."""
+        """Compile the user tower for batches of [B, H], and measure its time."""
         program = self._users.compile({"b": batch_size, "s": length})
         inputs = self._bundle.features.users([], batch_size, length)
-        # New dictionaries: another thread may be looking through the old ones.
+        # New dictionaries: another thread may be iterating over the old ones.
         size = (batch_size, length)
         seconds = self._users.seconds(
             {"b": batch_size, "s": length},
@@ -144,25 +139,26 @@ class Towers:
         return vectors
 
     def compile_candidates(self, batch_size: int) -> None:
-        """Compile the candidate tower for batches of P posts."""
+        """Compile the candidate tower for batches of B posts."""
         self._candidate_programs[batch_size] = self._candidates.compile({"n": batch_size})
 
     def encode_users(self, inputs: HostArrays) -> EncodedUsers:
-        """Encode a batch of a compiled size, as `FeatureBuilder.users` gives it."""
+        """Encode a batch of a compiled size, as `FeatureBuilder.users` returns it."""
         run = self._user_programs[inputs["history_product_surfaces"].shape]
         outputs = run(jax.device_put(inputs, self._device))
         return EncodedUsers(outputs["user_representation"], outputs["user_norm"])
 
     def run_candidate_tower(self, inputs: HostArrays) -> jax.Array:
-        """Encode a batch of a compiled size, as `FeatureBuilder.candidates` gives it: [P, D]."""
+        """Encode a batch of a compiled size, as `FeatureBuilder.candidates` returns it: [B, D]."""
         run = self._candidate_programs[len(inputs["post_rows"])]
         return run(jax.device_put(inputs, self._device))["candidate_representation"]
 
     def self_test(self) -> None:
-        """Check hashing and what is compiled, at its largest sizes, against the bundle's answers.
+        """Check hashing and the largest compiled programs against the bundle's answers.
 
         Raises:
-            BundleError: An answer differs by more than the bundle allows.
+            BundleError: An answer differs by more than the bundle allows, or `selftest.npz` cannot
+                be used.
         """
         path = self._bundle.path / SELFTEST
         try:
@@ -212,7 +208,7 @@ class Towers:
         tolerance = self._bundle.manifest.selftest_tolerance
         worst = float(np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max())
         _log.debug("self-test: %s within %.2g", name, worst)
-        if not worst <= tolerance:  # also when it is not a number
+        if not worst <= tolerance:  # also true for NaN
             raise BundleError(
                 self._bundle.path / SELFTEST,
                 f"{name} differs by {worst:.2g} where {tolerance:.2g} is allowed: the programs do "
@@ -221,7 +217,7 @@ class Towers:
 
     def _put(self, path: Path, name: str, array: npt.NDArray[np.float32]) -> jax.Array:
         """Put an array on the device and check that it is finite."""
-        # may_alias: a CPU device takes a mapped file as it is.
+        # may_alias: a CPU device uses a mapped file without a copy.
         placed = jax.device_put(array, self._device, may_alias=True)
         large = array.ndim == 2 and len(array) > _LARGE_ROWS
         if not (self._all_finite(placed) if large else np.isfinite(array).all()):
@@ -229,7 +225,7 @@ class Towers:
         return placed
 
     def _all_finite(self, array: jax.Array) -> jax.Array:
-        """Check a table on the device, with one program for all tables of a shape."""
+        """Check a table on the device; all tables of one shape share a program."""
         program = self._programs.get(
             ("all finite", self._device, array.shape, array.dtype),
             lambda: jax.jit(_all_finite).lower(array).compile(),
@@ -237,77 +233,17 @@ class Towers:
         return program(array)
 
 
-class _TowerArrays(NamedTuple):
-    """What the programs of a bundle take, and where it lies."""
-
-    weights: DeviceArrays
-    tables: DeviceArrays
-    device: Device
-
-
-class _Tower:
-    """One exported program with the weights and tables that it takes."""
-
-    def __init__(
-        self, bundle: Bundle, program: Program, arrays: _TowerArrays, programs: ProgramCache
-    ) -> None:
-        self._path = bundle.path / program.path
-        self._exported: export.Exported = bundle.load_program(program)
-        self._programs = programs
-        try:
-            self._weights = {name: arrays.weights[name] for name in program.weights}
-            self._tables = {name: arrays.tables[name] for name in program.tables}
-        except KeyError as exc:
-            raise BundleError(self._path, f"takes {exc}, which the bundle does not hold") from exc
-        self._inputs = program.inputs
-        # Other weights of the same shapes run through the same program.
-        sums = {file.path: file.sha256 for file in bundle.manifest.files}
-        shapes = [
-            (name, array.shape, str(array.dtype))
-            for named in (self._weights, self._tables)
-            for name, array in named.items()
-        ]
-        self._takes = ("tower", sums[program.path], arrays.device, tuple(shapes))
-
-    def compile(self, sizes: Mapping[str, int]) -> Callable[[DeviceArrays], DeviceArrays]:
-        """Compile for given values of the symbolic dimensions."""
-        compiled = self._programs.get(self._key(sizes), lambda: self._compile(sizes))
-        return lambda arrays: compiled(self._weights, self._tables, arrays)
-
-    def seconds(self, sizes: Mapping[str, int], measure: Callable[[], float]) -> float:
-        """Return how long a compiled program takes; see `ProgramCache.seconds`."""
-        return self._programs.seconds(self._key(sizes), measure)
-
-    def _key(self, sizes: Mapping[str, int]) -> Hashable:
-        return (*self._takes, *sorted(sizes.items()))
-
-    def _compile(self, sizes: Mapping[str, int]) -> Any:
-        try:
-            inputs = {
-                array.name: jax.ShapeDtypeStruct(
-                    [sizes[d] if d in sizes else int(d) for d in array.dimensions],
-                    np.dtype(array.dtype),
-                )
-                for array in self._inputs
-            }
-            lowered = jax.jit(self._exported.call).lower(self._weights, self._tables, inputs)
-        except (TypeError, ValueError) as exc:
-            raise BundleError(
-                self._path, f"does not take the arrays of this bundle: {exc}"
-            ) from exc
-        return lowered.compile(compiler_options=_COMPILER_OPTIONS)
-
-
 def _all_finite(array: jax.Array) -> jax.Array:
     return jnp.isfinite(array).all()
 
 
 def _part(arrays: HostArrays, prefix: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays whose names start with `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _batches(inputs: HostArrays, size: int) -> Iterator[HostArrays]:
-    """Cut inputs into batches of `size`; the last is padded."""
+    """Cut inputs into batches of `size`; the last is padded with zeros."""
     for start in range(0, max(map(len, inputs.values())), size):
         yield {
             name: _padded(array[start : start + size], 0, size) for name, array in inputs.items()

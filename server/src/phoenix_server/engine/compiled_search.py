@@ -2,45 +2,43 @@
 
 Shapes:
     B  queries, of a compiled size        K  results, of a compiled size
-    C  users of a chunk                   D  width of a vector
+    n  users of a chunk                   D  width of a vector
     R  rows of the corpus in memory
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from phoenix_server.bundle.towers import EncodedUsers
 from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.errors import StartupError
 from phoenix_server.runtime.program_cache import ProgramCache, device_seconds
 from phoenix_server.search.sharded import TopK
 
-_ROUNDING = 1e-4  # of a float32 score of a vector some eleven long
+_ROUNDING = 1e-4  # of a float32 score of a vector whose length is about 11
 
 _Program = Any
 """A `jax.stages.Compiled`, called with arrays of exactly the sizes it was compiled for."""
 
 
-class Assembled(NamedTuple):
-    """What the user tower gave for a batch, brought together on the first device.
+class CompiledSearch:
+    """Finds the exact top k in one corpus.
 
-    Attributes:
-        representations: [B, D] f32; zeros where there is no user.
-        norms: [B] f32.
+    One thread compiles; another may search meanwhile.
     """
 
-    representations: jax.Array
-    norms: jax.Array
-
-
-class CompiledSearch:
-    """Finds the exact top k in one corpus."""
-
     def __init__(self, corpus: CorpusIndex, programs: ProgramCache) -> None:
+        """Compile the scoring of all rows.
+
+        Args:
+            corpus: The corpus.
+            programs: Compiled programs are taken from here and kept here.
+        """
         self._corpus = corpus
         self._searches: dict[tuple[int, int], _Program] = {}
         self._seconds: dict[tuple[int, int], float] = {}
@@ -53,7 +51,7 @@ class CompiledSearch:
         )
 
     def compile(self, batch_size: int, top_k: int) -> None:
-        """Compile the search of the `top_k` best for `batch_size` queries, and time it."""
+        """Compile the search for B queries and K results, and measure its time."""
         layout, size = self._corpus.layout, (batch_size, top_k)
         masks = layout.mask_specs(batch_size)
 
@@ -63,44 +61,40 @@ class CompiledSearch:
 
         key = "search", layout, size
         program = self._programs.get(key, compile_one)
-        everything = self._everything(batch_size)  # which compiles it
+        all_posts = self._all_posts(batch_size)  # also compiles the program that makes them
 
         def measure() -> float:
             queries = jax.device_put(self._probes(batch_size), layout.replicated)
             return device_seconds(
                 lambda: self._corpus.arrays.use(
-                    lambda device, _: program(device.shards, everything, queries)
+                    lambda device, _: program(device.shards, all_posts, queries)
                 )
             )
 
-        # New dictionaries: another thread may be looking through the old ones.
+        # New dictionaries: another thread may be iterating over the old ones.
         seconds = self._programs.seconds(key, measure)
         self._seconds = {**self._seconds, size: seconds}
         self._searches = {**self._searches, size: program}
 
     def compile_assembly(self, chunk_size: int, batch_size: int) -> None:
-        """Compile the bringing together of chunks in a batch."""
-        first = self._corpus.layout.devices[0]
-        one = jax.sharding.SingleDeviceSharding(first)
+        """Compile `assemble` for chunks of n users and batches of B."""
+        first, width = self._corpus.layout.devices[0], self._corpus.layout.width
         size = (chunk_size, batch_size)
-        specs = [
-            jax.ShapeDtypeStruct(shape, dtype, sharding=one)
-            for shape, dtype in (
-                ((batch_size, self._corpus.layout.width), np.float32),
-                ((batch_size,), np.float32),
-                ((chunk_size, self._corpus.layout.width), np.float32),
-                ((chunk_size,), np.float32),
-                ((chunk_size,), np.int32),
-            )
-        ]
+        spec: Any = partial(jax.ShapeDtypeStruct, sharding=jax.sharding.SingleDeviceSharding(first))
+        specs = (
+            spec((batch_size, width), np.float32),
+            spec((batch_size,), np.float32),
+            spec((chunk_size, width), np.float32),
+            spec((chunk_size,), np.float32),
+            spec((chunk_size,), np.int32),
+        )
         program = self._programs.get(
-            ("assembly", first, size, self._corpus.layout.width),
-            lambda: jax.jit(_assemble).lower(*specs).compile(),
+            ("assembly", first, size, width), lambda: jax.jit(_assemble).lower(*specs).compile()
         )
         self._assemblies = {**self._assemblies, size: program}
 
     def check(self) -> None:
-        """Check one search against numpy.
+        """Check the smallest search against numpy.
 
         Raises:
             StartupError: It does not find the best rows.
@@ -111,56 +105,63 @@ class CompiledSearch:
         best = np.sort(scores[np.isfinite(scores)])[::-1][:top_k]
         found = self.top_k(jax.device_put(probes, self._corpus.layout.devices[0]), top_k)
         rows, claimed = np.asarray(found.rows)[0, : len(best)], np.asarray(found.scores)[0]
-        # Within rounding: the two are separate programs, and a device may multiply in each its own
-        # way. So the rows are told by their scores, and rows of nearly equal score may swap.
+        # Within rounding: search and scoring are separate programs, and a device may compute
+        # products differently in each. So rows are compared by score: near ties may swap.
         if len(np.unique(rows)) < len(best) or not (
             np.allclose(claimed[: len(best)], best, rtol=0, atol=_ROUNDING)
             and np.allclose(scores[rows], best, rtol=0, atol=_ROUNDING)
         ):
-            raise StartupError("the search does not give the exact top k on this device")
+            raise StartupError("the search does not return the exact top k on this device")
 
     def batch_size(self, users: int) -> int:
-        """Return the smallest compiled batch that holds so many."""
+        """Return the smallest compiled B that is at least `users`."""
         return min(batch for batch, _ in self._searches if batch >= users)
 
     def seconds(self, users: int) -> float:
-        """Return what the cheapest search for so many users took when it was compiled."""
+        """Return the time of the fastest search for so many users, measured when compiled."""
         batch = self.batch_size(users)
         return min(seconds for (b, _), seconds in self._seconds.items() if b == batch)
 
     def assemble(
-        self, assembled: Assembled, chunk: Assembled, places: npt.NDArray[np.int32]
-    ) -> Assembled:
-        """Put the users of a chunk in their places of the batch; those beyond its end are dropped.
+        self, batch: EncodedUsers, chunk: EncodedUsers, places: npt.NDArray[np.int32]
+    ) -> EncodedUsers:
+        """Return a batch with the users of a chunk written at their places.
 
         Args:
-            assembled: The batch so far.
-            chunk: [C, D] and [C].
-            places: [C] i32.
+            batch: B users, on the first device; zeros where there is no user yet.
+            chunk: n users.
+            places: [n] i32; users whose place is B or more are padding, and dropped.
         """
-        size = (len(chunk.norms), len(assembled.norms))
-        return Assembled(*self._assemblies[size](*assembled, *chunk, places))
+        size = (len(chunk.norms), len(batch.norms))
+        return EncodedUsers(*self._assemblies[size](*batch, *chunk, places))
 
     def top_k(self, representations: jax.Array, top_k: int, masks: jax.Array | None = None) -> TopK:
         """Find at least the `top_k` best rows.
 
         Args:
             representations: [B, D] f32, on the first device.
-            top_k: K, or less.
-            masks: [B, R/32] u32, what each query may find. Default: all posts.
+            top_k: At most the largest compiled K.
+            masks: [B, R/32] u32, the rows that each query may find. Default: all posts.
         """
         batch = len(representations)
         size = min(size for size in self._searches if size[0] == batch and size[1] >= top_k)
         queries = jax.device_put(representations, self._corpus.layout.replicated)
         program = self._searches[size]
         if masks is None:
-            masks = self._everything(batch)
+            masks = self._all_posts(batch)
         return TopK(
             *self._corpus.arrays.use(lambda device, _: program(device.shards, masks, queries))
         )
 
-    def _everything(self, batch_size: int) -> jax.Array:
-        """Return masks of all posts, [B, R/32]."""
+    def scores(
+        self, representation: jax.Array | npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Return the scores of all rows for [D] f32: [R], -inf where there is no post."""
+        query = jax.device_put(representation, self._corpus.layout.replicated)
+        return np.asarray(self._corpus.arrays.use(lambda device, _: self._score(device, query)))
+
+    def _all_posts(self, batch_size: int) -> jax.Array:
+        """Return masks of all posts: [B, R/32] u32."""
         layout = self._corpus.layout
         masks = layout.mask_specs(batch_size)
         program = self._programs.get(
@@ -173,13 +174,6 @@ class CompiledSearch:
         )
         return self._corpus.arrays.use(lambda device, _: program(device.live))
 
-    def scores(
-        self, representation: jax.Array | npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
-        """Return the scores of all rows for [D] f32: [R], -inf where there is no post."""
-        query = jax.device_put(representation, self._corpus.layout.replicated)
-        return np.asarray(self._corpus.arrays.use(lambda device, _: self._score(device, query)))
-
     def _spec(self, leading: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         layout = self._corpus.layout
         return jax.ShapeDtypeStruct(
@@ -187,6 +181,7 @@ class CompiledSearch:
         )
 
     def _probes(self, batch_size: int) -> npt.NDArray[np.float32]:
+        """Return arbitrary queries to test and measure with: [B, D] f32."""
         shape = (batch_size, self._corpus.layout.width)
         return np.random.default_rng(0).standard_normal(shape, np.float32)
 

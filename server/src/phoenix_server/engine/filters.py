@@ -1,7 +1,8 @@
-"""What a query may find: the conditions of a request, and the masks of a batch.
+"""Filters of queries, and the masks of the rows that each query of a batch may find.
 
 Shapes:
-    R  rows of the corpus in memory        B  queries of a batch        E  exclusions of a call
+    R  rows of the corpus in memory        B  queries of a batch
+    E  exclusions of one device call       n, m  excluded posts and authors of a query
 """
 
 from collections.abc import Sequence
@@ -12,30 +13,34 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from phoenix_server.corpus.changes import Ids
 from phoenix_server.corpus.memory.index import CorpusIndex, Exclusions
 from phoenix_server.runtime.program_cache import ProgramCache
-from phoenix_server.search.eligibility import MOST_LABELS, Wanted, eligible, exclude
+from phoenix_server.search.eligibility import (
+    MAX_LABELS_PER_KIND,
+    QueryConditions,
+    eligible,
+    exclude,
+)
 from phoenix_server.search.sharded import split_ids
 
-Ids = npt.NDArray[np.uint64]
-
-_EXCLUSIONS = 1 << 14  # E; more come in several calls
+_EXCLUSIONS = 1 << 14  # E; more exclusions take several calls
 _END_OF_TIME = 2**64 - 1
 
 
 class Filter(NamedTuple):
-    """The conditions that posts must meet. By default all do.
+    """The conditions that posts must meet. By default all posts do.
 
     Attributes:
-        since_unix_ms: The earliest time of creation, in milliseconds since 1970 UTC; with this or
-            the next, posts of unknown time do not meet them.
-        before_unix_ms: The time from which on they are too late.
-        any_labels: Labels of which they must have one, unless there are none.
-        all_labels: Labels of which they must have all.
-        none_labels: Labels of which they must have none.
+        since_unix_ms: The earliest time of creation, in milliseconds since 1970 UTC. With this or
+            `before_unix_ms`, posts of unknown time do not meet the conditions.
+        before_unix_ms: The first time of creation that is too late.
+        any_labels: Labels of which a post must have at least one; empty means no condition.
+        all_labels: Labels of which a post must have all.
+        none_labels: Labels of which a post must have none.
         excluded_post_ids: [n] u64.
-        excluded_author_ids: [n] u64.
-        min_score: The least score; posts below it count as eligible, but are not returned.
+        excluded_author_ids: [m] u64.
+        min_score: The smallest score to return; posts below it still count as eligible.
     """
 
     since_unix_ms: int | None = None
@@ -48,18 +53,23 @@ class Filter(NamedTuple):
     min_score: float | None = None
 
     @property
-    def masks(self) -> bool:
-        """Whether any condition must be met before the best are chosen."""
+    def excludes(self) -> bool:
+        """Whether any post or author is excluded."""
+        return len(self.excluded_post_ids) > 0 or len(self.excluded_author_ids) > 0
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether there is a condition that must be applied before the selection."""
         return (
             self.since_unix_ms is not None
             or self.before_unix_ms is not None
             or bool(self.any_labels or self.all_labels or self.none_labels)
-            or bool(len(self.excluded_post_ids) or len(self.excluded_author_ids))
+            or self.excludes
         )
 
 
-class Filters:
-    """Makes masks for batches of some sizes, over one corpus."""
+class FilterMasks:
+    """Computes the masks of batches of a few compiled sizes, over one corpus."""
 
     def __init__(self, corpus: CorpusIndex, programs: ProgramCache) -> None:
         self._corpus = corpus
@@ -68,14 +78,16 @@ class Filters:
         self._exclude: dict[int, Any] = {}
 
     def compile(self, batch_size: int) -> None:
-        """Compile what makes masks for B queries; before a search that takes them."""
+        """Compile the masks for B queries; must precede the search that takes them."""
         layout, columns = self._corpus.layout, self._corpus.arrays.column_specs
-        wanted = jax.device_put(_wanted([], batch_size, self._corpus), layout.replicated)
+        conditions = jax.device_put(
+            _query_conditions([], batch_size, self._corpus), layout.replicated
+        )
         masks = layout.mask_specs(batch_size)
 
         def compile_eligible() -> Any:
             jitted = jax.jit(partial(eligible, layout))
-            return jitted.lower(columns, layout.specs.live, wanted).compile()
+            return jitted.lower(columns, layout.specs.live, conditions).compile()
 
         pairs = jax.ShapeDtypeStruct((_EXCLUSIONS,), np.int32, sharding=layout.replicated)
 
@@ -91,10 +103,10 @@ class Filters:
         )
 
     def look_up(self, filters: Sequence[Filter | None]) -> list[Exclusions | None]:
-        """Find what each query may not find; in any thread, before `masks`, as it takes a while."""
+        """Find the rows that each filter excludes; slow, so done in any thread before `masks`."""
         return [
             self._corpus.find_exclusions(each.excluded_post_ids, each.excluded_author_ids)
-            if each is not None and (len(each.excluded_post_ids) or len(each.excluded_author_ids))
+            if each is not None and each.excludes
             else None
             for each in filters
         ]
@@ -105,25 +117,27 @@ class Filters:
         excluded: Sequence[Exclusions | None],
         batch_size: int,
     ) -> jax.Array:
-        """Return which rows the queries of a batch may find: [B, R/32] u32; between two changes.
+        """Return the rows that the queries of a batch may find: [B, R/32] u32.
+
+        To be called between two changes of the corpus.
 
         Args:
-            filters: Of each query; None: it may find all. As many as B, or fewer.
-            excluded: What `look_up` found for them.
+            filters: Of each query; None: it may find all posts. At most B.
+            excluded: The results of `look_up` for them.
             batch_size: B.
         """
         corpus = self._corpus
         replicated = corpus.layout.replicated
-        wanted = jax.device_put(_wanted(filters, batch_size, corpus), replicated)
+        conditions = jax.device_put(_query_conditions(filters, batch_size, corpus), replicated)
         program = self._eligible[batch_size]
-        masks = corpus.arrays.use(lambda device, columns: program(columns, device.live, wanted))
+        masks = corpus.arrays.use(lambda device, columns: program(columns, device.live, conditions))
         queries, rows = self._exclusions(excluded)
         for start in range(0, len(rows), _EXCLUSIONS):
             pairs = slice(start, start + _EXCLUSIONS)
-            beyond = (0, max(0, start + _EXCLUSIONS - len(rows)))
+            padding = (0, max(0, start + _EXCLUSIONS - len(rows)))
             padded = (
-                np.pad(queries[pairs], beyond),
-                np.pad(rows[pairs], beyond, constant_values=corpus.layout.total_rows),
+                np.pad(queries[pairs], padding),
+                np.pad(rows[pairs], padding, constant_values=corpus.layout.total_rows),
             )
             masks = self._exclude[batch_size](masks, *jax.device_put(padded, replicated))
         return masks
@@ -131,7 +145,7 @@ class Filters:
     def _exclusions(
         self, excluded: Sequence[Exclusions | None]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Return queries and the rows that each may not find."""
+        """Return pairs of a query and a row that it may not find, as two arrays."""
         rows = [
             np.zeros(0, np.int32) if each is None else self._corpus.excluded_rows(each)
             for each in excluded
@@ -140,21 +154,24 @@ class Filters:
         return queries, np.concatenate([np.zeros(0, np.int32), *rows])
 
 
-def _wanted(filters: Sequence[Filter | None], batch_size: int, corpus: CorpusIndex) -> Wanted:
+def _query_conditions(
+    filters: Sequence[Filter | None], batch_size: int, corpus: CorpusIndex
+) -> QueryConditions:
+    """Return the conditions of at most B filters, padded to B queries without conditions."""
     since = np.zeros(batch_size, np.uint64)
     before = np.full(batch_size, _END_OF_TIME, np.uint64)
-    labels = np.full((3, batch_size, MOST_LABELS), -1, np.int32)
-    most, timed = 0, False
+    labels = np.full((3, batch_size, MAX_LABELS_PER_KIND), -1, np.int32)
+    used, timed = 0, False
     for i, each in enumerate(filters):
         if each is None:
             continue
         for kind, names in enumerate((each.any_labels, each.all_labels, each.none_labels)):
             labels[kind, i, : len(names)] = corpus.labels.codes(names)
-            most = max(most, len(names))
+            used = max(used, len(names))
         if each.since_unix_ms is not None or each.before_unix_ms is not None:
             timed = True
-            since[i] = max(1, each.since_unix_ms or 0)  # 0 is unknown
+            since[i] = max(1, each.since_unix_ms or 0)  # 0 means unknown
             before[i] = _END_OF_TIME if each.before_unix_ms is None else each.before_unix_ms
-    return Wanted(
-        split_ids(since), split_ids(before), np.bool_(timed), *labels, most=np.int32(most)
+    return QueryConditions(
+        split_ids(since), split_ids(before), np.bool_(timed), *labels, used=np.int32(used)
     )

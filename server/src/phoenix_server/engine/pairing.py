@@ -1,4 +1,4 @@
-"""A generation: a bundle and a corpus that belong together."""
+"""Pairs of a bundle and a corpus: whether they fit, and the name of the pair."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ def check_pair(bundle: Bundle, snapshot: Snapshot) -> None:
     """Check that a corpus was built with a bundle's towers.
 
     Raises:
-        CorpusError: It was not.
+        CorpusError: It was built with other towers, or its vectors have another width.
     """
     built_with = snapshot.manifest.tower_fingerprint
     if built_with != bundle.manifest.tower_fingerprint:
@@ -23,11 +23,16 @@ def check_pair(bundle: Bundle, snapshot: Snapshot) -> None:
         )
     width, needed = snapshot.manifest.embedding_size, bundle.manifest.model.embedding_size
     if width != needed:
-        raise CorpusError(snapshot.path, f"has vectors {width} wide, the towers give {needed}")
+        raise CorpusError(
+            snapshot.path, f"has vectors of width {width}, the towers return width {needed}"
+        )
 
 
 def generation_name(bundle: Bundle, snapshot: Snapshot) -> str:
-    """Return the name of a pair: equal wherever the same files are served, and once changed."""
+    """Return the name of a pair: equal wherever the same files are served, before any changes.
+
+    Snapshots that are written while serving keep the name of the corpus they were built as.
+    """
     corpus = snapshot.manifest.built_as or sha256(snapshot.path / MANIFEST)
     sums = (sha256(bundle.path / MANIFEST), corpus)
     return hashlib.sha256(" ".join(sums).encode()).hexdigest()[:16]

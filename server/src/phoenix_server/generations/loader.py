@@ -18,7 +18,8 @@ from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.corpus.disk.store import MAX_ATTEMPTS, Store
 from phoenix_server.corpus.memory.index import CorpusIndex, default_capacity
 from phoenix_server.corpus.updates.replay import replay
-from phoenix_server.engine.engine import Engine, Query
+from phoenix_server.engine.engine import Engine
+from phoenix_server.engine.query import Query
 from phoenix_server.errors import CorpusError, GenerationError
 from phoenix_server.generations.memory_budget import check_memory
 from phoenix_server.generations.sources import Source, Sources
@@ -170,7 +171,7 @@ def _answer(engine: Engine, queries: Sequence[Query], throttle: Callable[[], Non
         conditions = query.filter
         if conditions is not None:
             names = (*conditions.any_labels, *conditions.all_labels, *conditions.none_labels)
-            if not all(map(engine.corpus.knows_label, names)):  # the corpus is another
+            if not all(map(engine.corpus.labels.knows, names)):  # the corpus is another
                 conditions = None
         (answer,) = engine.retrieve([query._replace(filter=conditions)])
         if not (math.isfinite(answer.norm) and answer.norm > 0):

@@ -1,4 +1,4 @@
-"""Counts what XLA compiles, to prove that nothing is compiled while a caller waits."""
+"""A count of XLA compilations, which proves that none happens on the request path."""
 
 import threading
 from collections.abc import Generator
@@ -12,15 +12,15 @@ _LOADED = "/jax/compilation_cache/cache_hits"
 
 
 class CompileCounter:
-    """A count of the programs that XLA compiled or loaded since this was made.
+    """Counts the programs that XLA compiles or loads in this process, from its creation on.
 
     Attributes:
-        total: All programs, loaded ones too.
-        loaded: Those that a cache of compiled programs held.
-        unforeseen: Those outside of `expected`.
+        total: All programs, including loaded ones.
+        loaded: Programs that JAX loaded from its persistent compilation cache.
+        unforeseen: Programs outside of `expected`.
     """
 
-    _expecting: ClassVar[set[int]] = set()  # threads; whoever counts, they are expected
+    _expecting: ClassVar[set[int]] = set()  # ids of threads, for all counters
 
     def __init__(self) -> None:
         self.total = self.loaded = self.unforeseen = 0
@@ -31,7 +31,7 @@ class CompileCounter:
     @classmethod
     @contextmanager
     def expected(cls) -> Generator[None, None, None]:
-        """Let this thread compile."""
+        """Count what this thread compiles in the block as expected, in all counters."""
         thread = threading.get_ident()
         nested = thread in cls._expecting
         cls._expecting.add(thread)
@@ -42,7 +42,7 @@ class CompileCounter:
                 cls._expecting.discard(thread)
 
     def close(self) -> None:
-        """Stop counting."""
+        """Stop counting; the counts stay as they are."""
         jax.monitoring.unregister_event_duration_listener(self._on_duration)
         jax.monitoring.unregister_event_listener(self._on_event)
 

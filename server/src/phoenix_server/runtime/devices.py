@@ -1,4 +1,4 @@
-"""Which devices hold the corpus."""
+"""The devices that hold the corpus."""
 
 from typing import Any, TypeAlias
 
@@ -7,25 +7,25 @@ import jax
 from phoenix_server.errors import StartupError
 
 Device: TypeAlias = Any
-"""A `jax.Device`, which is a class of a compiled module: type checkers do not see it."""
+"""A `jax.Device`; it is defined in a compiled module, which type checkers cannot see."""
 
 
 def split_cpu(shards: int) -> None:
-    """Make the CPU as many devices as there are shards; it is one to JAX otherwise.
+    """Make JAX show the CPU as `shards` devices instead of one.
 
-    Call it once, before anything touches a device.
+    To be called once, before anything uses a device.
     """
     jax.config.update("jax_num_cpu_devices", shards)
 
 
 def choose_devices(shards: int | None) -> tuple[Device, ...]:
-    """Return one device a shard.
+    """Return one device for each shard.
 
     Args:
-        shards: How many. Default: all accelerators, or one CPU device.
+        shards: The number of shards. Default: all accelerators, or one CPU device.
 
     Raises:
-        StartupError: There are too few.
+        StartupError: There are fewer devices than shards.
     """
     devices = jax.devices()
     if shards is None:

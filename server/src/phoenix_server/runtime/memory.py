@@ -1,4 +1,4 @@
-"""What a server does with its memory."""
+"""The memory of the process: limits, release, and how much is free."""
 
 import ctypes
 import gc
@@ -16,11 +16,11 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def limit_arenas() -> None:
-    """Have glibc keep the memory of all threads together; before there are threads.
+    """Limit glibc to two malloc arenas; to be called before there are threads.
 
-    By default each thread that allocates gets a heap of its own, up to eight a core, and what
-    compiling frees in one of them another cannot use: some 20 MB after a start. Other C libraries
-    have no such setting, and this does nothing.
+    By default glibc gives allocating threads arenas of their own, up to eight a core, and memory
+    that compiling frees in one arena cannot be used by another: about 20 MB after a start. Other C
+    libraries have no such setting; then this does nothing.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
@@ -28,21 +28,21 @@ def limit_arenas() -> None:
 
 
 def release_freed_memory() -> None:
-    """Return what is free to the system, where glibc would keep it for later."""
+    """Return freed memory to the system, which glibc would keep for later."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def release_unused_memory(*, of_what_served: bool = False) -> None:
-    """Return what loading and compiling have used; about 80 MB after a start.
+    """Release the memory that loading and compiling have used; about 80 MB after a start.
 
-    JAX keeps what it traced and lowered for functions that are called again; whatever a server
-    calls is compiled, and called without. What Python has left stays, and it need not look through
-    it for garbage again: that stopped all threads for some 50 ms at a time under load.
+    JAX caches traced and lowered functions for later calls; a server calls only compiled programs,
+    which do not need these caches. `gc.freeze()` then exempts the surviving Python objects from
+    later collections, which paused all threads for about 50 ms at a time under load.
 
     Args:
-        of_what_served: Look through it once, because some of it serves no more.
+        of_what_served: Unfreeze first, because a generation that served has been unloaded.
     """
     jax.clear_caches()
     if of_what_served:
@@ -53,13 +53,13 @@ def release_unused_memory(*, of_what_served: bool = False) -> None:
 
 
 def available_host_bytes() -> int | None:
-    """Return how much memory this process may still take; None if that is unknown."""
+    """Return the bytes of host memory that this process may still take; None if unknown."""
     known = [bytes_ for bytes_ in (_free_of_system(), _free_of_group()) if bytes_ is not None]
     return min(known, default=None)
 
 
 def available_bytes(device: Device) -> int | None:
-    """Return how much memory is free on an accelerator; None if that is unknown."""
+    """Return the bytes of memory that are free on an accelerator; None if unknown."""
     stats = device.memory_stats() or {}
     if "bytes_limit" not in stats:
         return None
@@ -67,6 +67,7 @@ def available_bytes(device: Device) -> int | None:
 
 
 def _free_of_system() -> int | None:
+    """Return the bytes that the kernel estimates to be available on Linux."""
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), re.MULTILINE)
     except OSError:
@@ -75,7 +76,10 @@ def _free_of_system() -> int | None:
 
 
 def _free_of_group() -> int | None:
-    """Return what the control group, of version 2, may still take; file pages can be dropped."""
+    """Return the bytes that the control group (version 2) may still take.
+
+    Inactive file pages count as free: the kernel can drop them.
+    """
     try:
         limit = (_GROUP / "memory.max").read_text().strip()
         used = int((_GROUP / "memory.current").read_text())

@@ -1,9 +1,9 @@
-"""Programs compiled ahead, kept beside the bundle: a shortcut, never the truth.
+"""Programs compiled ahead and stored in the bundle's directory: only ever a shortcut.
 
-`BUNDLE/compiled/DEVICE/` is a persistent compilation cache of JAX with a list of SHA-256 sums. What
-was compiled for one kind of machine must not run on another, so each has a directory of its own,
-named by what XLA compiles for. JAX finds a program by all that went into it; one that is not there
-is compiled as if there were no directory.
+`BUNDLE/compiled/DEVICE/` is a persistent compilation cache of JAX with a list of SHA-256 sums. Code
+compiled for one kind of machine must not run on another, so each kind has its own directory, named
+by everything that XLA's code depends on. JAX finds a program by a hash of all its inputs; a program
+that is not in the directory is compiled as if there were no directory.
 """
 
 import hashlib
@@ -31,23 +31,25 @@ _NEVER = float("inf")
 
 
 def compiled_path(bundle: Path, device: Device) -> Path:
-    """Return where a bundle keeps programs compiled for a device of this machine."""
+    """Return the directory of a bundle for programs compiled for a device of this machine."""
     kind = (version("jax"), version("jaxlib"), device.platform, device.device_kind, *_host())
     name = hashlib.sha256("\n".join(map(str, kind)).encode()).hexdigest()[:12]
     return bundle / "compiled" / f"{device.platform}-{name}"
 
 
 def use_compiled(path: Path) -> bool:
-    """Have JAX load what is compiled in a directory, for the rest of the process.
+    """Make JAX load programs from a directory, for the rest of the process.
+
+    A damaged directory is not used.
 
     Returns:
-        Whether there is something to load.
+        Whether JAX loads from it.
     """
     if not path.is_dir():
         _log.info("no programs are compiled ahead for this machine")
         return False
     if not _is_whole(path):
-        _log.warning("%s is damaged: compiling anew; `phoenix-server compile` mends it", path)
+        _log.warning("%s is damaged and not used; `phoenix-server compile` repairs it", path)
         return False
     _cache_in(path, write=False)
     return True
@@ -55,7 +57,9 @@ def use_compiled(path: Path) -> bool:
 
 @contextmanager
 def writing_compiled(path: Path) -> Generator[None, None, None]:
-    """Have JAX keep what it compiles in the block, beside what is there.
+    """Make JAX store what it compiles in the block, in addition to what the directory holds.
+
+    The directory is replaced as a whole when the block ends without an error.
 
     Raises:
         BundleError: The directory cannot be written.
@@ -81,11 +85,12 @@ def _cache_in(path: Path, *, write: bool) -> None:
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0 if write else _NEVER)
-    # XLA's own caches would put the directory's name into every program's key.
+    # XLA's own caches would make every program's key depend on the directory's name.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 def _is_whole(path: Path) -> bool:
+    """Return whether the files of a directory match its list of sums."""
     try:
         sums = json.loads((path / _SUMS).read_text())
         return {file.name: sha256(file) for file in _entries(path)} == sums
@@ -98,7 +103,7 @@ def _entries(path: Path) -> list[Path]:
 
 
 def _host() -> tuple[str, ...]:
-    """Return what XLA's code for the CPU depends on."""
+    """Return the properties of this machine that XLA's code for the CPU depends on."""
     try:
         info = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Compiled programs that are shared by whatever has the same shapes, and how long they take."""
+"""Compiled programs shared by everything that has the same shapes, and their measured times."""
 
 from __future__ import annotations
 
@@ -13,30 +13,35 @@ import jax
 
 
 class ProgramCache:
-    """Programs by what they do and for which shapes. For any thread.
+    """Compiled programs by a key: what the program does and for which shapes. Thread-safe.
 
-    They are there as long as somebody who asked for them is: whoever shares programs with others
-    has `ProgramCache` of its own, beside theirs.
+    Handles share one cache: `ProgramCache(beside=other)` is a second handle of `other`'s. A program
+    lives while any handle that requested it lives. So each generation has its own handle, and the
+    programs that only it used are freed with it.
     """
 
     def __init__(self, beside: ProgramCache | None = None) -> None:
-        """Begin.
+        """Make a handle.
 
         Args:
-            beside: Share programs with these. Default: with none.
+            beside: A handle of the cache to share. Default: a new cache.
         """
         self._shared = _Shared() if beside is None else beside._shared
-        self._mine: dict[Hashable, _Program] = {}
+        self._requested: dict[Hashable, _Program] = {}
 
     def get(self, key: Hashable, compile_one: Callable[[], Any]) -> Any:
-        """Return the program of a key; compile it if there is none, and nobody else does so."""
-        program = self._mine[key] = self._shared.get(key, compile_one)
+        """Return the program of a key; compile it if the cache does not hold it.
+
+        Concurrent requests for one key compile it once; other keys do not wait for it.
+        """
+        program = self._requested[key] = self._shared.get(key, compile_one)
         return program.run
 
     def seconds(self, key: Hashable, measure: Callable[[], float]) -> float:
-        """Return how long the program of a key takes; measure it if nobody has.
+        """Return the time of the program of a key, in seconds; measure it if it is not known.
 
-        So what is loaded while others are served does not take the device to measure it again.
+        Times outlive programs. So loading a generation while another serves does not use the device
+        to measure a program again.
         """
         seconds = self._shared.seconds
         if key not in seconds:
@@ -45,14 +50,14 @@ class ProgramCache:
 
 
 class _Program:
-    """A program, which can be referred to weakly."""
+    """A holder of a program that can be referenced weakly."""
 
     def __init__(self, run: Any) -> None:
         self.run = run
 
 
 class _Shared:
-    """The programs of all that share them."""
+    """The cache that handles share; it holds programs weakly."""
 
     def __init__(self) -> None:
         self.seconds: dict[Hashable, float] = {}
@@ -61,7 +66,6 @@ class _Shared:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, compile_one: Callable[[], Any]) -> _Program:
-        """Return the program of a key; compile it if there is none, and nobody else does so."""
         with self._lock:
             compiling = self._compiling[key]
         with compiling:
@@ -72,7 +76,7 @@ class _Shared:
 
 
 def device_seconds(run: Callable[[], object]) -> float:
-    """Run work on a device twice, and return what the second time took, in seconds."""
+    """Run work on a device twice, and return the time of the second run, in seconds."""
     jax.block_until_ready(run())
     began = time.perf_counter()
     jax.block_until_ready(run())

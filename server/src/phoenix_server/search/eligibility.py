@@ -1,13 +1,14 @@
-"""Which posts a query may find, told on the devices.
+"""Which posts each query may find, as masks that are computed on the devices.
 
 Shapes:
-    R  rows of the corpus in memory        L  labels that there may be
-    B  queries                             M  most labels of a kind that a query may name
-    E  exclusions of a call
+    R  rows of the corpus in memory        L  labels
+    B  queries                             M  labels of a kind that one query may name
+    E  exclusions of a call                P  rows of one shard in memory
+    n, m  rows and words of an update
 
-Eligibility is a bit: 32 rows share a word. A label is a row of such words, so any, all or none of
-some labels is an operation on words. Times are compared row by row. What is excluded by id comes
-as rows, which the host has looked up.
+Eligibility is one bit a row: 32 rows share a word. A label is an array of such words, so a test for
+any, all or none of some labels is a bitwise operation on words. Times are compared row by row.
+Excluded posts and authors come as rows, which the host has looked up.
 """
 
 from typing import Any, NamedTuple
@@ -17,24 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax import lax
-from jax.sharding import PartitionSpec
 
 from phoenix_server.search.shard import WORD
-from phoenix_server.search.sharded import AXIS, ShardedLayout
+from phoenix_server.search.sharded import BY_ROWS, BY_WORDS, REPLICATED, ShardedLayout
 
-MOST_LABELS = 64  # M
+MAX_LABELS_PER_KIND = 64  # M
 _ALL = np.uint32(0xFFFFFFFF)
-_ROWS: Any = PartitionSpec(AXIS)
-_WORDS: Any = PartitionSpec(None, AXIS)
-_SAME: Any = PartitionSpec()
 
 
 class FilterColumns(NamedTuple):
-    """What queries filter by, on the devices.
+    """The columns that queries filter by, on the devices.
 
     Attributes:
-        times: [R, 2] u32, the high and the low half of when a post was created, in milliseconds
-            since 1970 UTC; 0 where unknown.
+        times: [R, 2] u32, the high and the low half of the time of creation, in milliseconds since
+            1970 UTC; 0 where unknown.
         labels: [L, R/32] u32; bit i of word j says whether row 32 j + i has the label.
     """
 
@@ -42,8 +39,11 @@ class FilterColumns(NamedTuple):
     labels: jax.Array
 
 
+_COLUMNS: Any = FilterColumns(BY_ROWS, BY_WORDS)
+
+
 class ColumnsUpdate(NamedTuple):
-    """A change of the columns. To whom a row or a word is beyond, skips it.
+    """A change of the columns. Out-of-range rows and words are padding; each shard ignores them.
 
     Attributes:
         rows: [n] i32.
@@ -58,17 +58,18 @@ class ColumnsUpdate(NamedTuple):
     labels: npt.NDArray[np.uint32]
 
 
-class Wanted(NamedTuple):
-    """What the queries of a batch want.
+class QueryConditions(NamedTuple):
+    """The conditions of a batch of queries, exclusions aside.
 
     Attributes:
         since: [B, 2] u32, the earliest time, as in `FilterColumns.times`.
-        before: [B, 2] u32, the time from which on posts are too late.
-        timed: [] bool, whether any query asks for a time.
-        any_of: [B, M] i32, labels of which a post must have one, -1 for none; without any, all may.
+        before: [B, 2] u32, the first time that is too late.
+        timed: [] bool, whether any query has a condition on time.
+        any_of: [B, M] i32, labels of which a post must have at least one, -1 for none; if all are
+            -1, every post passes.
         all_of: [B, M] i32, labels of which it must have all.
         none_of: [B, M] i32, labels of which it must have none.
-        most: [] i32, how many of the M are in use.
+        used: [] i32, the number of the M places that any query uses.
     """
 
     since: npt.NDArray[np.uint32]
@@ -77,13 +78,13 @@ class Wanted(NamedTuple):
     any_of: npt.NDArray[np.int32]
     all_of: npt.NDArray[np.int32]
     none_of: npt.NDArray[np.int32]
-    most: np.int32
+    used: np.int32
 
 
 def update_columns(
     layout: ShardedLayout, columns: FilterColumns, update: ColumnsUpdate
 ) -> FilterColumns:
-    """Return columns with a change; jit me, and donate me the columns."""
+    """Return columns with a change applied. To be jitted, with the columns donated."""
 
     def change(columns: FilterColumns, update: ColumnsUpdate) -> FilterColumns:
         rows = layout.local(jnp.asarray(update.rows), layout.padded_rows)
@@ -93,46 +94,35 @@ def update_columns(
             columns.labels.at[:, words].set(update.labels, mode="drop"),
         )
 
-    return jax.shard_map(
-        change,
-        mesh=layout.mesh,
-        in_specs=(FilterColumns(_ROWS, _WORDS), _SAME),
-        out_specs=FilterColumns(_ROWS, _WORDS),
-        check_vma=False,
-    )(columns, update)
+    return layout.map(change, (_COLUMNS, REPLICATED), _COLUMNS)(columns, update)
 
 
 def eligible(
-    layout: ShardedLayout, columns: FilterColumns, live: jax.Array, wanted: Wanted
+    layout: ShardedLayout, columns: FilterColumns, live: jax.Array, conditions: QueryConditions
 ) -> jax.Array:
-    """Return which rows each query may find, exclusions aside: [B, R/32] u32; jit me.
+    """Return the rows that each query may find, exclusions aside: [B, R/32] u32. To be jitted.
 
     Args:
         layout: How the rows lie.
         columns: What to filter by.
         live: [1, R/32] u32, the rows that hold posts.
-        wanted: Of B queries.
+        conditions: Of B queries.
     """
-    return jax.shard_map(
-        _eligible_of_shard,
-        mesh=layout.mesh,
-        in_specs=(FilterColumns(_ROWS, _WORDS), _WORDS, _SAME),
-        out_specs=_WORDS,
-        check_vma=False,
-    )(columns, live, wanted)
+    mapped = layout.map(_eligible_of_shard, (_COLUMNS, BY_WORDS, REPLICATED), BY_WORDS)
+    return mapped(columns, live, conditions)
 
 
 def exclude(
     layout: ShardedLayout, masks: jax.Array, queries: jax.Array, rows: jax.Array
 ) -> jax.Array:
-    """Return masks [B, R/32] u32 without some rows; jit me, and donate me the masks.
+    """Return masks [B, R/32] u32 without some rows. To be jitted, with the masks donated.
 
     Args:
         layout: How the rows lie.
         masks: The masks.
         queries: [E] i32.
-        rows: [E] i32, what each of these queries may not find; no pair comes twice. A row beyond
-            all is none.
+        rows: [E] i32, a row that the query at the same place may not find; the pairs are distinct.
+            Out-of-range rows are padding.
     """
 
     def take_out(masks: jax.Array, queries: jax.Array, rows: jax.Array) -> jax.Array:
@@ -143,17 +133,13 @@ def exclude(
         there = masks.at[queries, words].get(mode="fill", fill_value=0) & bits
         return masks.at[queries, words].subtract(there, mode="drop")
 
-    return jax.shard_map(
-        take_out,
-        mesh=layout.mesh,
-        in_specs=(_WORDS, _SAME, _SAME),
-        out_specs=_WORDS,
-        check_vma=False,
-    )(masks, queries, rows)
+    return layout.map(take_out, (BY_WORDS, REPLICATED, REPLICATED), BY_WORDS)(masks, queries, rows)
 
 
-def _eligible_of_shard(columns: FilterColumns, live: jax.Array, wanted: Wanted) -> jax.Array:
-    batch, words = len(wanted.since), live.shape[1]
+def _eligible_of_shard(
+    columns: FilterColumns, live: jax.Array, conditions: QueryConditions
+) -> jax.Array:
+    batch, words = len(conditions.since), live.shape[1]
     none = jnp.zeros((batch, words), jnp.uint32)
 
     def add(place: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -163,25 +149,26 @@ def _eligible_of_shard(columns: FilterColumns, live: jax.Array, wanted: Wanted) 
 
         any_of, all_of, none_of = state
         return (
-            any_of | named(wanted.any_of, np.uint32(0)),
-            all_of & named(wanted.all_of, _ALL),
-            none_of | named(wanted.none_of, np.uint32(0)),
+            any_of | named(conditions.any_of, np.uint32(0)),
+            all_of & named(conditions.all_of, _ALL),
+            none_of | named(conditions.none_of, np.uint32(0)),
         )
 
-    any_of, all_of, none_of = lax.fori_loop(0, wanted.most, add, (none, ~none, none))
-    whoever = (jnp.asarray(wanted.any_of) < 0).all(axis=1)[:, None]
-    masks = live & jnp.where(whoever, _ALL, any_of) & all_of & ~none_of
+    any_of, all_of, none_of = lax.fori_loop(0, conditions.used, add, (none, ~none, none))
+    unrestricted = (jnp.asarray(conditions.any_of) < 0).all(axis=1)[:, None]
+    masks = live & jnp.where(unrestricted, _ALL, any_of) & all_of & ~none_of
     return lax.cond(
-        jnp.asarray(wanted.timed),
+        jnp.asarray(conditions.timed),
         lambda: (
-            masks & _in_time(columns.times, jnp.asarray(wanted.since), jnp.asarray(wanted.before))
+            masks
+            & _in_time(columns.times, jnp.asarray(conditions.since), jnp.asarray(conditions.before))
         ),
         lambda: masks,
     )
 
 
 def _in_time(times: jax.Array, since: jax.Array, before: jax.Array) -> jax.Array:
-    """Return whether [P, 2] times are in [B, 2] bounds, as words: [B, P/32] u32."""
+    """Return as words which [P, 2] times are in [since, before), [B, 2] each: [B, P/32] u32."""
     high, low = (times[:, half].reshape(1, -1, WORD) for half in (0, 1))
 
     def earlier(bounds: jax.Array) -> jax.Array:

@@ -1,4 +1,8 @@
-"""Ranks of rows among all scores."""
+"""Ranks of rows among all scores.
+
+Shapes:
+    R  rows of the corpus in memory        n  rows to rank
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +11,7 @@ import numpy.typing as npt
 def exact_ranks(
     scores: npt.NDArray[np.float32], ids: npt.NDArray[np.uint64], rows: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int64]:
-    """Return the ranks of rows, from 1, by score descending, then id ascending.
+    """Return the ranks of rows, [n], from 1, by score descending, then id ascending.
 
     Args:
         scores: [R], all scores; -inf where not eligible.

@@ -1,10 +1,10 @@
-"""Chooses the largest of many numbers without sorting them.
+"""The choice of the largest of many numbers without sorting them.
 
 Shapes:
-    B  queries        n  numbers of a query        m  most that are chosen
+    B  queries        n  numbers of a query        m  places for chosen numbers
 
-`lax.top_k` sorts on one core of a CPU what it finds. Where the order does not matter, a threshold
-does: it is found by bisection of the numbers' bits, and passes over all queries at once.
+On a CPU `lax.top_k` sorts what it finds on one core. Where the order does not matter, a threshold
+is enough. It is found by bisection of the numbers' bits, with passes over all queries at once.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,8 @@ _STEPS = 33  # bisect 32 bits
 def choose(values: jax.Array, least: int, most: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Choose the largest numbers of each query, at least `least` and at most `most`.
 
-    Where too many are equal to the last ones, those are left out, and fewer than `least` remain.
+    If too many numbers are equal to the smallest chosen one, all of them are left out, and fewer
+    than `least` remain.
 
     Args:
         values: [B, n] f32, without NaN; n at least `most`.
@@ -28,8 +29,8 @@ def choose(values: jax.Array, least: int, most: int) -> tuple[jax.Array, jax.Arr
         most: m, at least `least`.
 
     Returns:
-        [B, m] i32, their places, ascending, then n; [B] f32, the largest of the others; [B] bool,
-        whether there are at least `least`.
+        [B, m] i32, the places of the chosen numbers, ascending, then n as padding; [B] f32, the
+        largest of the other numbers; [B] bool, whether at least `least` are chosen.
     """
     keys = _ordered(values)
     limit, count = _threshold(keys, least, most)
@@ -41,21 +42,21 @@ def choose(values: jax.Array, least: int, most: int) -> tuple[jax.Array, jax.Arr
 
 
 def choose_best(values: jax.Array, ids: Callable[[], jax.Array], k: int) -> jax.Array:
-    """Choose the k largest numbers of each query, and of equal ones those of the smallest ids.
+    """Choose the k largest numbers of each query; of equal numbers those with the smallest ids.
 
     Args:
         values: [B, n] f32, without NaN; -inf is never chosen. n is at least k.
-        ids: Gives [B or 1, n, 2] u32, the high and the low half of each id; distinct where a value
-            is above -inf.
+        ids: Returns [B or 1, n, 2] u32, the high and the low half of each id; distinct where a
+            value is above -inf. Its result is used only to break ties.
         k: At least 1.
 
     Returns:
-        [B, k] i32, their places, ascending, then n.
+        [B, k] i32, the places of the chosen numbers, ascending, then n as padding.
     """
 
     def choose_more(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         phase, chosen, tied = state
-        # By value; then, the smaller the better, by the high and by the low half of the id.
+        # Phase 0 compares values; 1 and 2 the high and the low halves of ids, smallest first.
         keys = lax.switch(
             phase,
             (
@@ -69,11 +70,11 @@ def choose_best(values: jax.Array, ids: Callable[[], jax.Array], k: int) -> jax.
         limit, count = _threshold(keys, missing, missing)
         at_limit = keys == limit[:, None]
         above = (keys > limit[:, None]) | (at_limit & (count <= missing)[:, None])
-        all_wanted = jnp.sum(tied, axis=1) <= missing
-        wanted = tied & (above | all_wanted[:, None])
-        return phase + 1, chosen | wanted, tied & at_limit & ~wanted
+        all_fit = jnp.sum(tied, axis=1) <= missing
+        added = tied & (above | all_fit[:, None])
+        return phase + 1, chosen | added, tied & at_limit & ~added
 
-    # Those that tie with the last are told apart by their ids only if they are too many.
+    # Numbers that tie at the limit are compared by id only if there are too many of them.
     _, chosen, _ = lax.while_loop(
         lambda state: (state[0] < 3) & state[2].any(),
         choose_more,
@@ -83,7 +84,7 @@ def choose_best(values: jax.Array, ids: Callable[[], jax.Array], k: int) -> jax.
 
 
 def places(chosen: jax.Array, size: int) -> jax.Array:
-    """Return where [B, n] bool are true: the first [B, size] i32 places, then n."""
+    """Return the first places where [B, n] bool are true: [B, size] i32, then n as padding."""
     batch, n = chosen.shape
     bits = jnp.pad(chosen, ((0, 0), (0, -n % _WORD))).reshape(batch, -1, _WORD)
     weights = jnp.uint32(1) << jnp.arange(_WORD, dtype=jnp.uint32)
@@ -91,7 +92,7 @@ def places(chosen: jax.Array, size: int) -> jax.Array:
     counts = lax.population_count(words).astype(jnp.int32)
     ends = jnp.cumsum(counts, axis=1)
     rank = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (batch, size))
-    # Bisect for the word that holds the bit of each rank, then for the bit.
+    # Bisect for the word that holds the bit of each rank, then for the bit in the word.
     last = words.shape[1] - 1
     steps = last.bit_length()
 
@@ -127,10 +128,10 @@ def places(chosen: jax.Array, size: int) -> jax.Array:
 def _threshold(
     keys: jax.Array, least: int | jax.Array, most: int | jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Return a limit for each query, and how many of its [B, n] i32 keys are not below it.
+    """Return a limit for each query, [B] i32, and the number of its [B, n] i32 keys >= the limit.
 
-    At least `least` are not, and more than `most` only if fewer than `least` are above it. Both may
-    differ by query, [B] i32.
+    That number is at least `least`. It exceeds `most` only if fewer than `least` keys are > the
+    limit. Both bounds may differ by query, [B] i32.
     """
 
     def bisect(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -152,13 +153,13 @@ def _threshold(
 
 
 def _ordered(values: jax.Array) -> jax.Array:
-    """Return integers in the order of floats."""
+    """Return [B, n] i32 in the order of [B, n] f32."""
     bits = lax.bitcast_convert_type(values, jnp.int32)
     return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
 
 def _descending(halves: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Return integers in the reverse order of [..., n] u32."""
+    """Return i32 of the given shape in the reverse order of [..., n] u32."""
     keys = lax.bitcast_convert_type(halves ^ jnp.uint32(0x7FFFFFFF), jnp.int32)
     return jnp.broadcast_to(keys, shape)
 

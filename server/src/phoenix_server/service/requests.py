@@ -20,7 +20,7 @@ from phoenix_server.corpus.disk.snapshot import odd_vectors
 from phoenix_server.corpus.snowflake import carried_times
 from phoenix_server.engine.filters import Filter
 from phoenix_server.errors import InvalidRequestError, Violation
-from phoenix_server.search.eligibility import MOST_LABELS
+from phoenix_server.search.eligibility import MAX_LABELS_PER_KIND
 
 _MOST_PER_COLUMN = 4  # faults that are listed; the first few tell the story
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -191,8 +191,8 @@ def read_filter(message: FilterMessage, limit: int, known: Callable[[str], bool]
     for field in ("any_labels", "all_labels", "none_labels"):
         names = tuple(dict.fromkeys(getattr(message, field)))
         labels.append(names)
-        if len(names) > MOST_LABELS:
-            what = f"has {len(names)} labels, at most {MOST_LABELS} are taken"
+        if len(names) > MAX_LABELS_PER_KIND:
+            what = f"has {len(names)} labels, at most {MAX_LABELS_PER_KIND} are taken"
             violations.append(Violation(f"filter.{field}", what))
         unknown = [name for name in names if not known(name)]
         violations += [

@@ -14,7 +14,8 @@ import grpc
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2_grpc
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
-from phoenix_server.engine.engine import Answer, Engine, Query
+from phoenix_server.engine.engine import Engine
+from phoenix_server.engine.query import Answer, Query
 from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
 from phoenix_server.generations.generation import Generation
 from phoenix_server.service import requests

@@ -15,9 +15,9 @@ from phoenix_server.search.kernels.block_maxima import (
     split,
     tile_for,
 )
-from phoenix_server.search.shard import Shard, scan_error
-from phoenix_server.search.shard import block_maxima as maxima_in_tiles
-from phoenix_server.search.sharded import ShardedLayout
+from phoenix_server.search.shard import ScanConfig, Shard
+from phoenix_server.search.tiles import block_maxima as maxima_in_tiles
+from phoenix_server.search.tiles import score_error
 from server.search.cases import Bools, Floats, pack_masks
 
 WIDTH = 32
@@ -134,15 +134,13 @@ def test_the_scan_agrees_with_the_scan_in_tiles_within_both_bounds(masks: int) -
     longest = jnp.full(1, _longest(vectors) * 1.0001, jnp.float32)
     ids = jnp.zeros((len(vectors), 2), jnp.uint32)
     shard = Shard(vectors, ids, longest, tiles=jnp.full(1, 3, jnp.int32))
-    tiles = ShardedLayout(
-        devices=(jax.devices()[0],), rows=384, width=WIDTH, tile_rows=128, block_rows=BLOCK
-    )
+    tiles = ScanConfig(tile_rows=128, block_rows=BLOCK)
     here = np.asarray(_scan(vectors, eligible, queries), np.float64)
     there = np.asarray(
         maxima_in_tiles(shard, jnp.asarray(pack_masks(eligible)), queries, tiles), np.float64
     )
     np.testing.assert_array_equal(np.isneginf(here), np.isneginf(there))
-    bound = rounding_error(queries, vectors.dtype) * longest + scan_error(shard, queries, tiles)
+    bound = rounding_error(queries, vectors.dtype) * longest + score_error(shard, queries)
     some = np.isfinite(here)
     difference = np.abs(np.where(some, here, 0) - np.where(some, there, 0))
     assert (difference <= np.asarray(bound)[:, None]).all()

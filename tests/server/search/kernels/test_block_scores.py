@@ -54,7 +54,7 @@ def test_a_score_has_the_same_bits_wherever_its_row_is_asked_for() -> None:
 
 
 def test_rows_that_are_not_whole_programs_are_refused() -> None:
-    with pytest.raises(ValueError, match="whole 64 rows"):
+    with pytest.raises(ValueError, match="not a multiple of 64 rows"):
         block_scores(
             jnp.zeros((64, WIDTH)),
             jnp.zeros((1, 4), jnp.int32),

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from jax import export
 
-from phoenix_server.search.kernels.constraints import check_fit
 from phoenix_server.search.shard import Shard
 from phoenix_server.search.sharded import DeviceCorpus, ShardedLayout
 from server.search.cases import Floats, Ids, assert_best, find, mask, place, posts
@@ -18,12 +17,12 @@ MANY = 1999  # rows; enough that blocks are chosen on two shards
 K = 9
 
 
-def _layout(shards: int, tile_rows: int = 64) -> ShardedLayout:
+def _layout(shards: int) -> ShardedLayout:
     return ShardedLayout(
         devices=tuple(jax.devices()[:shards]),
         rows=MANY,
         width=WIDTH,
-        tile_rows=tile_rows,
+        tile_rows=64,
         block_rows=8,
         scan="kernel",
         interpret=True,
@@ -151,24 +150,6 @@ def test_scores_are_bit_for_bit_those_of_all_rows_on_any_number_of_shards() -> N
         assert scores[found.rows[0]].tobytes() == np.asarray(found.scores[0]).tobytes()
         answers.append(np.asarray(found.scores))
     assert answers[0].tobytes() == answers[1].tobytes()
-
-
-@pytest.mark.parametrize("sizes", [{"block_rows": 64}, {"block_rows": 24}, {"tile_rows": 96}])
-def test_sizes_that_the_kernels_cannot_take_are_refused(sizes: dict[str, int]) -> None:
-    fitting = {"width": 16, "tile_rows": 192, "block_rows": 8}
-    check_fit(**fitting)
-    with pytest.raises(ValueError, match=r"kernels take 8|multiple of 64"):
-        check_fit(**(fitting | sizes))
-
-
-def test_a_layout_that_the_kernels_cannot_search_is_refused() -> None:
-    with pytest.raises(ValueError, match="tile_rows: 96 is not a multiple of 64"):
-        _layout(1, tile_rows=96)
-
-
-def test_a_width_that_is_no_power_of_two_is_refused() -> None:
-    with pytest.raises(ValueError, match="width: the kernels take 16, "):
-        ShardedLayout(devices=(jax.devices()[0],), rows=5, width=13, scan="kernel")
 
 
 @pytest.mark.parametrize("own_masks", [False, True])

@@ -25,6 +25,7 @@ from phoenix_server.corpus.memory.label_bitmaps import LabelBitmaps
 from phoenix_server.corpus.memory.row_allocator import RowAllocator
 from phoenix_server.errors import PostNotFoundError
 from phoenix_server.runtime.devices import Device
+from phoenix_server.search.placement import place_corpus
 from phoenix_server.search.shard import WORD, Scan
 
 _NO_ROWS = np.zeros(0, np.int32)
@@ -116,7 +117,7 @@ class CorpusIndex:
             devices, rows=self.capacity, width=manifest.embedding_size, scan=scan
         )
         posts = snapshot.columns()
-        device_corpus = self.layout.place(snapshot.vectors(), posts.post_ids)
+        device_corpus = place_corpus(self.layout, snapshot.vectors(), posts.post_ids)
         rows, total = self.layout.spread(len(posts)), self.layout.total_rows
         self.post_ids, self.author_ids = np.zeros((2, total), np.uint64)
         self.created_at_unix_ms = np.zeros(total, np.int64)

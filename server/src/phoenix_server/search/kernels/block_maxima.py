@@ -1,18 +1,19 @@
-"""The scan on a GPU: products on tensor cores of which only each block's maximum is written.
+"""The kernel of the scan: products on tensor cores, of which only block maxima are written.
 
 Shapes:
     P  rows of the shard in memory   D  width of a vector          B  queries
-    W  rows of a block               n  blocks, P / W              H  parts of a query
-    L  blocks of a program           Q  queries of a program, a power of two
+    W  rows of a block               n  blocks, P / W              Z  bfloat16 parts of a query
+    X  blocks of a program           Y  queries of a program, a power of two
+    E  masks, 1 or B
 
-A program has L blocks and Q queries. It multiplies row j of each of its blocks with the queries,
-for j from 0 to W - 1, and keeps the larger of that and what it had: scores stay in the registers
-they were made in, no lane is compared with another, and [Q, L] maxima are all that is written. A
-row is read once where all queries fit in Q.
+A program processes X blocks and Y queries. For j from 0 to W - 1 it multiplies row j of each of its
+blocks with the queries, and keeps the maximum of that product and the earlier ones. The scores stay
+in registers, lanes are not compared with each other, and only the [Y, X] maxima are written. Each
+row is read once if all queries fit in Y.
 
 Tensor cores multiply bfloat16. A float32 x is the sum of bfloat16 parts x0 + x1 + r, where
-|x1| <= 2^-8 |x| and |r| <= 2^-16 |x|. Queries go in as H parts; vectors of float32 as two, and the
-product of the two second parts is left out. Products of parts are exact in float32.
+|x1| <= 2^-8 |x| and |r| <= 2^-16 |x|. Queries are given as Z parts; float32 vectors as two, and the
+product of the two second parts is omitted. Products of parts are exact in float32.
 """
 
 from dataclasses import dataclass
@@ -24,23 +25,23 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-QUERY_PARTS = 2  # H; with one, the error is some 2^-9 of a score, more than near scores differ by
+QUERY_PARTS = 2  # Z; with 1 the error is about 2^-9 of a score: more than close scores differ
 
 _UNIT_ROUNDOFF = 2.0**-24
 _PART_ROUNDOFF = 2.0**-8
 _WORD = 32
-_LEAST_SIDE = 16  # of a product on tensor cores
-_SHARED_BYTES = 200 << 10  # of the 227 KiB that a program of an H100 may have
+_MIN_SIDE = 16  # of a product on tensor cores
+_SHARED_BYTES = 200 << 10  # of the 227 KiB of shared memory of a program on an H100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """What one program of the scan works on.
+    """The work of one program of the scan.
 
     Attributes:
-        blocks: L; a power of two, at least 16. Hopper's products want 64.
-        warps: Of 32 threads each.
-        stages: How many rows of each block are underway from memory at once.
+        blocks: X; a power of two, at least 16. Hopper's products want 64.
+        warps: Number of warps, of 32 threads each.
+        stages: Number of rows of each block that are being loaded from memory at once.
     """
 
     blocks: int
@@ -49,13 +50,13 @@ class Tile:
 
 
 def query_slice(batch: int, width: int, dtype: jnp.dtype) -> int:
-    """Return Q: all queries, if their parts and the rows underway fit in shared memory."""
-    most = (1 << 15 if dtype == jnp.bfloat16 else 1 << 14) // max(width, 128)
-    return min(most, max(_LEAST_SIDE, pl.next_power_of_2(batch)))
+    """Return Y: all queries, if their parts and the rows being loaded fit in shared memory."""
+    largest = (1 << 15 if dtype == jnp.bfloat16 else 1 << 14) // max(width, 128)
+    return min(largest, max(_MIN_SIDE, pl.next_power_of_2(batch)))
 
 
 def tile_for(queries: int, width: int, dtype: jnp.dtype) -> Tile:
-    """Return the tile for Q queries."""
+    """Return the tile for Y queries."""
     blocks = 64
     underway = blocks * width * dtype.itemsize
     room = _SHARED_BYTES - QUERY_PARTS * queries * width * 2
@@ -65,10 +66,10 @@ def tile_for(queries: int, width: int, dtype: jnp.dtype) -> Tile:
 
 
 def of_blocks(eligible: jax.Array, block_rows: int) -> jax.Array:
-    """Return a word for each block, bit j for its row j: [E, P/32] u32 to [E, n] i32.
+    """Return a word for each block, its bit j for row j: [E, P/32] u32 to [E, n] i32.
 
     Args:
-        eligible: Bit i of word j is for row 32 j + i.
+        eligible: [E, P/32] u32; bit i of word j is for row 32 j + i.
         block_rows: W, which divides 32.
     """
     words = eligible
@@ -80,10 +81,10 @@ def of_blocks(eligible: jax.Array, block_rows: int) -> jax.Array:
 
 
 def split(queries: jax.Array, parts: int) -> tuple[jax.Array, jax.Array]:
-    """Return H parts of [B, D] f32, [H, B, D] bf16, and what is left, [B, D] f32; both exact."""
+    """Return Z parts of [B, D] f32, [Z, B, D] bf16, and the rest, [B, D] f32; both are exact."""
     found: list[jax.Array] = []
     for _ in range(parts):
-        # Not astype there and back: compilers may drop a pair of conversions.
+        # Not astype and back: compilers may drop such a pair of conversions.
         part = lax.reduce_precision(queries, exponent_bits=8, mantissa_bits=7)
         found.append(part.astype(jnp.bfloat16))
         queries = queries - part
@@ -108,11 +109,11 @@ def block_maxima(
         queries: [B, D] f32.
         block_rows: W, at most 32.
         interpret: Run as ordinary JAX, on any device, instead of as a kernel.
-        parts: H; 2 where the vectors are float32.
-        tile: L and how to run. Default: what suits B and D.
+        parts: Z; must be 2 if the vectors are float32.
+        tile: X and how to run. Default: chosen by B and D.
 
     Raises:
-        ValueError: There are fewer blocks than a program has, or too few parts.
+        ValueError: n is less than X, or `parts` is not 2 for float32 vectors.
     """
     batch, width = queries.shape
     blocks = alive.shape[1]
@@ -138,23 +139,25 @@ def block_maxima(
         vectors.reshape(blocks, block_rows, width),
         alive,
     )
-    return jnp.where(maxima == 0, 0.0, maxima)  # lax.top_k puts -0.0 below 0.0
+    return jnp.where(maxima == 0, 0.0, maxima)  # lax.top_k sorts -0.0 below 0.0
 
 
 def rounding_error(queries: jax.Array, dtype: jnp.dtype, parts: int = QUERY_PARTS) -> jax.Array:
-    """Return how far a score of this scan may be from the exact sum in float32, per length: [B].
+    """Return the error bound of a score of this scan per unit length of the vector: [B] f32.
 
-    Times |x| it bounds the difference to a sum of D rounded products in any order.
+    The bound times |x| limits the difference between this scan's score of x and a float32 sum of
+    the D rounded products in any order.
 
-    Parts: bfloat16 vectors lose only what the query's parts leave, r, so |r| |x|. From float32
-    vectors x0 + x1 + s the scan lacks x0 r, x1 (q - q0) and s q.
+    Parts: with bfloat16 vectors only the rest r of the query after its parts is lost: |r| |x|. With
+    float32 vectors x = x0 + x1 + s, the terms x0 r, x1 (q - q0) and s q are missing.
 
     Sums: a tensor core adds m >= 4 products and the accumulator at once: it shifts all to the
-    largest exponent, cuts them off at 24 bits or more, and cuts the result to 24 bits (M. Fasi,
-    N. J. Higham, M. Mikaitis, S. Pranesh, Numerical behavior of NVIDIA tensor cores, PeerJ Computer
-    Science 7:e330, 2021). Each of m + 2 cuts loses at most 2u of the largest magnitude, which is
-    at most |q| |x| and a hundredth: 3u a product. 4u covers that and this bound's own rounding. The
-    paper ends with the A100; `bench/gpu/topk.py` compares errors and bound on the GPU at hand.
+    largest exponent, truncates them to 24 bits or more, and truncates the result to 24 bits
+    (M. Fasi, N. J. Higham, M. Mikaitis, S. Pranesh, Numerical behavior of NVIDIA tensor cores,
+    PeerJ Computer Science 7:e330, 2021). Each of the m + 2 truncations loses at most 2u of the
+    largest magnitude, which is at most 1.01 |q| |x|: 3u a product. 4u covers that and the rounding
+    of this bound itself. The paper ends with the A100; `bench/gpu/topk.py` compares errors and
+    bound on the GPU at hand.
     """
     width = queries.shape[1]
     _, first_rest = split(queries, 1)
@@ -179,36 +182,36 @@ def _scan(
     block_rows: int,
     side: int,
 ) -> None:
-    """Write [Q, L] maxima; see `block_maxima` for the refs, queries padded to whole slices."""
+    """Write [Y, X] maxima; refs as the arrays of `block_maxima`, B padded to a multiple of Y."""
     parts = queries_ref.shape[0]
     batch, blocks = maxima_ref.shape
-    # The last program begins early enough to have whole blocks, and repeats some of the one before.
+    # The last program starts early enough to have X blocks, and repeats some of the previous one's.
     first_block = jnp.minimum(pl.program_id(0) * tile.blocks, blocks - tile.blocks)
     first_query = pl.program_id(1) * side
     here = pl.ds(first_block, tile.blocks)
     queries = [queries_ref[part, :, pl.ds(first_query, side)] for part in range(parts)]
     if alive_ref.shape[0] == 1:
-        alive = alive_ref[0, here][:, None]  # [L, 1]
+        alive = alive_ref[0, here][:, None]  # [X, 1]
     else:
-        alive = alive_ref[pl.ds(first_query, side), here].T  # [L, Q]
+        alive = alive_ref[pl.ds(first_query, side), here].T  # [X, Y]
 
     def add_row(row: jax.Array, best: jax.Array) -> jax.Array:
-        scores = _product(vectors_ref[here, row, :], queries)  # [L, Q]
+        scores = _product(vectors_ref[here, row, :], queries)  # [X, Y]
         eligible = (lax.shift_right_logical(alive, jnp.full_like(alive, row)) & 1) == 1
         return jnp.maximum(best, jnp.where(eligible, scores, -jnp.inf))
 
     nothing = jnp.full((tile.blocks, side), -jnp.inf, jnp.float32)
     best = lax.fori_loop(0, block_rows, add_row, nothing)
-    wanted = first_query + jnp.arange(side) < batch
+    in_batch = first_query + jnp.arange(side) < batch
     triton.store(
         maxima_ref.at[pl.ds(first_query, side), here],
         best.T,
-        mask=jnp.broadcast_to(wanted[:, None], (side, tile.blocks)),
+        mask=jnp.broadcast_to(in_batch[:, None], (side, tile.blocks)),
     )
 
 
 def _product(vectors: jax.Array, queries: list[jax.Array]) -> jax.Array:
-    """Return [L, D] times the sum of [D, Q] parts: [L, Q] f32; the least parts first."""
+    """Return [X, D] times the sum of [D, Y] parts: [X, Y] f32; the smallest parts come first."""
     if vectors.dtype == jnp.bfloat16:
         pairs = [(vectors, part) for part in reversed(queries)]
     else:

@@ -1,28 +1,28 @@
-"""Which shards the kernels can search. Needs no kernel, and nothing of Pallas.
+"""The shapes that the kernels can search. Imports no kernel and nothing of Pallas.
 
 Shapes:
     D  width of a vector    W  rows of a block
 """
 
 WIDTHS = (16, 32, 64, 128, 256)
-"""Values of D: a power of two, for tensor cores, that leaves room for queries on the chip."""
+"""Values of D: powers of two, for tensor cores, that leave room for queries in shared memory."""
 
-MOST_BLOCK_ROWS = 32
-"""The largest W: which rows of a block are eligible is one word."""
+MAX_BLOCK_ROWS = 32
+"""The largest W: the mask of a block is one word."""
 
 PROGRAM_ROWS = 64
-"""Rows whose exact scores one program sums; a shard is a multiple of that."""
+"""Rows that one program scores exactly; P is a multiple of that."""
 
 
 def check_fit(*, width: int, tile_rows: int, block_rows: int) -> None:
-    """Check whether the kernels can search such a shard.
+    """Check that the kernels can search shards of these sizes.
 
     Raises:
-        ValueError: They cannot.
+        ValueError: They cannot; names the size.
     """
     if width not in WIDTHS:
         raise ValueError(f"width: the kernels take {', '.join(map(str, WIDTHS))}, not {width}")
-    if block_rows > MOST_BLOCK_ROWS or block_rows & (block_rows - 1):
+    if block_rows > MAX_BLOCK_ROWS or block_rows & (block_rows - 1):
         raise ValueError(f"block_rows: the kernels take 8, 16 or 32, not {block_rows}")
     if tile_rows % PROGRAM_ROWS:
         raise ValueError(f"tile_rows: {tile_rows} is not a multiple of {PROGRAM_ROWS}")

@@ -1,13 +1,13 @@
-"""The choice of the largest of many values without sorting them, on a GPU.
+"""Kernels that choose the largest of many values without sorting them.
 
 Shapes:
-    B  queries        n  values of a query        C  at least so many are wanted
-    M  places to keep chosen ones in              G  values of a group
+    B  queries        n  values of a query        C  values wanted, at least
+    m  places for chosen values, or groups
 
-A sort of all values would cost more than the scan that made them. The C-th largest of the maxima of
-groups is a threshold that at least C values reach, and, as the values of a group lie far apart, few
-more do. Those that reach it are kept, in their order, and of the others the largest: whoever has
-both can tell whether the choice was good enough.
+Sorting all values would cost more than the scan that computed them. Values are divided into groups.
+The C-th largest of the group maxima is a threshold that at least C values reach; as the values of a
+group lie far apart, few more do. The values that reach it are kept, in their order, and of the
+others only the maximum: with it the caller can tell whether the choice suffices.
 """
 
 from functools import partial
@@ -18,8 +18,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-_MOST_GROUPS = 1 << 14  # a program has them in registers: 64 for each of 256 threads
-_CHUNK = 1 << 13  # values that a program looks at together
+_MAX_GROUPS = 1 << 14  # held in registers: 64 for each of a program's 256 threads
+_CHUNK = 1 << 13  # values that a program reads at once
 _WARPS = 8
 _SIGN = -(2**31)
 _MAGNITUDE = 2**31 - 1
@@ -28,17 +28,17 @@ _MAGNITUDE = 2**31 - 1
 def choose(
     values: jax.Array, count: int, capacity: int, *, interpret: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """Choose values that are large, the C largest groups' maxima among them.
+    """Choose all values that reach the C-th largest group maximum, as far as there is room.
 
     Args:
         values: [B, n] f32, no NaN and no -0.0.
         count: C, at most n.
-        capacity: M; what reaches the threshold beyond that is left out, the last values first.
+        capacity: m; if more values reach the threshold, the last ones are left out.
         interpret: Run as ordinary JAX, on any device, instead of as kernels.
 
     Returns:
-        [B, M] i32, places in order, n where there are no more; a value of -inf is never chosen.
-        [B] f32, the largest value that was not chosen, or -inf.
+        [B, m] i32, the places of the chosen values, ascending, then n as padding; a value of -inf
+        is never chosen. [B] f32, the largest value that was not chosen, or -inf.
     """
     return _keep(
         values,
@@ -61,9 +61,9 @@ def kth_largest(values: jax.Array, k: int, *, interpret: bool) -> jax.Array:
 
 
 def _group_maxima(values: jax.Array, count: int) -> jax.Array:
-    """Return maxima of groups of every m-th value: [B, m], m a power of two of at least C."""
+    """Return maxima of m groups, each of every m-th value: [B, m]; m is a power of two, >= C."""
     batch, size = values.shape
-    groups = min(pl.next_power_of_2(size), max(_MOST_GROUPS, pl.next_power_of_2(count)))
+    groups = min(pl.next_power_of_2(size), max(_MAX_GROUPS, pl.next_power_of_2(count)))
     padding = -size % groups
     padded = jnp.pad(values, ((0, 0), (0, padding)), constant_values=-jnp.inf)
     return padded.reshape(batch, -1, groups).max(axis=1)
@@ -72,7 +72,7 @@ def _group_maxima(values: jax.Array, count: int) -> jax.Array:
 def _keep(
     values: jax.Array, thresholds: jax.Array, capacity: int, *, interpret: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """Return what of [B, n] reaches the thresholds [B]; see `choose`."""
+    """Choose the values of [B, n] that reach the thresholds [B]; results as `choose`."""
     batch, size = values.shape
     chunk = min(_CHUNK, pl.next_power_of_2(size))
     places, counts, left_out = pl.pallas_call(
@@ -92,7 +92,7 @@ def _keep(
 
 
 def _find_kth(values_ref: jax.Ref, kth_ref: jax.Ref, *, k: int) -> None:
-    """Find one row's k-th largest value bit by bit, from the highest."""
+    """Find the k-th largest value of one query bit by bit, from the highest."""
     row = pl.program_id(0)
     bits = lax.bitcast_convert_type(values_ref[row, :], jnp.int32)
     keys = _flip(bits)  # integers in the order of the values
@@ -107,7 +107,7 @@ def _find_kth(values_ref: jax.Ref, kth_ref: jax.Ref, *, k: int) -> None:
 
 
 def _flip(bits: jax.Array) -> jax.Array:
-    """Turn a float's bits into an integer of the same order, or back."""
+    """Map the bits of floats to integers in the order of the floats, or back."""
     return jnp.where(bits < 0, bits ^ _MAGNITUDE, bits)
 
 
@@ -121,7 +121,7 @@ def _keep_row(
     capacity: int,
     chunk: int,
 ) -> None:
-    """Write the places of one row's values that reach the threshold."""
+    """Write the places of the values of one query that reach the threshold."""
     row, size = pl.program_id(0), values_ref.shape[1]
     threshold = thresholds_ref[row]
     lanes = jnp.arange(chunk, dtype=jnp.int32)
@@ -134,8 +134,8 @@ def _keep_row(
         ones = reach.astype(jnp.int32)
         target = count + jnp.cumsum(ones) - 1
         kept = reach & (target < capacity)
-        # A lane that keeps nothing has a place of its own as well: the interpreter writes there
-        # what it read.
+        # Masked lanes get distinct places after the capacity: the interpreter writes back what it
+        # read at the place of a masked lane.
         target = jnp.where(kept, target, capacity + lanes)
         triton.store(places_ref.at[row, target], places, mask=kept)
         best = jnp.max(jnp.where(kept, -jnp.inf, values))

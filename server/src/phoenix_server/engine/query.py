@@ -1,0 +1,75 @@
+"""Queries and their answers, as numpy arrays on the host.
+
+Shapes:
+    K  results of an answer        D  width of a representation
+    n  posts of a ranking
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_server.bundle.features import UserColumns
+from phoenix_server.corpus.changes import Labels
+from phoenix_server.engine.filters import Filter
+
+
+class Query(NamedTuple):
+    """A user, and how many posts to retrieve; with `top_k` 0 the user is only encoded.
+
+    Attributes:
+        user: The user.
+        top_k: The number of posts wanted.
+        labels: Whether the answer holds the labels of its posts.
+        filter: The conditions that posts must meet. None: there are none.
+    """
+
+    user: UserColumns
+    top_k: int
+    labels: bool = False
+    filter: Filter | None = None
+
+
+class Answer(NamedTuple):
+    """The exact top k of one user.
+
+    Attributes:
+        post_ids: [K] u64, best first. K = min(top_k, eligible), or less with a `min_score`.
+        scores: [K] f32.
+        author_ids: [K] u64.
+        created_at_unix_ms: [K] i64, milliseconds since 1970 UTC; 0 where unknown.
+        labels: Of the posts, if the query asked for them.
+        eligible: The number of posts that could have been returned.
+        scanned: The number of posts in the corpus.
+        sequence: The number of the last change of the corpus that was seen.
+        representation: [D] f32, the user's unit vector.
+        norm: The length of the user's vector before normalisation.
+    """
+
+    post_ids: npt.NDArray[np.uint64]
+    scores: npt.NDArray[np.float32]
+    author_ids: npt.NDArray[np.uint64]
+    created_at_unix_ms: npt.NDArray[np.int64]
+    labels: Labels | None
+    eligible: int
+    scanned: int
+    sequence: int
+    representation: npt.NDArray[np.float32]
+    norm: float
+
+
+class Ranking(NamedTuple):
+    """Scores of posts, and their ranks among all posts.
+
+    Attributes:
+        scores: [n] f32.
+        ranks: [n] i64, from 1.
+        scanned: The number of posts in the corpus.
+        sequence: The number of the last change of the corpus that was seen.
+    """
+
+    scores: npt.NDArray[np.float32]
+    ranks: npt.NDArray[np.int64]
+    scanned: int
+    sequence: int
