@@ -47,14 +47,15 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSizes:
-    """How large a demo is.
+    """Sizes of a demo. The command line is derived from this class.
 
     Attributes:
-        posts: N. The published corpus has 537,000.
-        vocab: V of each table. Below about twice the posts, topics blur as posts share rows.
-        history: Longest history. The published model takes 127.
-        layers: Transformer layers. The published model has 4.
-        users: Users in `users.json`.
+        posts: Posts in the corpus; 537000 as published.
+        vocab: Rows of each embedding table; 1000000 as published. With fewer than about twice the
+            posts, topics blur because posts share rows.
+        history: Longest history; 127 as published.
+        layers: Transformer layers; 4 as published.
+        users: Users in users.json.
     """
 
     posts: int = 20_000
@@ -64,10 +65,12 @@ class DemoSizes:
     users: int = 200
 
     def __post_init__(self) -> None:
-        least = {"posts": 1, "vocab": 2, "history": 1, "layers": 1, "users": 1}
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name}: must be at least {minimum}, is {getattr(self, name)}")
+        for name, value in vars(self).items():
+            least = 2 if name == "vocab" else 1
+            if value < least:
+                raise ValueError(f"{name}: must be at least {least}, is {value}")
+        if self.vocab > 2**31:  # row numbers are int32
+            raise ValueError(f"vocab: must be at most {2**31}, is {self.vocab}")
 
 
 class _Posts(NamedTuple):
