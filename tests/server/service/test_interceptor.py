@@ -73,8 +73,8 @@ def test_to_return_at_once_is_never_the_advice(retry_after_s: float) -> None:
 
 
 def test_a_server_that_is_not_ready_is_unavailable() -> None:
-    status = to_status(NotReadyError("the server drains"))
-    assert (status.code, status.message) == (code_pb2.UNAVAILABLE, "the server drains")
+    status = to_status(NotReadyError("the server is shutting down"))
+    assert (status.code, status.message) == (code_pb2.UNAVAILABLE, "the server is shutting down")
     assert not status.details
 
 

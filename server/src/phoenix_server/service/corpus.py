@@ -1,4 +1,4 @@
-"""`CorpusService`: changes of the corpus, and what it holds."""
+"""`CorpusService`: change the corpus, look posts up, and write snapshots."""
 
 from __future__ import annotations  # gRPC's types are generic to type checkers only
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -18,22 +18,24 @@ from phoenix_server.corpus.disk.compaction import list_snapshots
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.corpus.memory.id_map import NOWHERE
 from phoenix_server.errors import InvalidRequestError
-from phoenix_server.service import requests
 from phoenix_server.service.encode_posts import encode_posts
+from phoenix_server.service.requests import read_distinct_ids, read_post_ids
 from phoenix_server.service.state import ServingState
-from phoenix_server.service.upsert_stream import make_in_order
+from phoenix_server.service.upsert_request import read_posts
+from phoenix_server.service.upsert_stream import apply_in_order
 
-Context = grpc.aio.ServicerContext
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
-    """Changes the corpus of the generation that is ready."""
+    """Serves the corpus of the active generation."""
 
     def __init__(self, state: ServingState) -> None:
         self._state = state
 
     async def UpsertPosts(
-        self, request: pb.UpsertPostsRequest, context: Context[Any, Any]
+        self, request: pb.UpsertPostsRequest, context: Context
     ) -> pb.UpsertPostsResponse:
         """Write posts."""
         posts = await self._read(request, context.time_remaining())
@@ -46,11 +48,9 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         )
 
     async def StreamUpsertPosts(
-        self,
-        request_iterator: AsyncIterator[pb.StreamUpsertPostsRequest],
-        context: Context[Any, Any],
+        self, request_iterator: AsyncIterator[pb.StreamUpsertPostsRequest], context: Context
     ) -> pb.StreamUpsertPostsResponse:
-        """Write posts, message by message: the next is read while earlier ones are written."""
+        """Write posts; the next message is read while earlier ones are written."""
 
         async def changes() -> AsyncGenerator[Posts, None]:
             async for request in request_iterator:
@@ -59,7 +59,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
                 except InvalidRequestError as exc:
                     raise exc.within("change") from exc
 
-        done = await make_in_order(self._state.live, changes())
+        done = await apply_in_order(self._state.live, changes())
         return pb.StreamUpsertPostsResponse(
             sequence=done.sequence,
             inserted=done.inserted,
@@ -68,35 +68,33 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         )
 
     async def DeletePosts(
-        self, request: pb.DeletePostsRequest, context: Context[Any, Any]
+        self, request: pb.DeletePostsRequest, context: Context
     ) -> pb.DeletePostsResponse:
         """Delete posts."""
         live = self._state.live
-        ids = requests.read_distinct_ids(request.post_ids, self._state.limits.max_candidates)
+        ids = read_distinct_ids(request.post_ids, self._state.limits.max_candidates)
         done = await live.submit(ids)
         return pb.DeletePostsResponse(sequence=done.sequence, deleted=done.deleted)
 
-    async def GetPosts(
-        self, request: pb.GetPostsRequest, context: Context[Any, Any]
-    ) -> pb.GetPostsResponse:
+    async def GetPosts(self, request: pb.GetPostsRequest, context: Context) -> pb.GetPostsResponse:
         """Look posts up."""
         corpus = self._state.generation.engine.corpus
-        ids = requests.read_post_ids(request.post_ids, self._state.limits.max_candidates)
+        ids = read_post_ids(request.post_ids, self._state.limits.max_candidates)
         found = corpus.look_up(ids)
-        there = found.rows != NOWHERE
+        present = found.rows != NOWHERE
         return pb.GetPostsResponse(
-            post_ids=ids[there].tolist(),
-            author_ids=found.author_ids[there].tolist(),
-            created_at_unix_ms=found.created_at_unix_ms[there].tolist(),
+            post_ids=ids[present].tolist(),
+            author_ids=found.author_ids[present].tolist(),
+            created_at_unix_ms=found.created_at_unix_ms[present].tolist(),
             label_names=found.labels.names,
             label_counts=found.labels.counts.tolist(),
             label_indices=found.labels.indices.tolist(),
-            missing_post_ids=ids[~there].tolist(),
+            missing_post_ids=ids[~present].tolist(),
             sequence=found.sequence,
         )
 
     async def GetCorpus(
-        self, request: pb.GetCorpusRequest, context: Context[Any, Any]
+        self, request: pb.GetCorpusRequest, context: Context
     ) -> pb.GetCorpusResponse:
         """Describe the corpus."""
         corpus, live = self._state.generation.engine.corpus, self._state.live
@@ -114,28 +112,28 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         )
 
     async def CreateSnapshot(
-        self, request: pb.CreateSnapshotRequest, context: Context[Any, Any]
+        self, request: pb.CreateSnapshotRequest, context: Context
     ) -> pb.CreateSnapshotResponse:
-        """Write a snapshot."""
+        """Write a snapshot of the corpus."""
         live = self._state.live
         snapshot = await live.snapshot()
-        return pb.CreateSnapshotResponse(snapshot=_described(snapshot, live.store.path))
+        return pb.CreateSnapshotResponse(snapshot=_describe(snapshot, live.store.path))
 
     async def ListSnapshots(
-        self, request: pb.ListSnapshotsRequest, context: Context[Any, Any]
+        self, request: pb.ListSnapshotsRequest, context: Context
     ) -> pb.ListSnapshotsResponse:
-        """List the snapshots."""
+        """List the snapshots on the disk."""
         store = self._state.live.store
         snapshots = await asyncio.to_thread(list_snapshots, store)
         return pb.ListSnapshotsResponse(
-            snapshots=[_described(each, store.path) for each in snapshots]
+            snapshots=[_describe(snapshot, store.path) for snapshot in snapshots]
         )
 
     async def _read(self, request: pb.UpsertPostsRequest, timeout_s: float | None) -> Posts:
-        """Read posts, and encode them if they come without vectors."""
+        """Validate posts, and encode them if they come without vectors."""
         generation = self._state.generation
-        self._state.live.check_open()  # before anything is encoded
-        posts = requests.read_posts(
+        self._state.live.check_open()  # before posts are encoded
+        posts = read_posts(
             request,
             limit=self._state.limits.max_candidates,
             width=generation.engine.corpus.layout.width,
@@ -148,7 +146,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         return replace(posts, vectors=vectors)
 
 
-def _described(snapshot: Snapshot, corpus: Path) -> pb.CorpusSnapshot:
+def _describe(snapshot: Snapshot, corpus: Path) -> pb.CorpusSnapshot:
     manifest = snapshot.manifest
     inside = snapshot.path.relative_to(corpus).as_posix()
     return pb.CorpusSnapshot(
