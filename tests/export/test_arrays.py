@@ -48,7 +48,7 @@ def test_the_safetensors_library_reads_what_was_written(tmp_path: Path, piece_si
         np.testing.assert_array_equal(found[name], expected, strict=True)
 
 
-def test_empty_pieces_are_no_data(tmp_path: Path) -> None:
+def test_empty_pieces_are_skipped(tmp_path: Path) -> None:
     empty, full = np.zeros(0, np.float32), np.array([1, 2], np.float32)
     write_safetensors(tmp_path / "file", {"a": (2,)}, lambda _: iter([empty, full, empty]))
     np.testing.assert_array_equal(load_file(tmp_path / "file")["a"], full)
@@ -63,7 +63,9 @@ def test_data_begin_at_a_multiple_of_64_bytes(tmp_path: Path, name_length: int) 
 
 
 @pytest.mark.parametrize("shape", [(11,), (13, 1), ()])
-def test_pieces_that_do_not_make_the_shape_raise(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_pieces_that_do_not_fit_the_shape_are_refused(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
     piece = np.zeros(6, np.float32)
     expected = re.escape(f"a: 12 numbers do not make the shape {shape}")
     with pytest.raises(ValueError, match=expected):
@@ -98,7 +100,7 @@ def test_pieces_of_an_npz_make_the_array(
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_an_array_larger_than_a_piece_comes_in_several(tmp_path: Path, save: Save) -> None:
+def test_a_large_array_is_read_in_several_pieces(tmp_path: Path, save: Save) -> None:
     expected = np.random.default_rng(0).standard_normal((1 << 12, 515), np.float32)  # 8.4 MB
     save(tmp_path / "file.npz", table=expected)
     pieces = list(npz_pieces(tmp_path / "file.npz", "table"))
@@ -116,7 +118,7 @@ def test_headers_tell_shape_type_and_order(tmp_path: Path, save: Save) -> None:
     }
 
 
-def test_members_that_are_no_arrays_are_passed_over(tmp_path: Path) -> None:
+def test_members_that_are_not_arrays_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "file.npz"
     np.savez(path, a=TENSORS["scale"])
     with zipfile.ZipFile(path, "a") as archive:
@@ -169,13 +171,13 @@ def test_changed_data_are_refused(tmp_path: Path, save: Save, place: float) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", _npy(np.zeros(3)), json.dumps({}).encode()])
-def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_npz_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file.npz").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"no .npz: File is not a zip file$"):
         npz_headers(tmp_path / "file.npz")
 
 
-def test_a_member_that_is_no_array_is_refused(tmp_path: Path) -> None:
+def test_a_member_that_is_not_an_array_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="magic string is not correct"):
         npz_headers(_npz(tmp_path / "file.npz", b"no array at all"))
 
@@ -191,6 +193,6 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
         npz_headers(path)
 
 
-def test_a_file_that_is_missing_says_so(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"file\.npz: missing$"):
         npz_headers(tmp_path / "file.npz")

@@ -176,7 +176,7 @@ CHANGES = ["a weight", "a table", "dtype", "a scale", "a bias", "a modulus"]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_fingerprint_changes_with_all_that_decides_an_embedding(
+def test_the_fingerprint_changes_with_every_input_of_an_embedding(
     tiny_bundle: Path, files: Files, tmp_path: Path, change: str
 ) -> None:
     hash_params = files.config["hash_params"]
@@ -198,7 +198,7 @@ def test_the_fingerprint_changes_with_all_that_decides_an_embedding(
     assert changed != read_manifest(tiny_bundle).tower_fingerprint
 
 
-def test_the_self_test_holds_what_is_easily_wrong(tiny_bundle: Path) -> None:
+def test_the_self_test_covers_edge_cases(tiny_bundle: Path) -> None:
     with np.load(tiny_bundle / "selftest.npz", allow_pickle=False) as archive:
         arrays = dict(archive)
     for entity, rows in (("user", 29), ("item", 31), ("author", 37)):
@@ -274,7 +274,9 @@ def test_bundles_need_no_model_code(bundle_f32: Path, bundle_bf16: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["directory", "file", "dangling link"])
-def test_what_exists_is_never_overwritten(tiny_checkpoint: Path, tmp_path: Path, kind: str) -> None:
+def test_an_existing_directory_is_never_overwritten(
+    tiny_checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
     out = tmp_path / "1"
     match kind:
         case "directory":
@@ -290,7 +292,9 @@ def test_what_exists_is_never_overwritten(tiny_checkpoint: Path, tmp_path: Path,
     assert out.lstat() == before
 
 
-def test_a_place_that_cannot_be_written_says_why(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_reported_with_the_reason(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     checkpoint = open_checkpoint(tiny_checkpoint, "float32")
     with pytest.raises(OutputError) as caught:

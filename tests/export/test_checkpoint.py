@@ -46,7 +46,7 @@ def test_the_published_layout_opens(golden_layout: Path, dtype: str) -> None:
     assert checkpoint.hashes["author"].modulus == 2**61 - 1
 
 
-def test_every_key_of_the_configuration_has_its_place(files: Files, tmp_path: Path) -> None:
+def test_every_key_of_the_configuration_is_read(files: Files, tmp_path: Path) -> None:
     files.config |= {"widening_factor": 3, "attn_output_multiplier": 0.5}
     for layer in ("linear", "linear_v"):  # widening 3: F = 13*3*2//3 = 26, rounded up to 32
         files.params[f"transformer/decoder_layer_0/{layer}/w"] = np.ones((13, 32), np.float32)
@@ -81,7 +81,7 @@ def test_parameters_and_tables_read_as_they_were_written(
         np.testing.assert_array_equal(found, files.tables[name], strict=True)
 
 
-def test_16_surfaces_where_the_configuration_says_nothing(files: Files, tmp_path: Path) -> None:
+def test_product_surfaces_default_to_16(files: Files, tmp_path: Path) -> None:
     del files.config["product_surface_vocab_size"]
     table = "phoenix_retrieval_model/product_surface_embedding_table"
     files.params[table] = files.params[table][:16]
@@ -89,7 +89,7 @@ def test_16_surfaces_where_the_configuration_says_nothing(files: Files, tmp_path
     assert checkpoint.model.product_surface_vocab_size == 16
 
 
-def test_the_training_temperature_is_passed_over(files: Files, tmp_path: Path) -> None:
+def test_the_training_temperature_is_ignored(files: Files, tmp_path: Path) -> None:
     files.params["~/log_temperature"] = np.array(0.5, np.float64)
     checkpoint = open_checkpoint(files.write(tmp_path / "checkpoint"), DTYPE)
     assert not any("log_temperature" in name for name in checkpoint.parameter_shapes)
@@ -175,7 +175,7 @@ def test_a_truncated_file_is_refused(
         ("[1]", "is not a JSON object"),
     ],
 )
-def test_a_configuration_that_is_no_json_object_is_refused(
+def test_a_configuration_that_is_not_a_json_object_is_refused(
     tiny_checkpoint: Path, tmp_path: Path, text: str, message: str
 ) -> None:
     path = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
@@ -184,7 +184,7 @@ def test_a_configuration_that_is_no_json_object_is_refused(
     assert problem.startswith(message)
 
 
-def test_a_configuration_that_is_no_text_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_text_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
     (path / CONFIG).write_bytes(b"\xff\xfe")
     (problem,) = _problems(path)
@@ -236,7 +236,7 @@ def test_a_size_of_the_wrong_kind_is_refused(
         ({"attn_output_multiplier": float("inf")}, "attn_output_multiplier: is inf, should be a"),
     ],
 )
-def test_a_value_that_makes_no_model_is_refused(
+def test_a_value_that_the_model_cannot_have_is_refused(
     files: Files, tmp_path: Path, changes: dict[str, Any], expected: str
 ) -> None:
     (problem,) = _config_problems(tmp_path, files.config | changes)
@@ -310,7 +310,7 @@ def test_every_problem_of_the_configuration_is_listed_at_once(files: Files, tmp_
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("index", [0, 17, 31 * 13 - 1])
-def test_a_value_that_is_not_finite_is_named_with_its_place(
+def test_a_value_that_is_not_finite_is_named_with_its_index(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, index: int
 ) -> None:
     monkeypatch.setattr("phoenix_export.arrays._PIECE_BYTES", 64)

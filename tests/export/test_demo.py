@@ -91,7 +91,9 @@ def test_every_author_writes_on_one_topic(corpus: Arrays) -> None:
     assert all(topic_of[a] == t for a, t in zip(authors.tolist(), topics.tolist(), strict=True))
 
 
-def test_corpus_vectors_are_the_candidate_towers_and_unit(loaded: Loaded, corpus: Arrays) -> None:
+def test_corpus_vectors_are_unit_vectors_of_the_candidate_tower(
+    loaded: Loaded, corpus: Arrays
+) -> None:
     vectors = corpus["candidate_representations"]
     assert vectors.shape == (SIZES.posts, 128) and vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, rtol=1e-5)
@@ -101,7 +103,7 @@ def test_corpus_vectors_are_the_candidate_towers_and_unit(loaded: Loaded, corpus
     np.testing.assert_allclose(found, vectors, rtol=0, atol=2e-6)
 
 
-def test_no_weight_is_zero_throughout(loaded: Loaded) -> None:
+def test_no_weight_is_all_zero(loaded: Loaded) -> None:
     assert all(np.abs(weight).max() > 0 for weight in loaded.weights.values())
 
 
@@ -114,7 +116,7 @@ def _topics_retrieved(loaded: Loaded, corpus: Arrays, users: list[User]) -> npt.
     return corpus["topics"][np.argsort(-scores, axis=-1)[:, :TOP_K]]
 
 
-def test_the_example_user_likes_the_nfl_and_gets_it(
+def test_the_example_user_gets_posts_of_the_topic_they_like(
     path: Path, loaded: Loaded, corpus: Arrays
 ) -> None:
     user = json.loads((path / "example_sequence.json").read_text())
@@ -125,7 +127,7 @@ def test_the_example_user_likes_the_nfl_and_gets_it(
     assert (_topics_retrieved(loaded, corpus, [user]) == LIKED_TOPIC).all()
 
 
-def test_whoever_likes_a_topic_gets_it(loaded: Loaded, corpus: Arrays) -> None:
+def test_users_get_posts_of_the_topic_they_like(loaded: Loaded, corpus: Arrays) -> None:
     users: list[User] = []
     for number, topic in enumerate(TOPICS):
         rows = np.flatnonzero(corpus["topics"] == topic)[:LIKED]
@@ -161,7 +163,7 @@ def test_users_engaged_with_posts_of_one_to_three_topics(path: Path, corpus: Arr
     assert min(lengths) == 1 and max(lengths) == SIZES.history
 
 
-def test_users_get_posts_of_what_they_engaged_with(
+def test_users_get_posts_of_the_topics_they_engaged_with(
     path: Path, loaded: Loaded, corpus: Arrays
 ) -> None:
     users = json.loads((path / "users.json").read_text())
@@ -170,7 +172,7 @@ def test_users_get_posts_of_what_they_engaged_with(
         assert set(found.tolist()) <= {topic_of[item["post_id"]] for item in user["history"]}
 
 
-def test_the_transformer_has_a_say(loaded: Loaded, corpus: Arrays) -> None:
+def test_the_transformer_changes_the_representation(loaded: Loaded, corpus: Arrays) -> None:
     history = [
         {"post_id": int(post), "author_id": int(author), "actions": {"1": 1.0}}
         for post, author in zip(corpus["post_ids"][:5], corpus["author_ids"][:5], strict=True)
@@ -220,7 +222,7 @@ def test_sizes_too_small_are_refused(sizes: dict[str, int]) -> None:
         DemoSizes(**sizes)
 
 
-def test_what_exists_is_never_overwritten(tmp_path: Path) -> None:
+def test_an_existing_directory_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine").write_text("mine")
     with pytest.raises(OutputError, match="exists"):

@@ -68,7 +68,7 @@ def test_a_program_is_for_all_platforms(golden: Golden, name: str) -> None:
     assert golden.exported[name].platforms == PLATFORMS == ("cpu", "cuda", "rocm", "tpu")
 
 
-def test_sizes_that_vary_are_symbolic(golden: Golden) -> None:
+def test_variable_sizes_are_symbolic(golden: Golden) -> None:
     def shapes(tree: Any) -> dict[str, str]:
         return {name: str(aval.str_short()) for name, aval in tree.items()}
 
@@ -250,13 +250,13 @@ def _least_distance(vectors: npt.NDArray[Any]) -> float:
     return distances[~np.eye(len(vectors), dtype=bool)].min()
 
 
-def test_product_surfaces_reach_the_answer(tiny: Loaded) -> None:
+def test_product_surfaces_change_the_answer(tiny: Loaded) -> None:
     inputs = user_inputs(random_users(1, 2, 19) * 17, 2, tiny.hashes, 11)
     inputs["history_product_surfaces"][:, 1] = np.arange(17)
     assert _least_distance(_compare(tiny, inputs)) > 1e-3
 
 
-def test_row_0_reaches_no_answer(tiny: Loaded) -> None:
+def test_row_0_does_not_change_an_answer(tiny: Loaded) -> None:
     users = random_users(3, 4, 19)
     users.append({"user_id": 0, "history": users[0]["history"][:2]})
     users.append({"user_id": 9, "history": []})

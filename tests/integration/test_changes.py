@@ -25,7 +25,7 @@ from phoenix_server.corpus.disk.snapshot import open_snapshot, verify
 from phoenix_server.engine.engine import Engine
 from phoenix_server.errors import CorpusError, InvalidRequestError
 from phoenix_server.generations import loader
-from phoenix_server.service.requests import read_posts
+from phoenix_server.service.upsert_request import read_posts
 from running import run_server, spawn_server
 from server.cases import copied
 

@@ -72,7 +72,7 @@ def test_a_name_without_a_module_path_is_refused(path: str) -> None:
         unflatten_params({path: np.zeros(1)})
 
 
-def test_the_name_in_the_config_leads_the_module_paths() -> None:
+def test_module_paths_begin_with_the_name_in_the_config() -> None:
     config = dataclasses.replace(prime_config(), name="towers")
     modules = {path.split("/")[0] for path in parameter_shapes(config)}
     assert modules == {"towers", "transformer"}

@@ -228,7 +228,7 @@ class _PublishedLayout:
         return batch, embeddings
 
 
-def test_ids_of_a_published_checkpoint_lead_to_the_published_answers() -> None:
+def test_users_of_a_published_checkpoint_have_the_published_answers() -> None:
     published = _PublishedLayout()
     users = published.expected["users"]
     batch, embeddings = published.inputs([user["sequence"] for user in users])
@@ -238,7 +238,7 @@ def test_ids_of_a_published_checkpoint_lead_to_the_published_answers() -> None:
     np.testing.assert_allclose(representation, expected, rtol=0, atol=5e-3)
 
 
-def test_ids_of_a_published_corpus_lead_to_its_vectors() -> None:
+def test_posts_of_a_published_corpus_have_its_vectors() -> None:
     published = _PublishedLayout()
     corpus = published.corpus
     posts = published.gather("item", published.rows("item", corpus["post_ids"]))

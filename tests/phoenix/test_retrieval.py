@@ -134,7 +134,7 @@ def test_a_history_cut_of_its_padding_gives_the_same_answer(
     np.testing.assert_allclose(short, full, rtol=0, atol=tolerance)
 
 
-def test_users_do_not_change_with_their_neighbours() -> None:
+def test_a_user_does_not_depend_on_the_rest_of_the_batch() -> None:
     batch, embeddings = _prime_inputs()
     together, _ = _encode(batch, embeddings)
     for user in (0, 6):
@@ -145,7 +145,7 @@ def test_users_do_not_change_with_their_neighbours() -> None:
         np.testing.assert_allclose(_encode(own[0], own[1])[0][0], together[user], rtol=0, atol=5e-7)
 
 
-def test_user_id_zero_is_represented_by_the_history_alone() -> None:
+def test_user_id_zero_is_encoded_from_the_history_alone() -> None:
     batch, embeddings = _prime_inputs()
     batch = batch._replace(user_hashes=jnp.zeros_like(batch.user_hashes))
     representation, norm = _encode(batch, embeddings)
@@ -155,7 +155,7 @@ def test_user_id_zero_is_represented_by_the_history_alone() -> None:
     assert (norm > 0.01).all()
 
 
-def test_a_user_without_anything_valid_gets_zeros() -> None:
+def test_a_user_without_a_valid_position_has_zeros() -> None:
     batch, embeddings = with_history_lengths(*_prime_inputs(), [0] * 7)
     batch = batch._replace(user_hashes=jnp.zeros_like(batch.user_hashes))
     representation, norm = _encode(batch, embeddings)
@@ -164,7 +164,7 @@ def test_a_user_without_anything_valid_gets_zeros() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_padding_holds_never_reaches_a_user(value: float) -> None:
+def test_values_at_padded_positions_do_not_change_a_user(value: float) -> None:
     lengths = [11, 1, 4, 0, 7, 2, 10]
     batch, embeddings = with_history_lengths(*_prime_inputs(), lengths)
     padding = (np.asarray(batch.history_post_hashes)[:, :, 0] == 0)[:, :, None, None]

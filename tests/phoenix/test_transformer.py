@@ -157,7 +157,7 @@ def test_candidates_change_with_the_context() -> None:
     assert np.abs(difference)[:, 5:].max(axis=(0, 2)).min() > 1e-3
 
 
-def test_what_padding_holds_has_no_influence() -> None:
+def test_values_at_padded_positions_have_no_influence() -> None:
     params, x, padding_mask = _random_case()
     noisy = jnp.where(padding_mask[:, :, None], x, 1e3)
     before, after = _run(params, x, padding_mask), _run(params, noisy, padding_mask)
@@ -190,7 +190,7 @@ def test_wrong_arguments_are_refused_by_name() -> None:
         _run(params, x, padding_mask, -1)
 
 
-def test_the_name_in_the_config_leads_every_module_path() -> None:
+def test_every_module_path_begins_with_the_name_in_the_config() -> None:
     config = dataclasses.replace(_CONFIG, name="stack")
     _, x, padding_mask = _random_case()
     params = _fresh(x, padding_mask, config)

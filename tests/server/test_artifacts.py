@@ -23,7 +23,7 @@ def test_a_described_file_verifies_until_it_changes(tmp_path: Path) -> None:
         verify_files(tmp_path, [file], CorpusError)
 
 
-def test_a_directory_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_directory_appears_when_it_is_complete(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with new_directory(out, CorpusError) as staging:
         (staging / "below").mkdir()
@@ -34,7 +34,7 @@ def test_a_directory_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_what_the_disk_refuses_names_the_directory(tmp_path: Path) -> None:
+def test_a_failed_write_names_the_directory(tmp_path: Path) -> None:
     def write() -> None:
         with new_directory(tmp_path / "out", CorpusError):
             raise OSError(28, "No space left on device")
@@ -44,7 +44,9 @@ def test_what_the_disk_refuses_names_the_directory(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_another_that_is_as_quick_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_directory_written_by_another_process_meanwhile_is_not_overwritten(
+    tmp_path: Path,
+) -> None:
     def write() -> None:
         with new_directory(tmp_path / "out", CorpusError):
             (tmp_path / "out").mkdir()

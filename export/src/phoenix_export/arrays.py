@@ -1,7 +1,7 @@
-"""Arrays too large to hold twice: read them from `.npz` and write them as safetensors in pieces.
+"""Read arrays from `.npz` and write them as safetensors in pieces, without holding them whole.
 
-`np.load` reads a whole member of an `.npz`, and the safetensors library writes whole tensors. An
-embedding table of the published checkpoint is half a gigabyte, so here both go piece by piece.
+`np.load` reads whole arrays and the safetensors library writes whole tensors; an embedding table of
+the published checkpoint has half a gigabyte.
 """
 
 import json
@@ -18,14 +18,14 @@ import numpy.typing as npt
 
 from phoenix_export.errors import CheckpointError
 
-_PIECE_BYTES = 8 << 20  # a multiple of the size of a number
-_ALIGNMENT = 64  # so that a mapped file can become a device array without a copy
-# RuntimeError: a member is encrypted, or compressed in a way that zipfile does not know.
+_PIECE_BYTES = 8 << 20  # a multiple of 4, the size of a float32
+_ALIGNMENT = 64  # lets a mapped file become a device array without a copy
+# RuntimeError: a member is encrypted, or its compression is unknown to zipfile.
 _BAD_FILE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 
 
 class ArrayHeader(NamedTuple):
-    """What an array of an `.npz` is, before its data are read."""
+    """Shape, element type and order of an array in an `.npz`."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
@@ -36,7 +36,7 @@ def npz_headers(path: Path) -> dict[str, ArrayHeader]:
     """Return the header of every array in an `.npz`.
 
     Raises:
-        CheckpointError: The file is missing, truncated or no `.npz`.
+        CheckpointError: The file is missing, truncated or not an `.npz`.
     """
     headers: dict[str, ArrayHeader] = {}
     with _opened(path) as archive:
@@ -51,7 +51,7 @@ def npz_pieces(path: Path, name: str) -> Iterator[npt.NDArray[np.float32]]:
     """Yield a float32 array of an `.npz` in flat pieces of a few megabytes.
 
     Raises:
-        CheckpointError: The file is damaged, or holds more or less than the array takes.
+        CheckpointError: The file is damaged, or its size does not match the array's shape.
     """
     with _opened(path) as archive, archive.open(f"{name}.npy") as file:
         header = _read_header(file)
@@ -63,7 +63,7 @@ def npz_pieces(path: Path, name: str) -> Iterator[npt.NDArray[np.float32]]:
             if len(piece) < size:
                 raise CheckpointError(path, f"{name}: truncated, {rest} bytes are missing")
             yield np.frombuffer(piece, np.float32)
-        if file.read(1):  # reading up to the end also has zipfile compare the checksum
+        if file.read(1):  # at the end of the file, zipfile also verifies the checksum
             raise CheckpointError(path, f"{name}: holds more than its shape {header.shape} takes")
 
 
@@ -72,10 +72,10 @@ def write_safetensors(
     shapes: Mapping[str, tuple[int, ...]],
     pieces: Callable[[str], Iterator[npt.NDArray[np.float32]]],
 ) -> None:
-    """Write float32 tensors, each delivered in flat pieces, as one safetensors file.
+    """Write float32 tensors, given in flat pieces, as one safetensors file.
 
     Args:
-        path: Where to.
+        path: The file to write.
         shapes: The tensors' shapes by name.
         pieces: Yields the data of a tensor, by name.
 
@@ -101,7 +101,7 @@ def write_safetensors(
 
 
 def map_safetensor(path: Path, name: str) -> npt.NDArray[np.float32]:
-    """Map one tensor of a file of `write_safetensors` into memory, read-only."""
+    """Map one tensor of a file written by `write_safetensors` into memory, read-only."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         entry = json.loads(file.read(length))[name]

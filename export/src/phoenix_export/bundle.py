@@ -1,4 +1,4 @@
-"""Write a bundle: all that a server needs of a checkpoint."""
+"""Write a bundle: everything that a server needs from a checkpoint."""
 
 import hashlib
 import re
@@ -22,7 +22,7 @@ from phoenix_model import HashFunctions
 from phoenix_retrieval.v1 import manifest_pb2
 
 FORMAT_VERSION = 1
-READABLE_FOR = timedelta(days=180)  # JAX promises to read an exported program for six months
+READABLE_FOR = timedelta(days=180)  # JAX guarantees to read exported programs for six months
 WEIGHTS = "weights.safetensors"
 
 Report = Callable[[str], None]
@@ -31,19 +31,19 @@ Report = Callable[[str], None]
 def write_bundle(
     checkpoint: Checkpoint, out: Path, *, saved_model: bool, report: Report = lambda step: None
 ) -> manifest_pb2.BundleManifest:
-    """Export a checkpoint.
+    """Export a checkpoint as a bundle.
 
     Args:
-        checkpoint: What to export.
+        checkpoint: The checkpoint.
         out: The directory to write; must not exist.
-        saved_model: Whether to write a SavedModel too; needs TensorFlow.
+        saved_model: Also write a SavedModel; requires TensorFlow.
         report: Called with each step's name as it begins.
 
     Returns:
         The bundle's manifest.
 
     Raises:
-        CheckpointError: The checkpoint holds values that are not finite, or is damaged.
+        CheckpointError: The checkpoint is damaged or contains values that are not finite.
         ExportError: The bundle cannot be written, or TensorFlow is missing.
     """
     if saved_model:
@@ -153,13 +153,13 @@ def _describe_array(name: str, array: jax.ShapeDtypeStruct) -> manifest_pb2.Arra
 
 
 def _stablehlo_version(exported: export.Exported) -> str:
-    """Return the version that a portable artifact carries in its first bytes."""
+    """Return the StableHLO version in the first bytes of a serialized module."""
     found = re.search(rb"StableHLO_v([0-9.]+)", exported.mlir_module_serialized)
     return found[1].decode() if found else "unknown"
 
 
 def _fingerprint(manifest: manifest_pb2.BundleManifest) -> str:
-    """Hash all that decides an embedding: programs, weights, tables and hash functions."""
+    """Hash all inputs of an embedding: programs, weights, tables and hash constants."""
     programs = (manifest.user_tower.path, manifest.candidate_tower.path)
     digest = hashlib.sha256()
     for file in manifest.files:

@@ -1,4 +1,4 @@
-"""Read a checkpoint in the published layout, and check all of it against its configuration."""
+"""Read a checkpoint in the published layout and check it against its configuration."""
 
 import json
 import math
@@ -27,18 +27,18 @@ PARAMS = "retrieval/model_params.npz"
 TABLES = "retrieval/embedding_tables.npz"
 ENTITIES = ("user", "item", "author")
 
-# The published checkpoint was trained with these, and its config.json does not mention them.
+# The published checkpoint was trained with these values; its config.json lacks them.
 _WIDENING_FACTOR = 2.0
 _ATTN_OUTPUT_MULTIPLIER = 0.125
 _PRODUCT_SURFACES = 16
-_UNUSED_PARAMETER = "log_temperature"  # scales the training loss
+_UNUSED_PARAMETER = "log_temperature"  # scales the training loss only
 _MAX_ACTIONS = 64  # bits of an action mask
 _MAX_ROWS = 2**31  # of a table, whose row numbers are int32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint on disk, whose shapes and types have been checked.
+    """A checkpoint on the disk, with checked shapes and types.
 
     Attributes:
         path: Its directory.
@@ -52,35 +52,35 @@ class Checkpoint:
 
     @cached_property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The model's parameters: flat name to shape."""
+        """Shapes of the model's parameters by flat name."""
         return parameter_shapes(self.model)
 
     @cached_property
     def table_shapes(self) -> dict[str, tuple[int, int]]:
-        """The embedding tables: name to shape."""
+        """Shapes of the embedding tables by name."""
         return {
             f"{entity}_embeddings": (self.hashes[entity].vocab_size, self.model.emb_size)
             for entity in ENTITIES
         }
 
     def parameter(self, name: str) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield a parameter in flat pieces, checked to be finite."""
+        """Yield a parameter in flat pieces; raise CheckpointError if a value is not finite."""
         yield from _finite(self.path / PARAMS, name)
 
     def table(self, name: str) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield an embedding table in flat pieces, checked to be finite."""
+        """Yield an embedding table in flat pieces; raise CheckpointError as `parameter` does."""
         yield from _finite(self.path / TABLES, name)
 
 
 def open_checkpoint(path: Path, dtype: str) -> Checkpoint:
-    """Open a checkpoint and check names, shapes and types of all it holds.
+    """Open a checkpoint and check the names, shapes and types of its arrays.
 
     Args:
         path: The directory that holds `retrieval/`.
         dtype: Element type of the forward pass, "bfloat16" or "float32".
 
     Raises:
-        CheckpointError: Something is missing or odd; lists all that is.
+        CheckpointError: An array is missing or does not fit; lists all such arrays.
     """
     checkpoint = read_config(path, dtype)
     expected = {PARAMS: checkpoint.parameter_shapes, TABLES: checkpoint.table_shapes}
@@ -95,7 +95,7 @@ def open_checkpoint(path: Path, dtype: str) -> Checkpoint:
 
 
 def read_config(path: Path, dtype: str) -> Checkpoint:
-    """Read a checkpoint's `config.json` alone; arguments and errors as for `open_checkpoint`."""
+    """Read only a checkpoint's `config.json`; arguments and errors as in `open_checkpoint`."""
     config_path = path / CONFIG
     reader = _ConfigReader(_read_json(config_path))
     counts = {entity: reader.integer(f"num_{entity}_hashes") for entity in ENTITIES}
@@ -108,7 +108,7 @@ def read_config(path: Path, dtype: str) -> Checkpoint:
 
 
 class _ConfigReader:
-    """Reads keys of a configuration and collects what is wrong with them."""
+    """Reads keys of a configuration and collects the problems."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         params = config.get("hash_params")
@@ -133,7 +133,7 @@ class _ConfigReader:
         return default
 
     def hash_constants(self, key: str, count: int) -> tuple[int, ...]:
-        """Read `count` constants, or any number of them where `count` is 0."""
+        """Read `count` constants, or any number of them if `count` is 0."""
         value = self._hash_params.get(key)
         if (
             isinstance(value, list)

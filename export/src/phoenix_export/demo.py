@@ -1,12 +1,11 @@
 """Write a checkpoint in the published layout whose answers make sense without training.
 
-One direction a topic is planted in the embedding rows of its posts and authors. The user tower
-averages the rows of what a user engaged with, the candidate tower those of a post, and the
-transformer adds a little to each user: a user who liked posts of a topic gets posts of that topic.
+Each topic has a direction, which is added to the embedding rows of its posts and authors. The user
+tower averages the rows of the engagements, the candidate tower those of a post, and the transformer
+adds little to a user. So a user who liked posts of a topic gets posts of that topic.
 
 Shapes:
-    N  posts        M  authors        V  rows of a table        D  embedding width
-    H  hashes of an id
+    N  posts        D  embedding width        H  hashes of an id        n  posts of a call
 """
 
 import json
@@ -35,10 +34,10 @@ LIKED_TOPIC = "NFL"
 _WIDTH = 128
 _HASHES = 2
 _POSTS_PER_AUTHOR = 20
-_LIKED_POSTS = 12  # older than the corpus, and not in it
+_LIKED_POSTS = 12  # older than the corpus's posts, and not in the corpus
 _WEEK_MS = 7 * 24 * 3600 * 1000
 _SNOWFLAKE_EPOCH_MS = 1_288_834_974_657
-_ROW_NOISE = 0.8  # length of what tells rows apart, beside a topic's direction of length 1
+_ROW_NOISE = 0.8  # length of each row's noise; a topic's direction has length 1
 _CHUNK = 1 << 16
 _FAVORITE, _REPLY, _DWELL = "1", "4", "11"
 
@@ -47,14 +46,15 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSizes:
-    """How large a demo is.
+    """Sizes of a demo. The command line is derived from this class.
 
     Attributes:
-        posts: N. The published corpus has 537,000.
-        vocab: V of each table. Below about twice the posts, topics blur as posts share rows.
-        history: Longest history. The published model takes 127.
-        layers: Transformer layers. The published model has 4.
-        users: Users in `users.json`.
+        posts: Posts in the corpus; 537000 as published.
+        vocab: Rows of each embedding table; 1000000 as published. With fewer than about twice the
+            posts, topics blur because posts share rows.
+        history: Longest history; 127 as published.
+        layers: Transformer layers; 4 as published.
+        users: Users in users.json.
     """
 
     posts: int = 20_000
@@ -64,10 +64,12 @@ class DemoSizes:
     users: int = 200
 
     def __post_init__(self) -> None:
-        least = {"posts": 1, "vocab": 2, "history": 1, "layers": 1, "users": 1}
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name}: must be at least {minimum}, is {getattr(self, name)}")
+        for name, value in vars(self).items():
+            least = 2 if name == "vocab" else 1
+            if value < least:
+                raise ValueError(f"{name}: must be at least {least}, is {value}")
+        if self.vocab > 2**31:  # row numbers are int32
+            raise ValueError(f"vocab: must be at most {2**31}, is {self.vocab}")
 
 
 class _Posts(NamedTuple):
@@ -84,13 +86,13 @@ def write_demo(
     now_ms: int | None = None,
     report: Report = lambda step: None,
 ) -> None:
-    """Write a demo checkpoint, its corpus, an example user and many others.
+    """Write a demo checkpoint, its corpus, an example user and `users.json`.
 
     Args:
         out: The directory to write; must not exist.
-        sizes: How large.
-        seed: Seed of all that is drawn; equal arguments give equal files.
-        now_ms: When the newest post was written, in milliseconds since 1970. Default: now.
+        sizes: Sizes of the demo.
+        seed: Seed of everything that is drawn; equal arguments give equal files.
+        now_ms: Time of the newest post, in milliseconds since 1970 UTC. Default: now.
         report: Called with each step's name as it begins.
 
     Raises:
@@ -140,7 +142,7 @@ def write_demo(
 
 
 def _draw_posts(count: int, now_ms: int, rng: np.random.Generator) -> tuple[_Posts, _Posts]:
-    """Draw the posts of the corpus, a week's, and the older ones that the example user liked."""
+    """Draw one week of posts for the corpus, and older ones that the example user liked."""
     authors = rng.integers(
         1 << 55, 1 << 61, max(count // _POSTS_PER_AUTHOR, len(TOPICS)), np.uint64
     )
@@ -157,7 +159,7 @@ def _draw_posts(count: int, now_ms: int, rng: np.random.Generator) -> tuple[_Pos
 
 
 def _snowflakes(until_ms: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.uint64]:
-    """Draw distinct ids, oldest first, that carry a time of the week before `until_ms`."""
+    """Draw distinct snowflake ids, ascending, with times in the week before `until_ms`."""
     last = (until_ms - _SNOWFLAKE_EPOCH_MS) << 22
     span = _WEEK_MS << 22
     ids = np.unique(rng.integers(last - span, last, count + count // 1000 + 8, np.uint64))
@@ -191,7 +193,7 @@ def _config(sizes: DemoSizes, rng: np.random.Generator) -> dict[str, object]:
 def _write_tables(
     path: Path, checkpoint: Checkpoint, posts: _Posts, rng: np.random.Generator
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Write the embedding tables; return those that the candidate tower reads."""
+    """Write the embedding tables; return the ones that the candidate tower reads."""
     topics = np.linalg.qr(rng.standard_normal((_WIDTH, len(TOPICS))))[0].T.astype(np.float32)
     planted = {"item": posts.post_ids, "author": posts.author_ids}
     kept: dict[str, npt.NDArray[np.float32]] = {}
@@ -214,7 +216,7 @@ def _plant(
     rows: npt.NDArray[np.int32],
     directions: npt.NDArray[np.float32],
 ) -> None:
-    """Add to the rows of each id, [n, H], its direction, [n, D]; shared rows get the mean."""
+    """Add the direction of each post, [n, D], to its rows, [n, H]; shared rows get the mean."""
     uses = np.bincount(rows.ravel(), minlength=len(table))
     for hashed in rows.T:  # [n]
         np.add.at(table, hashed, directions / uses[hashed, None])
@@ -229,7 +231,9 @@ def _encode(
     """Return the posts' vectors, [N, D]."""
     params = unflatten_params(weights)
     vectors: list[npt.NDArray[np.float32]] = []
-    for start in range(0, len(posts.post_ids), _CHUNK):  # gathering all would hold N*2H*D floats
+    for start in range(
+        0, len(posts.post_ids), _CHUNK
+    ):  # gathered at once, the rows would be N*2H*D floats
         chunk = slice(start, start + _CHUNK)
         items = hash_ids(posts.post_ids[chunk], checkpoint.hashes["item"])
         authors = hash_ids(posts.author_ids[chunk], checkpoint.hashes["author"])

@@ -1,13 +1,13 @@
-"""Users of a demo: each engaged with posts of one to three topics.
+"""Draw users of a demo, each of whom engaged with posts of one to three topics.
 
 Shapes:
-    N  posts        n  engagements of a user
+    N  posts        H  engagements of a user
 """
 
 import numpy as np
 import numpy.typing as npt
 
-_MOST_TOPICS = 3
+_MAX_TOPICS = 3
 _FAVORITE, _REPLY, _DWELL = "1", "4", "11"
 _ACTIONS = (
     {_FAVORITE: 1.0},
@@ -17,7 +17,7 @@ _ACTIONS = (
 )
 
 Sequence = dict[str, object]
-"""A user and what they did, as `example_sequence.json` has it."""
+"""A user and their history, in the format of `example_sequence.json`."""
 
 
 def draw_users(
@@ -32,18 +32,18 @@ def draw_users(
     """Draw users who engaged with posts of the corpus.
 
     Args:
-        count: How many users.
-        post_ids: [N] u64, ascending, so that the oldest come first.
+        count: Number of users.
+        post_ids: [N] u64, ascending, which is oldest first.
         author_ids: [N] u64.
         topics: [N], the topic of each post.
-        longest: The longest history; lengths are drawn evenly from 1 to it.
-        rng: What draws.
+        longest: Maximum history length; lengths are uniform from 1 to it.
+        rng: Random generator.
     """
     rows_of = [np.flatnonzero(topics == topic) for topic in np.unique(topics)]
     users: list[Sequence] = []
     for user_id in rng.integers(1 << 55, 1 << 61, count).tolist():
         liked = rng.choice(
-            len(rows_of), rng.integers(1, min(_MOST_TOPICS, len(rows_of)) + 1), replace=False
+            len(rows_of), rng.integers(1, min(_MAX_TOPICS, len(rows_of)) + 1), replace=False
         )
         rows = np.concatenate([rows_of[topic] for topic in liked])
         length = min(int(rng.integers(1, longest + 1)), len(rows))
@@ -62,10 +62,10 @@ def _sequence(
     """Return a user with a history, oldest first.
 
     Args:
-        user_id: The user.
-        post_ids: [n] u64, what they engaged with.
-        author_ids: [n] u64, by whom.
-        kinds: [n], what they did: which of a few sets of actions.
+        user_id: Id of the user.
+        post_ids: [H] u64, the posts of the engagements.
+        author_ids: [H] u64, the authors of these posts.
+        kinds: [H], indices into `_ACTIONS`.
     """
     columns = zip(post_ids.tolist(), author_ids.tolist(), kinds.tolist(), strict=True)
     return {

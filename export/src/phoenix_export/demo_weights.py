@@ -1,8 +1,7 @@
-"""Weights that make a demo checkpoint answer with sense.
+"""Weights with which a demo checkpoint gives meaningful answers.
 
 Shapes:
-    D  embedding width        A  actions        V  product surfaces
-    Hu, Hi, Ha  hashes of a user, a post, an author
+    D  embedding width        Hu, Hi, Ha  hashes of a user, a post, an author
 """
 
 from collections.abc import Callable
@@ -14,10 +13,10 @@ from phoenix_model import PhoenixRetrievalModelConfig, parameter_shapes
 
 Weights = dict[str, npt.NDArray[np.float32]]
 
-_USER = 0.1  # how much of the user's own rows enters their first position
-_CONTEXT = 0.1  # how much actions and surfaces add to an engagement
-_SMALL = 0.02  # standard deviation of what is only there to be non-zero
-_STEP = 0.005  # root mean square of what a transformer layer adds to a position
+_USER = 0.1  # factor on the user's own rows in the first position
+_CONTEXT = 0.1  # factor on actions and surfaces in an engagement
+_SMALL = 0.02  # standard deviation of weights that only need to be non-zero
+_STEP = 0.005  # RMS of what a transformer layer adds to a position
 
 
 def demo_weights(config: PhoenixRetrievalModelConfig, rng: np.random.Generator) -> Weights:
@@ -44,13 +43,15 @@ def _weight(
     if parameter in planted:
         return planted[parameter]()
     if parameter == "scale":
-        before = module.endswith(("rms_norm", "rms_norm_2"))  # the others follow, and add
+        before = module.endswith(
+            ("rms_norm", "rms_norm_2")
+        )  # the other norms follow a block and scale what it adds
         return np.full(shape, 1.0 if before else _STEP)
     return rng.standard_normal(shape) * _SMALL
 
 
 def _mean(width: int, rows: int) -> npt.NDArray[np.floating]:
-    """Return [rows*D, D]: takes `rows` embeddings, end to end, to their mean."""
+    """Return [rows*D, D], which maps `rows` concatenated embeddings to their mean."""
     return np.tile(np.eye(width), (rows, 1)) / rows
 
 
@@ -60,7 +61,7 @@ def _candidate_mean(config: PhoenixRetrievalModelConfig) -> npt.NDArray[np.float
 
 
 def _engagement(config: PhoenixRetrievalModelConfig) -> npt.NDArray[np.floating]:
-    """Return [(Hi+Ha+2)*D, D]: the mean of post and author rows, and a little context."""
+    """Return [(Hi+Ha+2)*D, D]: the mean of post and author rows, plus scaled context."""
     context = np.eye(config.emb_size) * _CONTEXT
     return np.concatenate([_candidate_mean(config), context, context])
 
@@ -68,7 +69,7 @@ def _engagement(config: PhoenixRetrievalModelConfig) -> npt.NDArray[np.floating]
 def _mirrored(matrix: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Return [M, -M].
 
-    As silu(a) - silu(-a) = a, silu(x [M, -M]) [I, -I]^T = x M: the tower's two layers become one
-    exact linear map.
+    As silu(a) - silu(-a) = a, silu(x [M, -M]) [I, -I]^T = x M: the tower's two layers together are
+    an exact linear map.
     """
     return np.concatenate([matrix, -matrix], axis=1)

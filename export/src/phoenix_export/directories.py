@@ -1,7 +1,4 @@
-"""Write a directory so that what bears its name is whole.
-
-It is written beside its final name, flushed to the disk and renamed.
-"""
+"""Write a directory atomically: under a temporary name, flushed to the disk, then renamed."""
 
 import os
 import shutil
@@ -15,7 +12,7 @@ from phoenix_export.errors import OutputError
 
 @contextmanager
 def new_directory(out: Path) -> Generator[Path, None, None]:
-    """Yield a directory to write in that becomes `out` if, and only if, the block succeeds.
+    """Yield a temporary directory, which is renamed to `out` if the block succeeds.
 
     Raises:
         OutputError: `out` exists or cannot be written.
@@ -26,7 +23,9 @@ def new_directory(out: Path) -> Generator[Path, None, None]:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as exc:
-        reason = f"{exc.strerror}: {exc.filename}"  # the folder at fault may be any above `out`
+        reason = (
+            f"{exc.strerror}: {exc.filename}"  # the failing directory may be any parent of `out`
+        )
         raise OutputError(f"{out}: cannot be written: {reason}") from exc
     try:
         yield staging

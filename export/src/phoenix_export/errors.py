@@ -1,19 +1,19 @@
-"""What can go wrong while exporting."""
+"""The exceptions that exporting raises on purpose."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 
 class ExportError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of all exceptions below."""
 
 
 class CheckpointError(ExportError):
-    """A checkpoint that cannot be exported.
+    """A checkpoint cannot be exported.
 
     Attributes:
         path: The file or directory at fault.
-        problems: Everything that is wrong with it, in words.
+        problems: All that is wrong with it.
     """
 
     def __init__(self, path: Path, problems: str | Sequence[str]) -> None:

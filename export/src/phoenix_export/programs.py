@@ -1,11 +1,11 @@
-"""Trace the towers into portable programs.
+"""Export the towers as portable programs.
 
 Shapes:
     b  users, symbolic        s  engagements of a history, symbolic        n  posts, symbolic
-    D  embedding width        Hu, Hi, Ha  hashes of a user, a post, an author
+    A  actions        D  embedding width        Hu, Hi, Ha  hashes of a user, a post, an author
 
 A program takes three dictionaries: weights by flat parameter name, embedding tables by name, and
-inputs. Rows come in, not embeddings: the tables stay on the device, and so does the gather.
+inputs. The inputs are row numbers, not embeddings: tables and gather stay on the device.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -33,13 +33,13 @@ Tower = Callable[[Arrays, Arrays, Arrays], dict[str, jax.Array]]
 
 
 class TowerProgram(NamedTuple):
-    """A tower as a function of (weights, tables, inputs), and what these are.
+    """A tower as a function of (weights, tables, inputs), and the specs of its arguments.
 
     Attributes:
         function: The tower.
-        weights: The parameters it takes.
-        tables: The embedding tables it takes.
-        inputs: Its inputs; sizes that vary are symbolic.
+        weights: Specs of its parameters by flat name.
+        tables: Specs of its embedding tables by name.
+        inputs: Specs of its inputs by name; variable sizes are symbolic.
     """
 
     function: Tower
@@ -48,7 +48,7 @@ class TowerProgram(NamedTuple):
     inputs: Specs
 
     def export(self) -> export.Exported:
-        """Lower the tower for all platforms at once."""
+        """Lower the tower for all platforms."""
         lower = export.export(jax.jit(self.function), platforms=PLATFORMS)
         with lowering():
             return lower(self.weights, self.tables, self.inputs)
@@ -56,13 +56,13 @@ class TowerProgram(NamedTuple):
 
 @contextmanager
 def lowering() -> Generator[None, None, None]:
-    """Make what is traced and lowered in the block the same on every machine.
+    """Make tracing and lowering in the block independent of the machine.
 
-    Keeps this machine's paths out of programs, and so out of their fingerprint. And float32 means
-    float32 on accelerators too, where products of it are rounded by default.
+    Programs contain no paths of this machine, so their fingerprint does not depend on it. Products
+    of float32 are computed in float32 on accelerators too, which round them by default.
     """
     settings = {
-        "jax_include_full_tracebacks_in_locations": True,  # of no frames
+        "jax_include_full_tracebacks_in_locations": True,  # with 0 frames each
         "jax_traceback_in_locations_limit": 0,
     }
     before = {name: getattr(jax.config, name) for name in settings}
@@ -85,7 +85,7 @@ def user_program(
 
     Args:
         config: The model's configuration.
-        parameters: Shapes of all its parameters by flat name.
+        parameters: Shapes of all parameters by flat name.
         tables: Shapes of the embedding tables by name.
     """
     b, s = export.symbolic_shape("b, s")
@@ -132,7 +132,7 @@ def candidate_program(
     parameters: Mapping[str, tuple[int, ...]],
     tables: Mapping[str, tuple[int, int]],
 ) -> TowerProgram:
-    """Return the candidate tower; arguments as for `user_program`."""
+    """Return the candidate tower; arguments as in `user_program`."""
     (n,) = export.symbolic_shape("n")
     hashes = config.hash_config
     apply = candidate_tower(config)

@@ -1,4 +1,4 @@
-"""Write the towers as a TensorFlow SavedModel, for those who serve with TensorFlow."""
+"""Write the towers as a TensorFlow SavedModel."""
 
 import importlib
 import importlib.util
@@ -33,10 +33,10 @@ def write_saved_model(
     weights: Callable[[str], npt.NDArray[np.float32]],
     tables: Callable[[str], npt.NDArray[np.float32]],
 ) -> None:
-    """Write a SavedModel with one signature a tower.
+    """Write a SavedModel with one signature per tower.
 
-    A signature takes the tower's inputs and gives its outputs by name. Weights and tables are
-    variables, held once for both towers.
+    A signature maps the tower's inputs to its outputs by name. Weights and tables are variables
+    that both towers share.
 
     Args:
         out: The directory to write.
@@ -44,7 +44,7 @@ def write_saved_model(
         weights: Returns a parameter by flat name.
         tables: Returns an embedding table by name.
     """
-    # Read when TensorFlow is first imported; without the second it announces itself on stderr.
+    # TensorFlow reads these when imported; without the second it prints a notice to stderr.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     tf: Any = importlib.import_module("tensorflow")

@@ -1,10 +1,10 @@
-"""Inputs, and the answers that the model gives: a server checks them before it reports ready.
+"""Make the self-test of a bundle: inputs and expected outputs, which a server checks at start-up.
 
-The answers come from the model run operation by operation, as the published sample runs, not from
-the exported programs: they check the export as well.
+The outputs come from the model run operation by operation, as the published sample runs, not from
+the exported programs. So they check the export as well.
 
 Shapes:
-    B  users        S  engagements        N  posts
+    B  users        H  engagements of a history
 """
 
 from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ def selftest_arrays(
         arrays |= {f"{tower}/inputs/{name}": value for name, value in inputs.items()}
         outputs = program.function(
             {name: jax.numpy.asarray(weights(name)) for name in program.weights},
-            # On the host: the gather takes a few rows of a table that may fill half a device.
+            # On the host: only a few rows are gathered from a table that may fill half a device.
             {name: cast(jax.Array, tables(name)) for name in program.tables},
             {name: jax.numpy.asarray(value) for name, value in inputs.items()},
         )
@@ -73,7 +73,7 @@ def _user_inputs(
 ) -> HostArrays:
     lengths = np.minimum(_HISTORIES, config.history_seq_len)
     batch, longest = len(lengths), int(lengths.max())
-    shown = np.arange(longest) < lengths[:, None]  # [B, S]
+    shown = np.arange(longest) < lengths[:, None]  # [B, H]
     user_ids = rng.integers(1, 2**63, batch, np.uint64)
     user_ids[-1] = 0
 

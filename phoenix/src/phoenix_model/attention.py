@@ -23,18 +23,18 @@ _MASKED_LOGIT = -1e30
 
 
 def attention_mask(padding_mask: jax.Array, candidate_start_offset: int | None = None) -> jax.Array:
-    """Say which key positions each query position sees.
+    """Return which key positions each query position attends to.
 
-    A position sees the valid positions up to and including itself. From `candidate_start_offset`
-    on, a position sees the valid ones before the offset and itself: candidates that share one
-    sequence are scored as if each were alone in it.
+    A position attends to the valid positions up to and including itself. From
+    `candidate_start_offset` on, it attends to the valid positions before the offset and to itself:
+    candidates in one sequence are scored independently of each other.
 
     Args:
-        padding_mask: [B, T] bool, True where the position holds something.
-        candidate_start_offset: First candidate position; None where there are no candidates.
+        padding_mask: [B, T] bool, True where the position is valid.
+        candidate_start_offset: First candidate position; None without candidates.
 
     Returns:
-        [B, Q, K] bool, True where seen. A row may be False throughout, at a padded position.
+        [B, Q, K] bool, True where attended to. Rows of padded positions may be all False.
     """
     positions = jnp.arange(padding_mask.shape[1])
     query, key = positions[:, None], positions[None, :]
@@ -76,11 +76,11 @@ class MultiHeadAttention(hk.Module):
     def __call__(
         self, x: jax.Array, mask: jax.Array, rotary: tuple[jax.Array, jax.Array]
     ) -> jax.Array:
-        """Mix positions.
+        """Apply attention.
 
         Args:
             x: [B, T, D].
-            mask: [B, Q, K] bool, True where the key is seen.
+            mask: [B, Q, K] bool, True where the query attends to the key.
             rotary: Cosines and sines, each [T, d] float32.
 
         Returns:
@@ -97,7 +97,7 @@ class MultiHeadAttention(hk.Module):
         # Query head h belongs to key head h // G.
         query = query.reshape(batch, length, config.num_kv_heads, num_groups, config.key_size)
 
-        # The product is rounded to the dtype of x before the rest happens in float32, as published.
+        # As published: the product is rounded to the dtype of x, and the rest is float32.
         logits = jnp.einsum("bqhgd,bkhd->bhgqk", query, key, precision=precision)
         logits = logits.astype(jnp.float32) * config.attn_output_multiplier
         logits = _LOGIT_CAP * jnp.tanh(logits / _LOGIT_CAP)

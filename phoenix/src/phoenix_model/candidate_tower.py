@@ -1,7 +1,7 @@
-"""The candidate tower: one unit vector per post.
+"""The candidate tower, which maps a post to a unit vector.
 
 Glossary of shapes:
-    B: users, C: candidates of a user; or B posts and no C.
+    B: users, C: candidates of a user; without C, B: posts.
     D: embedding width.
     Hi: embeddings per post, Ha: embeddings per author.
 """
@@ -32,7 +32,7 @@ class CandidateTower(hk.Module):
 
         Returns:
             Unit vectors [B, C, D] or [B, D] in the dtype of `post_embeddings`; the zero vector
-            where all embeddings are zero.
+            if all embeddings are zero.
 
         Raises:
             ValueError: If the embeddings have another number of axes, another width or differ in

@@ -1,4 +1,4 @@
-"""Model sizes and numeric choices, checked when they are made."""
+"""Configuration of the model, checked on construction."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ def _require_positive_finite(config: object, *fields: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HashConfig:
-    """How many rows of its embedding table each kind of id is looked up in.
+    """Number of embedding rows for each kind of id.
 
     Attributes:
         num_user_hashes: Hu, rows per user.
@@ -54,7 +54,7 @@ class TransformerConfig:
         num_layers: L.
         widening_factor: Feed-forward width over D, before the gated unit's factor of 2/3.
         attn_output_multiplier: Factor on the attention logits, in place of 1/sqrt(d).
-        name: Haiku module name, `transformer` where None.
+        name: Haiku module name; `transformer` if None.
     """
 
     emb_size: int
@@ -98,16 +98,16 @@ class PhoenixRetrievalModelConfig:
     Attributes:
         model: The user tower's decoder stack; its `emb_size` is the one below.
         emb_size: D, width of every embedding and of both towers' outputs.
-        history_seq_len: The most engagements a user is represented by. The towers take any length.
-        candidate_seq_len: C of the published training setup. The towers take any number.
-        name: Haiku module name, `phoenix_retrieval_model` where None.
+        history_seq_len: Maximum engagements of a user. The towers accept any length.
+        candidate_seq_len: C of the published training setup. The towers accept any number.
+        name: Haiku module name; `phoenix_retrieval_model` if None.
         fprop_dtype: Dtype of the stack's activations, bfloat16 or float32. Parameters, input
-            projections, candidate tower and scores are float32 in either case.
+            projections, candidate tower and scores are always float32.
         hash_config: Embedding rows per user, post and author.
         product_surface_vocab_size: V, product surfaces.
         num_actions: A, action types in a history item.
-        enable_linear_proj: Whether the candidate tower is a two-layer network; where False it is
-            the mean of the candidate's embeddings and has no parameters.
+        enable_linear_proj: Whether the candidate tower is a two-layer network. If False, it is the
+            mean of the candidate's embeddings and has no parameters.
     """
 
     model: TransformerConfig

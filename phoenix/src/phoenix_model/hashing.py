@@ -1,7 +1,7 @@
-"""Ids to rows of their embedding table, on the host.
+"""Hash ids to rows of their embedding table, on the host.
 
 Glossary of shapes:
-    H: hash functions of one kind of id (Hu, Hi or Ha), which is also rows per id.
+    H: hash functions of one kind of id (Hu, Hi or Ha); one row each.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ class HashFunctions:
         scales: H factors, each within signed 64 bits.
         biases: H summands, each within signed 64 bits.
         modulus: Positive, within signed 64 bits.
-        vocab_size: Rows of the table, at least 2; row 0 stands for padding.
+        vocab_size: Rows of the table, at least 2; row 0 is padding.
     """
 
     scales: tuple[int, ...]
@@ -50,18 +50,18 @@ def hash_ids(
 ) -> npt.NDArray[np.int32]:
     """Hash ids to rows of their table.
 
-    Each function gives `((id*scale + bias) mod modulus) mod (vocab_size-1) + 1`, where product and
-    sum wrap around as signed 64-bit integers and the remainder is not negative. Id 0 gives row 0.
+    row = `((id*scale + bias) mod modulus) mod (vocab_size-1) + 1` for each function, where product
+    and sum wrap around as signed 64-bit integers and `mod` is never negative. Id 0 has row 0.
 
     Args:
-        ids: Any shape [...], 64-bit integers; those from 2**63 on count as negative.
+        ids: 64-bit integers of any shape, [...]; from 2**63 on they are negative.
         functions: The H functions and the size of the table.
 
     Returns:
         Rows [..., H] int32 in [0, vocab_size).
 
     Raises:
-        TypeError: If the ids are not 64-bit integers, which could have lost digits already.
+        TypeError: The ids are not 64-bit integers; other types may have lost digits.
     """
     if ids.dtype not in (np.dtype(np.uint64), np.dtype(np.int64)):
         raise TypeError(f"ids must be uint64 or int64, got {ids.dtype}")
@@ -70,6 +70,6 @@ def hash_ids(
     scales = np.array(functions.scales, np.int64).view(np.uint64)
     biases = np.array(functions.biases, np.int64).view(np.uint64)
     mixed = (unsigned * scales + biases).view(np.int64)  # [..., H]
-    residues = np.remainder(mixed, functions.modulus)  # takes the modulus's sign: not negative
+    residues = np.remainder(mixed, functions.modulus)  # has the sign of the modulus: not negative
     rows = np.remainder(residues, functions.vocab_size - 1) + 1
     return np.where(unsigned == 0, 0, rows).astype(np.int32)

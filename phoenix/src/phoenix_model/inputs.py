@@ -1,4 +1,4 @@
-"""What the towers read, and how the user tower's input sequence is made of it.
+"""Inputs of the towers, and the input sequence of the user tower.
 
 Glossary of shapes:
     B: users in the batch.
@@ -20,10 +20,10 @@ from phoenix_model.numerics import project
 
 
 class RecsysBatch(NamedTuple):
-    """What is known about users, their history and candidates. Hash 0 is padding.
+    """Users, their histories and their candidates. Hash 0 is padding.
 
-    The towers read the first hash of a user and of a post, to tell padding from content; the
-    others say which rows `RecsysEmbeddings` was gathered from and may be None.
+    The towers read only the first hash of a user and of a post, to detect padding. The others
+    identify the rows of `RecsysEmbeddings`, and may be None.
 
     Attributes:
         user_hashes: [B, Hu] int32.
@@ -52,9 +52,9 @@ class RecsysEmbeddings(NamedTuple):
     Attributes:
         user_embeddings: [B, Hu, D].
         history_post_embeddings: [B, S, Hi, D].
-        candidate_post_embeddings: [B, C, Hi, D]; None where only users are encoded.
+        candidate_post_embeddings: [B, C, Hi, D]; None if only users are encoded.
         history_author_embeddings: [B, S, Ha, D].
-        candidate_author_embeddings: [B, C, Ha, D]; None where only users are encoded.
+        candidate_author_embeddings: [B, C, Ha, D]; None if only users are encoded.
     """
 
     user_embeddings: jax.Array
@@ -67,10 +67,10 @@ class RecsysEmbeddings(NamedTuple):
 def check_user_inputs(
     config: PhoenixRetrievalModelConfig, batch: RecsysBatch, embeddings: RecsysEmbeddings
 ) -> None:
-    """Check the shapes that the user tower reads; sizes B and S may be symbolic.
+    """Check the shapes of the user tower's inputs; B and S may be symbolic.
 
     Raises:
-        ValueError: If a shape differs, naming the field, the shape expected and the shape found.
+        ValueError: A shape differs; names the field, the expected and the actual shape.
     """
     users, history = batch.history_post_hashes.shape[:2]
     width, hashes = config.emb_size, config.hash_config
@@ -93,7 +93,7 @@ def embed_product_surface(surface: jax.Array, table: jax.Array, dtype: DTypeLike
     """Look surfaces up in their table.
 
     Args:
-        surface: [B, S] int32. A value outside [0, V) gives the zero vector.
+        surface: [B, S] int32. A value outside [0, V) has the zero vector.
         table: [V, D].
         dtype: Dtype of the result.
 
@@ -113,9 +113,9 @@ def embed_actions(actions: jax.Array, projection: jax.Array, dtype: DTypeLike) -
         dtype: Dtype of the result.
 
     Returns:
-        [B, S, D]; the zero vector where no action was taken.
+        [B, S, D]; the zero vector if no action was taken.
     """
-    multi_hot = actions.astype(jnp.float32)  # first of all: 2a-1 would wrap in an unsigned dtype
+    multi_hot = actions.astype(jnp.float32)  # first, because 2a-1 wraps in an unsigned dtype
     projected = project(2 * multi_hot - 1, projection)
     taken = jnp.any(multi_hot != 0, axis=-1, keepdims=True)  # [B, S, 1]
     return jnp.where(taken, projected, 0).astype(dtype)
@@ -124,7 +124,7 @@ def embed_actions(actions: jax.Array, projection: jax.Array, dtype: DTypeLike) -
 def combine_user(
     user_hashes: jax.Array, user_embeddings: jax.Array, proj_mat_1: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Make the sequence's first position of a user's embedding rows.
+    """Project a user's embedding rows to the first position of the sequence.
 
     Args:
         user_hashes: [B, Hu] int32.
@@ -148,7 +148,7 @@ def combine_history(
     surface_embeddings: jax.Array,
     proj_mat_3: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Make one position of each engagement.
+    """Project each engagement to one position of the sequence.
 
     Args:
         history_post_hashes: [B, S, Hi] int32.

@@ -1,4 +1,4 @@
-"""The two layers that the decoder stack is made of: bias-free linear and RMS norm.
+"""The layers of the decoder stack: linear without bias, and RMS norm.
 
 Glossary of shapes:
     M: input width.
@@ -31,7 +31,7 @@ class Linear(hk.Module):
 class RMSNorm(hk.Module):
     """Root-mean-square norm over the last axis, computed in float32.
 
-    The scale multiplies as it is stored (not one plus it), so a fresh norm answers zero.
+    The factor is the stored scale, not one plus it, so a new norm returns zero.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Numeric conventions that both towers share.
+"""Numeric conventions of both towers.
 
 Glossary of shapes:
     D: embedding width.
@@ -10,21 +10,21 @@ from jax import lax
 from jax.typing import DTypeLike
 
 EPS = 1e-12
-"""Least sum of squares that a vector is normalised by."""
+"""Minimum sum of squares that a vector is normalised by."""
 
 
 def dot_precision(dtype: DTypeLike) -> lax.Precision:
     """Return the matrix-product precision that keeps all bits of `dtype`.
 
-    Accelerators round float32 operands by default, to TF32 on NVIDIA and to bfloat16 on TPU.
-    Products of bfloat16 are exact as they are.
+    By default, accelerators round float32 operands: to TF32 on NVIDIA, to bfloat16 on TPU. Products
+    of bfloat16 need no setting.
     """
     narrow = jnp.dtype(dtype) == jnp.bfloat16
     return lax.Precision.DEFAULT if narrow else lax.Precision.HIGHEST
 
 
 def project(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Return `x @ matrix` in float32, whatever the operands' dtypes.
+    """Return `x @ matrix` in float32 for operands of any dtype.
 
     Args:
         x: [..., M].
@@ -39,7 +39,7 @@ def project(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def l2_normalize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Divide vectors by their Euclidean norm, kept away from zero.
+    """Divide vectors by their Euclidean norm, which is at least sqrt(EPS).
 
     Args:
         x: [..., D] float32.

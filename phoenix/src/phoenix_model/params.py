@@ -13,7 +13,7 @@ from phoenix_model.retrieval import build_model
 
 
 def init_params(config: PhoenixRetrievalModelConfig, seed: int = 0) -> hk.Params:
-    """Draw fresh float32 parameters of both towers.
+    """Draw new float32 parameters of both towers.
 
     The transformer's are all zero, which makes it the identity; see `Transformer`.
     """
@@ -47,11 +47,11 @@ def flatten_params(params: hk.Params) -> dict[str, jax.Array]:
 def unflatten_params(flat: Mapping[str, jax.typing.ArrayLike]) -> hk.Params:
     """Group arrays named `module path/name` by module, as Haiku takes them.
 
-    Arrays are passed on as they are, none is copied or moved to a device. Entries that the model
-    has no use for (`~/log_temperature` of a published checkpoint) may stay.
+    Arrays are neither copied nor moved to a device. Entries that the model does not use, such as
+    `~/log_temperature` of a published checkpoint, are allowed.
 
     Raises:
-        ValueError: If a name has no module path.
+        ValueError: A name has no module path.
     """
     params: dict[str, dict[str, jax.Array]] = {}
     for path, value in flat.items():

@@ -1,8 +1,8 @@
-"""The towers as pure functions of parameters and inputs, to be compiled or exported.
+"""The towers as pure functions of parameters and inputs, for compiling or exporting.
 
-All sizes of a batch (users, history length, posts) may be symbolic dimensions of `jax.export`.
-The inputs are NamedTuples of this package: wrap a tower in a function of plain dictionaries before
-exporting it, so that the program loads where this package is not installed.
+The sizes of a batch (users, history length, posts) may be symbolic dimensions of `jax.export`. The
+inputs are NamedTuples of this package: before exporting a tower, wrap it in a function of plain
+dictionaries, so that the program loads where this package is not installed.
 
 Glossary of shapes:
     B: users in the batch, S: history length, C: candidates of a user.
@@ -38,7 +38,7 @@ def user_tower(config: PhoenixRetrievalModelConfig) -> UserTowerFn:
     """Return the user tower as a pure function.
 
     It reads `user_hashes`, `history_post_hashes`, `history_actions` and `history_product_surface`
-    of the batch, and the user and history embeddings; other fields may be None.
+    of the batch, and the user and history embeddings. Other fields may be None.
     """
 
     def run(batch: RecsysBatch, embeddings: RecsysEmbeddings) -> tuple[jax.Array, jax.Array]:
@@ -50,7 +50,7 @@ def user_tower(config: PhoenixRetrievalModelConfig) -> UserTowerFn:
 def candidate_tower(config: PhoenixRetrievalModelConfig) -> CandidateTowerFn:
     """Return the candidate tower as a pure function.
 
-    It takes post embeddings [N, Hi, D] and author embeddings [N, Ha, D] to unit vectors [N, D], or
+    It maps post embeddings [N, Hi, D] and author embeddings [N, Ha, D] to unit vectors [N, D], or
     [B, C, Hi, D] and [B, C, Ha, D] to [B, C, D], in the post embeddings' dtype.
     """
 
@@ -73,14 +73,14 @@ def encode_candidates(
     *,
     batch_size: int = 8192,
 ) -> npt.NDArray[np.float32]:
-    """Encode any number of posts, `batch_size` at a time on the device.
+    """Encode any number of posts, in batches of `batch_size` on the device.
 
-    The last batch is padded, so one program is compiled per configuration and batch size, in this
-    call and the calls after it.
+    The last batch is padded, so each configuration and batch size compiles one program, once per
+    process.
 
     Args:
-        config: The model's.
-        params: Parameters; those of the candidate tower suffice.
+        config: The model's configuration.
+        params: Parameters; those of the candidate tower are enough.
         post_embeddings: [N, Hi, D] on the host.
         author_embeddings: [N, Ha, D] on the host.
         batch_size: Posts per call of the tower.
@@ -89,7 +89,7 @@ def encode_candidates(
         Unit vectors [N, D] on the host.
 
     Raises:
-        ValueError: If `batch_size` is below 1 or the shapes disagree.
+        ValueError: `batch_size` is below 1, or the shapes do not match.
     """
     num_posts = post_embeddings.shape[0]
     if batch_size < 1:

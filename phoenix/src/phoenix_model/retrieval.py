@@ -31,16 +31,16 @@ from phoenix_model.numerics import l2_normalize, project
 from phoenix_model.transformer import Transformer
 
 NO_RESULT = -1
-"""Index in a top-k place that no eligible row fills; its score is minus infinity."""
+"""Index where fewer than K rows are eligible; the score there is minus infinity."""
 
 
 class RetrievalOutput(NamedTuple):
-    """The answer to a batch of users.
+    """Results for a batch of users.
 
     Attributes:
         user_representation: [B, D] float32, unit vectors.
-        top_k_indices: [B, K] int32, corpus rows, best first; `NO_RESULT` where none is left.
-        top_k_scores: [B, K] float32; minus infinity where none is left.
+        top_k_indices: [B, K] int32, corpus rows, best first; `NO_RESULT` beyond the eligible rows.
+        top_k_scores: [B, K] float32; minus infinity beyond the eligible rows.
     """
 
     user_representation: jax.Array
@@ -54,22 +54,22 @@ def retrieve_top_k(
     top_k: int,
     corpus_mask: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Score every corpus row and keep the best.
+    """Score every corpus row and return the top K.
 
-    The order is score descending, then row ascending. A masked row never appears: where fewer
-    than K rows are eligible, the places left over hold `NO_RESULT` and minus infinity.
+    The order is score descending, then row ascending. A masked row never appears: if fewer than K
+    rows are eligible, the rest is filled with `NO_RESULT` and minus infinity.
 
     Args:
         user_representation: [B, D].
         corpus_embeddings: [N, D].
         top_k: K, at least 1; may exceed N.
-        corpus_mask: [N] bool, True where the row is eligible; all are where None.
+        corpus_mask: [N] bool, True where the row is eligible. Default: all are.
 
     Returns:
         Row indices [B, K] int32 and scores [B, K] float32.
 
     Raises:
-        ValueError: If `top_k` is below 1 or the shapes disagree.
+        ValueError: `top_k` is below 1, or the shapes do not match.
     """
     num_rows, width = corpus_embeddings.shape
     if top_k < 1:
@@ -96,8 +96,8 @@ def retrieve_top_k(
 class PhoenixRetrievalModel(hk.Module):
     """A transformer over the user's history and a small network over each candidate.
 
-    Both answer unit vectors whose inner product is the score. Make one with `build_model`, which
-    puts the parameters where published checkpoints have them.
+    Both return unit vectors, and the score is their inner product. Construct it with `build_model`,
+    which names the parameters as published checkpoints do.
     """
 
     def __init__(self, config: PhoenixRetrievalModelConfig, *, model: Transformer) -> None:
@@ -113,7 +113,7 @@ class PhoenixRetrievalModel(hk.Module):
         top_k: int,
         corpus_mask: jax.Array | None = None,
     ) -> RetrievalOutput:
-        """Represent the users and retrieve their top K; see `retrieve_top_k` for the arguments."""
+        """Encode the users and retrieve their top K; arguments as in `retrieve_top_k`."""
         user_representation, _ = self.build_user_representation(batch, embeddings)
         indices, scores = retrieve_top_k(user_representation, corpus_embeddings, top_k, corpus_mask)
         return RetrievalOutput(user_representation, indices, scores)
@@ -121,7 +121,7 @@ class PhoenixRetrievalModel(hk.Module):
     def build_user_representation(
         self, batch: RecsysBatch, embeddings: RecsysEmbeddings
     ) -> tuple[jax.Array, jax.Array]:
-        """Represent each user by the normed mean over the valid positions of the stack's output.
+        """Encode each user: the normalised mean of the stack's output over valid positions.
 
         Args:
             batch: Users and their history; candidate fields are not read.
@@ -129,10 +129,10 @@ class PhoenixRetrievalModel(hk.Module):
 
         Returns:
             Unit vectors [B, D] and the norms before normalisation [B, 1], both float32. A user
-            without any valid position gets the zero vector, which means nothing.
+            without a valid position has the zero vector, which has no meaning.
 
         Raises:
-            ValueError: If a shape disagrees with the configuration.
+            ValueError: A shape does not match the configuration.
         """
         check_user_inputs(self.config, batch, embeddings)
         sequence, mask = self._build_sequence(batch, embeddings)
@@ -145,18 +145,18 @@ class PhoenixRetrievalModel(hk.Module):
     def build_candidate_representation(
         self, batch: RecsysBatch, embeddings: RecsysEmbeddings
     ) -> tuple[jax.Array, jax.Array]:
-        """Represent the candidates of each user.
+        """Encode the candidates of each user.
 
         Args:
-            batch: Holds `candidate_post_hashes`; the other fields are not read.
-            embeddings: Holds the candidates' embeddings; the other fields are not read.
+            batch: Provides `candidate_post_hashes`; other fields are not read.
+            embeddings: Provides the candidates' embeddings; other fields are not read.
 
         Returns:
-            Unit vectors [B, C, D] in the embeddings' dtype and the mask [B, C], True where there
-            is a candidate.
+            Unit vectors [B, C, D] in the embeddings' dtype and the mask [B, C], True for candidates
+            and False for padding.
 
         Raises:
-            ValueError: If a candidate field is None or has another shape than configured.
+            ValueError: A candidate field is None, or its shape does not match the configuration.
         """
         hashes = batch.candidate_post_hashes
         posts = embeddings.candidate_post_embeddings
@@ -172,7 +172,7 @@ class PhoenixRetrievalModel(hk.Module):
     def encode_candidates(
         self, post_embeddings: jax.Array, author_embeddings: jax.Array
     ) -> jax.Array:
-        """Encode candidates from embeddings alone; see `CandidateTower`."""
+        """Encode candidates from their embeddings; see `CandidateTower`."""
         hashes = self.config.hash_config
         found = (post_embeddings.shape[-2], author_embeddings.shape[-2])
         if found != (hashes.num_item_hashes, hashes.num_author_hashes):
@@ -217,7 +217,7 @@ class PhoenixRetrievalModel(hk.Module):
         )
         mask = jnp.concatenate([user_mask, history_mask], axis=1)  # [B, T]
         sequence = jnp.concatenate([user, history.astype(user.dtype)], axis=1)  # [B, T, D]
-        # Attention weighs padding by zero, which does not silence a NaN; this does.
+        # Attention multiplies padding by zero, which does not remove a NaN; this does.
         return jnp.where(mask[:, :, None], sequence, 0), mask
 
 
@@ -227,9 +227,9 @@ def _matrix(name: str, rows: int, width: int) -> jax.Array:
 
 
 def build_model(config: PhoenixRetrievalModelConfig) -> PhoenixRetrievalModel:
-    """Make the model inside a Haiku transform, outside any other module.
+    """Construct the model inside a Haiku transform, outside any other module.
 
-    The stack is made first and beside the model, so that its parameters live under `transformer`
-    and not under `phoenix_retrieval_model`, as in published checkpoints.
+    The stack is constructed first and outside the model, so that its parameters are named
+    `transformer/...` and not `phoenix_retrieval_model/...`, as in published checkpoints.
     """
     return PhoenixRetrievalModel(config, model=Transformer(config.model))

@@ -16,7 +16,7 @@ from phoenix_model.layers import Linear, RMSNorm
 
 
 class DecoderLayer(hk.Module):
-    """Attention, then a gated feed-forward layer; each normed on its way in and on its way out."""
+    """Attention and a gated feed-forward layer, each with a norm before and after it."""
 
     def __init__(self, config: TransformerConfig, *, name: str) -> None:
         super().__init__(name=name)
@@ -25,7 +25,7 @@ class DecoderLayer(hk.Module):
     def __call__(
         self, hidden: jax.Array, mask: jax.Array, rotary: tuple[jax.Array, jax.Array]
     ) -> jax.Array:
-        """Map [B, T, D] to [B, T, D] in the same dtype; see `MultiHeadAttention` for the rest."""
+        """Map [B, T, D] to [B, T, D] in the same dtype; arguments as in `MultiHeadAttention`."""
         attended = MultiHeadAttention(self.config)(RMSNorm(name="rms_norm")(hidden), mask, rotary)
         hidden = hidden + RMSNorm(name="rms_norm_1")(attended)
         widened = self._feed_forward(RMSNorm(name="rms_norm_2")(hidden))
@@ -41,7 +41,7 @@ class DecoderLayer(hk.Module):
 class Transformer(hk.Module):
     """A causal decoder stack without a final norm.
 
-    Fresh weights and norm scales are all zero, which makes a fresh stack the identity.
+    New weights and norm scales are all zero, which makes a new stack the identity.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -57,17 +57,17 @@ class Transformer(hk.Module):
         """Run the stack.
 
         Args:
-            embeddings: [B, T, D]; their dtype is that of all activations.
-            padding_mask: [B, T] bool, True where the position holds something. What an invalid
-                position holds has no influence on valid ones as long as it is finite.
-            candidate_start_offset: Where set, positions from here on are candidates that see the
-                positions before the offset and themselves, never one another.
+            embeddings: [B, T, D]; all activations have their dtype.
+            padding_mask: [B, T] bool, True where the position is valid. Finite values at invalid
+                positions have no influence on valid ones.
+            candidate_start_offset: If set, positions from here on are candidates that attend to
+                the positions before the offset and themselves, never to one another.
 
         Returns:
-            [B, T, D] in the dtype of `embeddings`. Invalid positions hold values without meaning.
+            [B, T, D] in the dtype of `embeddings`. Values at invalid positions have no meaning.
 
         Raises:
-            ValueError: If the shapes disagree with each other or with the configuration.
+            ValueError: The shapes do not match each other or the configuration.
         """
         if embeddings.ndim != 3 or embeddings.shape[-1] != self.config.emb_size:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""Directories that describe themselves: a manifest, and files with their sizes and SHA-256 sums.
+"""Read and write directories with a manifest that lists the size and SHA-256 of each file.
 
-Bundles and corpora share this. A directory is written beside its final name, flushed to the disk
-and renamed, so that what bears the name is whole.
+Bundles and corpora are such directories. One is written under a temporary name, flushed to the disk
+and renamed, so that a directory with the final name is always complete.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def read_manifest(directory: Path, manifest: M, error: ErrorType) -> M:
     """Read a directory's `manifest.json` into `manifest`, and return it.
 
     Raises:
-        ArtifactError: Of the given kind, when there is none or it is not a manifest.
+        ArtifactError: Of the given kind; it is missing or not such a manifest.
     """
     path = directory / MANIFEST
     if not directory.is_dir():
@@ -61,10 +61,10 @@ def sha256(path: Path) -> str:
 
 
 def verify_files(directory: Path, files: Iterable[File], error: ErrorType) -> None:
-    """Check that files are there, of the right size and with the right contents.
+    """Check that files exist and have the sizes and the SHA-256 sums that a manifest lists.
 
     Raises:
-        ArtifactError: Of the given kind, naming the first file that is not.
+        ArtifactError: Of the given kind, for the first file that does not.
     """
     files = list(files)
     for file in files:
@@ -89,16 +89,16 @@ def verify_files(directory: Path, files: Iterable[File], error: ErrorType) -> No
 def new_directory(
     out: Path, error: ErrorType, *, durable: bool = True
 ) -> Generator[Path, None, None]:
-    """Yield a directory to write in that becomes `out` if, and only if, the block succeeds.
+    """Yield a temporary directory, which is renamed to `out` if the block succeeds.
 
     Args:
-        out: The directory; must not exist.
-        error: What to raise.
-        durable: Have the disk keep it before it bears the name, so that it is whole after a power
-            failure too.
+        out: The final directory; must not exist.
+        error: Type of the error to raise.
+        durable: Flush it to the disk before it is renamed, so that it is complete after a power
+            failure, too.
 
     Raises:
-        ArtifactError: Of the given kind, when `out` exists or the disk refuses.
+        ArtifactError: Of the given kind; `out` exists or cannot be written.
     """
     if os.path.lexists(out):
         raise error(out, "exists; choose another place or remove it")
@@ -123,7 +123,7 @@ def new_directory(
 
 
 def describe_file(directory: Path, path: Path) -> File:
-    """Return a manifest's entry for a file."""
+    """Return the manifest entry of a file."""
     return File(
         path=path.relative_to(directory).as_posix(),
         size_bytes=path.stat().st_size,
@@ -132,7 +132,7 @@ def describe_file(directory: Path, path: Path) -> File:
 
 
 def flush(path: Path) -> None:
-    """Have the disk keep a file, or the names in a directory."""
+    """Flush a file, or the entries of a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -141,11 +141,11 @@ def flush(path: Path) -> None:
 
 
 def describe_error(exc: Exception) -> str:
-    """Return what to tell a person about an error: one line."""
+    """Return an error as one line for people."""
     if isinstance(exc, PhoenixServerError):
         text = str(exc)
     elif isinstance(exc, OSError) and exc.filename:
         text = f"{exc.filename}: {exc.strerror}"
     else:
         text = f"{type(exc).__name__}: {exc}"
-    return " ".join(map(str.strip, text.splitlines()))  # JAX and protobuf explain at length
+    return " ".join(map(str.strip, text.splitlines()))  # JAX and protobuf use several

@@ -1,26 +1,51 @@
-"""Settings of a server: what it serves, the sizes it compiles for, and its limits.
+"""Settings of a server: what it serves, its limits, and the sizes it compiles for.
+
+The command line is derived from these classes: a field is an option, `Attributes` is its help, and
+`Parameter` names the group in which `--help` shows it. A check raises a ValueError whose message
+begins with the field's name.
 
 Shapes:
-    B  users of a program        S  engagements of a program
+    B  users of a batch        H  engagements of a history        K  results of a query
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from cyclopts import Group, Parameter
+
+FLAT = Parameter(name="*")
+SOURCES, NETWORK, CORPUS, QUEUE, DEVICE, LOGGING = (
+    Parameter(group=Group.create_ordered(title))
+    for title in ("What to serve", "Network", "Corpus", "Queue", "Device", "Logging")
+)
 MAX_REQUEST_BYTES = (2**31 - 1) // 4
-"""gRPC's own limit, 4 times ours, is a signed 32-bit number."""
+"""gRPC's own limit is 4 times the server's, in a signed 32-bit number."""
+
+
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: {value} is not positive")
+
+
+def _require_not_negative(config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name}: {getattr(config, name)} is negative")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The largest requests that are taken.
+    """The largest requests that are accepted.
 
     Attributes:
-        max_batch_users: Requests of a batch.
-        max_candidates: Posts to encode or score in one call.
-        max_excluded: Posts and authors that a request may exclude.
-        max_request_bytes: Size of a request.
+        max_batch_users: Maximum requests in a BatchRetrieve.
+        max_candidates: Maximum posts in a call that encodes, scores, looks up or changes posts.
+        max_excluded: Maximum posts and authors that a request excludes.
+        max_request_bytes: Maximum size of a request in bytes; 4 MiB by default.
     """
 
     max_batch_users: int = 256
@@ -29,20 +54,23 @@ class Limits:
     max_request_bytes: int = 4 << 20
 
     def __post_init__(self) -> None:
-        if min(self.max_batch_users, self.max_candidates, self.max_excluded) < 1:
-            raise ValueError("max_batch_users, max_candidates, max_excluded: at least one of each")
-        if not 1 <= self.max_request_bytes <= MAX_REQUEST_BYTES:
-            raise ValueError(f"max_request_bytes: must be from 1 to {MAX_REQUEST_BYTES}")
+        _require_positive(self, "max_batch_users", "max_candidates", "max_excluded")
+        if not 1024 <= self.max_request_bytes <= MAX_REQUEST_BYTES:
+            raise ValueError(
+                f"max_request_bytes: {self.max_request_bytes} is not between 1024 and "
+                f"{MAX_REQUEST_BYTES}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueConfig:
-    """The queue's limits.
+    """Limits of the request queue.
 
     Attributes:
-        max_waiting: Most entries that wait; further ones are refused.
-        default_timeout_s: Calls without a deadline queue as if they had this one, in seconds.
-        reply_margin_s: Time kept for a reply to reach its caller, besides what is measured.
+        max_waiting: Maximum users in the queue; further calls are refused.
+        default_timeout_s: Deadline of calls that come without one, in seconds.
+        reply_margin_s: Seconds before its deadline at which a reply is on its way; added to the
+            measured times.
     """
 
     max_waiting: int = 1024
@@ -50,28 +78,24 @@ class QueueConfig:
     reply_margin_s: float = 0.005
 
     def __post_init__(self) -> None:
-        if self.max_waiting < 1:
-            raise ValueError(f"max_waiting: {self.max_waiting} is not positive")
-        if not self.default_timeout_s > 0:
-            raise ValueError(f"default_timeout_s: {self.default_timeout_s} is not positive")
-        if not self.reply_margin_s >= 0:
-            raise ValueError(f"reply_margin_s: {self.reply_margin_s} is negative")
+        _require_positive(self, "max_waiting", "default_timeout_s")
+        _require_not_negative(self, "reply_margin_s")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """The sizes that an engine compiles for.
+    """Sizes that an engine compiles programs for.
 
     Attributes:
-        user_batches: Users that the user tower encodes at once, ascending.
-        batch_sizes: Users of a search, ascending.
-        history_lengths: Lengths shorter than the model's that are compiled too, ascending.
-        result_sizes: Numbers of results below `max_top_k` that are compiled too, ascending.
-        max_top_k: Most results of a query.
-        candidate_batch: Posts that the candidate tower encodes at once.
-        capacity: Most posts of the corpus. Default: a quarter more than it was built with.
-        max_labels: Most distinct labels of the corpus.
-        scan: What a corpus is searched with: XLA's tiles on any device, or kernels on GPUs.
+        user_batches: Batch sizes of the user tower, ascending.
+        batch_sizes: Batch sizes of the search, ascending.
+        history_lengths: History lengths to compile besides the model's own, ascending.
+        result_sizes: Numbers of results to compile besides max_top_k, ascending.
+        max_top_k: Maximum top_k of a request.
+        candidate_batch: Batch size of the candidate tower.
+        capacity: Maximum posts in the corpus. Default: 25% more than it was built with.
+        max_labels: Maximum distinct labels in the corpus.
+        scan: What searches the corpus: XLA's own code (tiles) on any device, or GPU kernels.
     """
 
     user_batches: tuple[int, ...] = (1, 4, 8)
@@ -80,89 +104,91 @@ class EngineConfig:
     result_sizes: tuple[int, ...] = (128,)
     max_top_k: int = 1000
     candidate_batch: int = 512
-    capacity: int | None = None
-    max_labels: int = 256
+    capacity: Annotated[int | None, CORPUS] = None
+    max_labels: Annotated[int, CORPUS] = 256
     scan: Literal["tiles", "kernel"] = "tiles"
 
     def __post_init__(self) -> None:
         for name in ("user_batches", "batch_sizes", "history_lengths", "result_sizes"):
-            sizes = getattr(self, name)
+            sizes: Sequence[int] = getattr(self, name)
             if list(sizes) != sorted(set(sizes)) or min(sizes, default=1) < 1:
                 raise ValueError(f"{name}: {sizes} is not ascending and positive")
-        if not self.user_batches or not self.batch_sizes:
-            raise ValueError("user_batches, batch_sizes: at least one of each")
-        least = min(self.max_top_k, self.candidate_batch, self.max_labels)
-        if least < 1 or (self.capacity is not None and self.capacity < 1):
-            raise ValueError("max_top_k, candidate_batch, max_labels, capacity: at least one")
+            if not sizes and name in ("user_batches", "batch_sizes"):
+                raise ValueError(f"{name}: is empty")
+        _require_positive(self, "max_top_k", "candidate_batch", "capacity", "max_labels")
 
     def user_programs(self, longest: int) -> list[tuple[int, int]]:
-        """Return the [B, S] of the user tower, for a model of at most `longest` engagements."""
+        """Return [B, H] of each program of the user tower, for a model of history `longest`."""
         lengths = (*(length for length in self.history_lengths if length < longest), longest)
         return [(batch, length) for length in lengths for batch in self.user_batches]
 
     def necessary_users(self, longest: int) -> list[tuple[int, int]]:
-        """Return those of `user_programs` that can serve everybody."""
+        """Return the `user_programs` that suffice to serve every user."""
         return sorted({(self.user_batches[0], longest), (self.user_batches[-1], longest)})
 
     def searches(self) -> list[tuple[int, int]]:
-        """Return the batch sizes and numbers of results of the searches."""
+        """Return [B, K] of each program of the search."""
         sizes = (*(size for size in self.result_sizes if size < self.max_top_k), self.max_top_k)
         return [(batch, size) for size in sizes for batch in self.batch_sizes]
 
     def necessary_searches(self) -> list[tuple[int, int]]:
-        """Return those of `searches` that can serve everybody."""
+        """Return the `searches` that suffice to serve every query."""
         batches = {self.batch_sizes[0], self.batch_sizes[-1]}
         return [(batch, self.max_top_k) for batch in sorted(batches)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig:
+class ServeOptions:
+    """Everything that a server can be told, except the bundle to begin with.
+
+    Attributes:
+        corpus: Directory of the corpus.
+        watch: Directory of numbered bundles; the newest is served as soon as it appears.
+        watch_interval_s: Seconds between two looks at the directory to watch.
+        allow_load: Directory from which clients may have bundles and corpora loaded; repeat the
+            option for several.
+        encode_anew: Accept a corpus that was built with other towers, and re-encode its vectors.
+            Implied by --watch.
+        listen: Address to listen on, host:port; port 0 takes a free one.
+        grace_s: Seconds that calls in flight may take after SIGTERM.
+        read_only: Accept no changes of the corpus. Several servers may then serve one directory.
+        snapshot_after: Write a snapshot of the corpus after changes of so many posts.
+        evict_oldest: When the corpus is full, delete the oldest posts by created_at. Default:
+            refuse new posts.
+        shards: Devices to spread the corpus over. Default: all accelerators, or one CPU device.
+        limits: The largest requests that are accepted.
+        queue: Limits of the request queue.
+        engine: Sizes to compile for.
+    """
+
+    corpus: Annotated[Path, SOURCES]
+    watch: Annotated[Path | None, SOURCES] = None
+    watch_interval_s: Annotated[float, SOURCES] = 2.0
+    allow_load: Annotated[tuple[Path, ...], SOURCES] = ()
+    encode_anew: Annotated[bool, SOURCES] = False
+    listen: Annotated[str, NETWORK] = "127.0.0.1:50051"
+    grace_s: Annotated[float, NETWORK] = 10.0
+    read_only: Annotated[bool, CORPUS] = False
+    snapshot_after: Annotated[int, CORPUS] = 200_000
+    evict_oldest: Annotated[bool, CORPUS] = False
+    shards: Annotated[int | None, DEVICE] = None
+    limits: Annotated[Limits, NETWORK, FLAT] = field(default_factory=Limits)
+    queue: Annotated[QueueConfig, QUEUE, FLAT] = field(default_factory=QueueConfig)
+    engine: Annotated[EngineConfig, DEVICE, FLAT] = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "watch_interval_s", "snapshot_after", "shards")
+        _require_not_negative(self, "grace_s")
+        if self.evict_oldest and self.read_only:
+            raise ValueError("evict_oldest: a corpus that is served read-only accepts no posts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(ServeOptions):
     """What to serve, and how.
 
     Attributes:
-        bundle: A bundle's directory.
-        corpus: A corpus's directory.
-        read_only: Take no changes of the corpus; other servers may have it too.
-        encode_anew: Take a corpus with vectors of other towers, and make them anew.
-        watch: A directory of numbered bundles; the newest is served whenever there is another.
-        watch_interval_s: How often to look there, in seconds.
-        allow_load: Directories from which callers may have generations loaded.
-        listen: Where to, as host:port; port 0 takes a free one.
-        shards: How many devices to spread the corpus over. Default: all accelerators, or one CPU
-            device.
-        snapshot_after: Write a snapshot of the corpus when the changes since the last one have
-            written and deleted so many posts.
-        evict_oldest: Delete the oldest posts where there is no room for others.
-        grace_s: How long calls in flight may take to finish after SIGTERM, in seconds.
-        limits: The largest requests that are taken.
-        queue: The queue's limits.
-        engine: The sizes to compile for.
+        bundle: Directory of the bundle to begin with.
     """
 
     bundle: Path
-    corpus: Path
-    read_only: bool = False
-    encode_anew: bool = False
-    watch: Path | None = None
-    watch_interval_s: float = 2.0
-    allow_load: tuple[Path, ...] = ()
-    listen: str = "127.0.0.1:50051"
-    shards: int | None = None
-    snapshot_after: int = 200_000
-    evict_oldest: bool = False
-    grace_s: float = 10.0
-    limits: Limits = field(default_factory=Limits)
-    queue: QueueConfig = field(default_factory=QueueConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-
-    def __post_init__(self) -> None:
-        if self.shards is not None and self.shards < 1:
-            raise ValueError(f"shards: {self.shards} is not positive")
-        if self.snapshot_after < 1:
-            raise ValueError(f"snapshot_after: {self.snapshot_after} is not positive")
-        if self.evict_oldest and self.read_only:
-            raise ValueError("evict_oldest: a corpus that is served read-only takes no posts")
-        if self.watch_interval_s <= 0:
-            raise ValueError(f"watch_interval_s: {self.watch_interval_s} is not positive")
-        if self.grace_s < 0:
-            raise ValueError(f"grace_s: {self.grace_s} is negative")

@@ -1,25 +1,26 @@
-"""What can go wrong, as one tree.
+"""The exceptions that the server raises on purpose, as one tree.
 
     PhoenixServerError
     ├── ArtifactError            a bundle or a corpus cannot be used
     │   ├── BundleError
     │   └── CorpusError
-    ├── StartupError             the machine does not allow what was asked for (a port in use, ...)
-    ├── InvalidRequestError      the caller's mistake; names the fields
-    ├── PostNotFoundError        the corpus does not hold a post
-    ├── CorpusFullError          the corpus has no room for more posts, or more labels
-    ├── StorageError             the disk refuses to keep a change
-    ├── ReadOnlyError            the corpus is served without taking changes
+    ├── StartupError             the server cannot start on this machine (a port in use, ...)
+    ├── InvalidRequestError      the request is invalid; names the fields
+    ├── PostNotFoundError        a post is not in the corpus
+    ├── CorpusFullError          the corpus has no room for more posts or labels
+    ├── StorageError             a change cannot be written to the disk
+    ├── ReadOnlyError            the corpus is served read-only
     ├── OverloadedError          no room in the queue, or no time before the deadline
     ├── DeadlineExceededError    the deadline passed before the device was free
-    ├── GenerationError          a generation cannot be loaded or served
-    │   └── BusyError            another is being loaded or activated
-    ├── NoGenerationError        there is no such generation
-    ├── NoMemoryError            a generation does not fit
-    ├── ForbiddenError           the server was not told to allow it
-    └── NotReadyError            the server loads or drains
+    ├── GenerationError          a generation cannot be loaded or activated
+    │   └── BusyError            another one is being loaded or activated
+    ├── NoGenerationError        the generation does not exist
+    ├── NoMemoryError            a generation does not fit into memory
+    ├── ForbiddenError           the server's configuration does not allow the request
+    └── NotReadyError            the server is loading or shutting down
 
-`interceptors.py` maps the last twelve to status codes; the command line prints the others.
+`service/interceptor.py` maps all from InvalidRequestError on to status codes; the command line
+prints the others.
 """
 
 from collections.abc import Sequence
@@ -28,15 +29,15 @@ from typing import NamedTuple
 
 
 class PhoenixServerError(Exception):
-    """Base of everything this server raises on purpose."""
+    """Base of all exceptions below."""
 
 
 class ArtifactError(PhoenixServerError):
-    """A bundle or a corpus that cannot be used.
+    """A bundle or a corpus cannot be used.
 
     Attributes:
-        path: The file or directory at fault; text if it is not on a disk of this machine.
-        reason: What is wrong with it, in words.
+        path: The file or directory at fault; a string if it is a URI.
+        reason: What is wrong with it.
     """
 
     def __init__(self, path: Path | str, reason: str) -> None:
@@ -45,33 +46,33 @@ class ArtifactError(PhoenixServerError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type["ArtifactError"], tuple[Path | str, str]]:
-        return type(self), (self.path, self.reason)  # or another process cannot be told
+        return type(self), (self.path, self.reason)  # pickling passes it to other processes
 
 
 class BundleError(ArtifactError):
-    """A bundle that cannot be used."""
+    """A bundle cannot be used."""
 
 
 class CorpusError(ArtifactError):
-    """A corpus, or a file to make one from, that cannot be used."""
+    """A corpus, or a file to build one from, cannot be used."""
 
 
 class StartupError(PhoenixServerError):
-    """The machine does not allow what was asked for."""
+    """The server cannot start on this machine as it is configured."""
 
 
 class Violation(NamedTuple):
-    """A field of a request, and what is wrong with it."""
+    """One field of a request and what is wrong with it."""
 
     field: str
     description: str
 
 
 class InvalidRequestError(PhoenixServerError):
-    """The caller's mistake.
+    """The request is invalid.
 
     Attributes:
-        violations: Every field at fault.
+        violations: One for each invalid field.
     """
 
     def __init__(self, violations: Sequence[Violation]) -> None:
@@ -79,17 +80,17 @@ class InvalidRequestError(PhoenixServerError):
         self.violations = tuple(violations)
 
     def within(self, field: str) -> "InvalidRequestError":
-        """Return the same of a message that is a field of another."""
+        """Return the error for a message in which this one is the given field."""
         return InvalidRequestError(
             [Violation(f"{field}.{v.field}", v.description) for v in self.violations]
         )
 
 
 class PostNotFoundError(PhoenixServerError):
-    """The corpus does not hold some of the posts asked for.
+    """Some posts of the request are not in the corpus.
 
     Attributes:
-        post_ids: Those posts.
+        post_ids: The missing posts.
     """
 
     def __init__(self, post_ids: Sequence[int]) -> None:
@@ -99,25 +100,25 @@ class PostNotFoundError(PhoenixServerError):
 
 
 class CorpusFullError(PhoenixServerError):
-    """The corpus has no room for more posts, or for more labels."""
+    """The corpus has no room for more posts or labels."""
 
 
 class StorageError(PhoenixServerError):
-    """The disk refuses to keep a change."""
+    """A change cannot be written to the disk."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{Path(path).name}: {reason}")
 
 
 class ReadOnlyError(PhoenixServerError):
-    """The corpus is served without taking changes."""
+    """The corpus is served read-only."""
 
 
 class OverloadedError(PhoenixServerError):
-    """There is no room in the queue, or not enough time before the deadline.
+    """The queue has no room, or the deadline is too close.
 
     Attributes:
-        retry_after_s: When to try again, in seconds from now.
+        retry_after_s: Seconds after which a retry may succeed.
     """
 
     def __init__(self, reason: str, *, retry_after_s: float) -> None:
@@ -130,7 +131,7 @@ class DeadlineExceededError(PhoenixServerError):
 
 
 class GenerationError(PhoenixServerError):
-    """A generation cannot be loaded, or not be served now; what serves goes on."""
+    """A generation cannot be loaded or activated; the active one keeps serving."""
 
 
 class BusyError(GenerationError):
@@ -138,16 +139,16 @@ class BusyError(GenerationError):
 
 
 class NoGenerationError(PhoenixServerError):
-    """There is no such generation."""
+    """The generation does not exist."""
 
 
 class NoMemoryError(PhoenixServerError):
-    """There is not enough memory for a generation."""
+    """A generation does not fit into memory."""
 
 
 class ForbiddenError(PhoenixServerError):
-    """The server was not told to allow what was asked for."""
+    """The server's configuration does not allow the request."""
 
 
 class NotReadyError(PhoenixServerError):
-    """The server loads or drains."""
+    """The server is loading or shutting down."""

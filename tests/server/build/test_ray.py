@@ -131,7 +131,7 @@ def test_a_missing_ray_package_is_reported_with_the_extra(
 
 
 def test_options_of_ray_are_refused_without_it() -> None:
-    with pytest.raises(ValueError, match="workers and ray_address: only for the engine ray"):
+    with pytest.raises(ValueError, match="workers: only for the engine ray"):
         BuildConfig(workers=2)
     with pytest.raises(ValueError, match="workers: must be positive"):
         BuildConfig(engine="ray", workers=0)

@@ -11,13 +11,21 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from phoenix_server.errors import (
     BundleError,
+    BusyError,
     CorpusError,
+    CorpusFullError,
     DeadlineExceededError,
+    ForbiddenError,
+    GenerationError,
     InvalidRequestError,
+    NoGenerationError,
+    NoMemoryError,
     NotReadyError,
     OverloadedError,
     PostNotFoundError,
+    ReadOnlyError,
     StartupError,
+    StorageError,
     Violation,
 )
 from phoenix_server.service.interceptor import retry_delay, to_status
@@ -49,7 +57,7 @@ def test_an_invalid_request_names_its_fields() -> None:
     assert [(v.field, v.description) for v in detail.field_violations] == violations
 
 
-def test_missing_posts_are_resources() -> None:
+def test_missing_posts_are_named_as_resources() -> None:
     status = to_status(PostNotFoundError([7, 2**64 - 1]))
     assert status.code == code_pb2.NOT_FOUND
     assert status.message == f"2 of the posts are not in the corpus: 7, {2**64 - 1}"
@@ -58,7 +66,7 @@ def test_missing_posts_are_resources() -> None:
     assert {(r.resource_type, r.description) for r in resources} == {("post", "not in the corpus")}
 
 
-def test_a_full_queue_says_when_to_return() -> None:
+def test_a_full_queue_has_a_retry_delay() -> None:
     status = to_status(OverloadedError("the queue is full: 9 users wait", retry_after_s=1.2345))
     assert status.code == code_pb2.RESOURCE_EXHAUSTED
     assert status.message == "the queue is full: 9 users wait"
@@ -67,21 +75,43 @@ def test_a_full_queue_says_when_to_return() -> None:
 
 
 @pytest.mark.parametrize("retry_after_s", [0.0, 1e-9, 4e-4])
-def test_to_return_at_once_is_never_the_advice(retry_after_s: float) -> None:
+def test_the_retry_delay_is_at_least_a_millisecond(retry_after_s: float) -> None:
     delay = retry_delay(OverloadedError("full", retry_after_s=retry_after_s))
     assert delay == Duration(nanos=1_000_000)
 
 
 def test_a_server_that_is_not_ready_is_unavailable() -> None:
-    status = to_status(NotReadyError("the server drains"))
-    assert (status.code, status.message) == (code_pb2.UNAVAILABLE, "the server drains")
+    status = to_status(NotReadyError("the server is shutting down"))
+    assert (status.code, status.message) == (code_pb2.UNAVAILABLE, "the server is shutting down")
     assert not status.details
 
 
-def test_a_deadline_that_passed_in_the_queue_has_its_own_status() -> None:
-    status = to_status(DeadlineExceededError("too late"))
-    assert (status.code, status.message) == (code_pb2.DEADLINE_EXCEEDED, "too late")
+@pytest.mark.parametrize(
+    ("exc", "code"),
+    [
+        (DeadlineExceededError("reason"), code_pb2.DEADLINE_EXCEEDED),
+        (CorpusFullError("reason"), code_pb2.RESOURCE_EXHAUSTED),
+        (NoMemoryError("reason"), code_pb2.RESOURCE_EXHAUSTED),
+        (ReadOnlyError("reason"), code_pb2.FAILED_PRECONDITION),
+        (GenerationError("reason"), code_pb2.FAILED_PRECONDITION),
+        (BusyError("reason"), code_pb2.FAILED_PRECONDITION),
+        (NoGenerationError("reason"), code_pb2.NOT_FOUND),
+        (ForbiddenError("reason"), code_pb2.PERMISSION_DENIED),
+        (NotReadyError("reason"), code_pb2.UNAVAILABLE),
+    ],
+)
+def test_each_error_has_its_status_code(exc: Exception, code: int) -> None:
+    status = to_status(exc)
+    assert (status.code, status.message) == (code, "reason")
     assert not status.details
+
+
+def test_a_disk_that_is_full_is_reported_by_file_name_alone() -> None:
+    status = to_status(StorageError(Path("/data/corpus/journal"), "no space left"))
+    assert (status.code, status.message) == (
+        code_pb2.RESOURCE_EXHAUSTED,
+        "journal: no space left",
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +124,7 @@ def test_a_deadline_that_passed_in_the_queue_has_its_own_status() -> None:
         StartupError("secret"),
     ],
 )
-def test_what_was_not_foreseen_says_nothing_of_its_cause(exc: Exception) -> None:
+def test_an_unexpected_error_does_not_reveal_its_cause(exc: Exception) -> None:
     status = to_status(exc)
     assert status.code == code_pb2.INTERNAL
     assert status.message == "internal error; the server's log says more"

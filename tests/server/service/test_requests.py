@@ -7,7 +7,6 @@ from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
 from phoenix_retrieval.v1.user_pb2 import User
 from phoenix_server.errors import InvalidRequestError, Violation
 from phoenix_server.service.requests import (
-    read_batch_size,
     read_candidates,
     read_post_ids,
     read_top_k,
@@ -51,12 +50,12 @@ def test_surfaces_are_zero_unless_given() -> None:
     assert read_user(_user(product_surfaces=[]), _MODEL).product_surfaces.tolist() == [0, 0, 0]
 
 
-def test_an_id_or_a_history_suffices() -> None:
+def test_an_id_or_a_history_is_enough() -> None:
     assert len(read_user(User(user_id=_MAX), _MODEL).post_ids) == 0
     assert read_user(_user(user_id=0), _MODEL).user_id == 0
 
 
-def test_a_user_with_neither_is_refused() -> None:
+def test_a_user_with_neither_id_nor_history_is_refused() -> None:
     for user in (User(), User(product_surfaces=[])):
         assert _violations(user) == (("user", "has neither a user_id nor a history"),)
 
@@ -108,7 +107,7 @@ def test_a_surface_that_the_model_does_not_have_is_named(surface: int) -> None:
     )
 
 
-def test_all_faults_come_at_once_but_few_of_a_kind() -> None:
+def test_all_columns_are_reported_with_at_most_four_entries_each() -> None:
     user = User(
         post_ids=[0] * 1000,
         author_ids=[0] * 1000,
@@ -125,7 +124,7 @@ def test_all_faults_come_at_once_but_few_of_a_kind() -> None:
     assert len(violations) == 4 * 4 + 1
 
 
-def test_the_path_of_the_user_leads_every_field() -> None:
+def test_every_field_begins_with_the_path_of_the_user() -> None:
     user = _user(author_ids=[0], post_ids=[0])
     assert {v.field for v in _violations(user, field="target")} == {
         "target.action_masks",
@@ -141,7 +140,7 @@ def test_top_k_within_the_limit_passes(top_k: int) -> None:
 
 
 @pytest.mark.parametrize("top_k", [0, 1001, 2**32 - 1])
-def test_top_k_beyond_the_limit_is_named(top_k: int) -> None:
+def test_top_k_outside_the_limits_is_named(top_k: int) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read_top_k(top_k, 1000)
     assert caught.value.violations == (("top_k", f"is {top_k}, must be from 1 to 1000"),)
@@ -159,9 +158,7 @@ def test_post_ids_within_the_limit_pass() -> None:
         ([1, 0, 2], [("post_ids[1]", "is 0, which is no id")]),
     ],
 )
-def test_post_ids_that_cannot_be_are_named(
-    post_ids: list[int], violations: list[tuple[str, str]]
-) -> None:
+def test_invalid_post_ids_are_named(post_ids: list[int], violations: list[tuple[str, str]]) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read_post_ids(post_ids, 3)
     assert list(caught.value.violations) == violations
@@ -183,20 +180,7 @@ def test_candidates_within_the_limit_pass() -> None:
         ([0, 2], ("author_ids[0]", "is 0, which is no id")),
     ],
 )
-def test_authors_that_cannot_be_are_named(
-    author_ids: list[int], violation: tuple[str, str]
-) -> None:
+def test_invalid_authors_are_named(author_ids: list[int], violation: tuple[str, str]) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read_candidates([5, 6], author_ids, 3)
     assert caught.value.violations == (violation,)
-
-
-def test_the_batch_size_is_checked() -> None:
-    read_batch_size(1, 3)
-    read_batch_size(3, 3)
-    for size in (0, 4):
-        with pytest.raises(InvalidRequestError) as caught:
-            read_batch_size(size, 3)
-        assert caught.value.violations == (
-            ("requests", f"has {size} entries, must have from 1 to 3"),
-        )

@@ -88,7 +88,7 @@ def _answer(engine: Engine, length: int = 3, top_k: int = 5) -> Answer:
     return engine.retrieve([Query(random_user(length), top_k)])[0]
 
 
-async def test_retrieve_answers_in_columns(servicer: RetrievalServicer, engine: Engine) -> None:
+async def test_retrieve_returns_columns(servicer: RetrievalServicer, engine: Engine) -> None:
     response = await servicer.Retrieve(_request(), _CONTEXT)
     expected = _answer(engine)
     assert response == pb.RetrieveResponse(
@@ -100,7 +100,7 @@ async def test_retrieve_answers_in_columns(servicer: RetrievalServicer, engine: 
     )
 
 
-async def test_retrieve_returns_what_is_asked_for(
+async def test_retrieve_returns_the_optional_columns_on_request(
     servicer: RetrievalServicer, engine: Engine, snapshot: Snapshot
 ) -> None:
     request = _request(
@@ -123,7 +123,7 @@ async def test_retrieve_returns_what_is_asked_for(
     assert set(response.label_names) == set(labels)
 
 
-async def test_more_than_the_corpus_holds_is_refused_by_the_limit(
+async def test_a_top_k_above_the_limit_is_refused(
     servicer: RetrievalServicer,
 ) -> None:
     with pytest.raises(InvalidRequestError, match=r"top_k: is 251, must be from 1 to 250"):
@@ -150,7 +150,7 @@ async def test_one_failure_does_not_fail_the_others(
         assert result.response.post_ids == _answer(engine, length).post_ids.tolist()
 
 
-async def test_an_overloaded_request_of_a_batch_says_when_to_return(
+async def test_an_overloaded_request_in_a_batch_has_a_retry_delay(
     servicer: RetrievalServicer, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(query: Query, *, timeout_s: float | None) -> Answer:
@@ -197,7 +197,7 @@ async def test_every_call_queues_with_its_own_deadline(
     assert seen == [timeout_s] * 6
 
 
-async def test_no_time_left_is_refused_as_overload(servicer: RetrievalServicer) -> None:
+async def test_a_call_without_time_left_is_refused_as_overload(servicer: RetrievalServicer) -> None:
     with pytest.raises(OverloadedError, match="would be"):
         await servicer.Retrieve(_request(), cast(Any, _Context(1e-6)))
 
@@ -209,7 +209,7 @@ async def test_a_batch_of_the_wrong_size_is_refused(servicer: RetrievalServicer,
         await servicer.BatchRetrieve(batch, _CONTEXT)
 
 
-async def test_encode_user_gives_representation_and_norm(
+async def test_encode_user_returns_representation_and_norm(
     servicer: RetrievalServicer, engine: Engine
 ) -> None:
     request = pb.EncodeUserRequest(user=_message(random_user(3)))
@@ -219,7 +219,7 @@ async def test_encode_user_gives_representation_and_norm(
     assert response.user_norm == np.float32(expected.norm)
 
 
-async def test_encode_candidates_gives_vectors_one_after_the_other(
+async def test_encode_candidates_returns_concatenated_vectors(
     servicer: RetrievalServicer, engine: Engine
 ) -> None:
     posts, authors = np.arange(1, 13, dtype=np.uint64).reshape(2, 6)
@@ -243,7 +243,7 @@ async def test_score_posts_ranks_as_retrieve_does(
     assert (response.rows_scanned, response.rows_eligible) == (3000, 3000)
 
 
-async def test_a_server_that_loads_is_not_ready() -> None:
+async def test_a_loading_server_is_not_ready() -> None:
     config = ServeConfig(bundle=Path("bundle"), corpus=Path("corpus"))
     state = ServingState(GenerationManager(config, Loader(config, Sources())), Limits())
     servicer = RetrievalServicer(state)
@@ -267,7 +267,7 @@ async def test_get_model_describes_what_is_served(state: ServingState, engine: E
     assert (response.max_top_k, response.max_batch_users, response.max_candidates) == (250, 4, 6)
 
 
-async def test_get_serving_stats_tells_what_became_of_the_calls(
+async def test_get_serving_stats_counts_the_calls_by_outcome(
     state: ServingState, servicer: RetrievalServicer
 ) -> None:
     model = ModelServicer(state)

@@ -1,4 +1,4 @@
-"""Changes of a stream: in order, a few at once on their way, none after one that fails."""
+"""Changes of a stream: applied in order, a few pending at once, none after one that failed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from phoenix_server.corpus.changes import Change, ChangeResult
 from phoenix_server.corpus.updates.commands import PendingChange
 from phoenix_server.errors import CorpusFullError, InvalidRequestError, OverloadedError, Violation
-from phoenix_server.service.upsert_stream import make_in_order
+from phoenix_server.service.upsert_stream import apply_in_order
 
 _LARGE = np.arange(1, 4097, dtype=np.uint64)
 
@@ -22,11 +22,11 @@ def _change(number: int) -> Change:
 
 
 class _Updates:
-    """Changes that are made when the test says so."""
+    """An update worker that applies changes when the test says so."""
 
     def __init__(self) -> None:
         self.begun: list[PendingChange] = []
-        self.refuses: set[int] = set()  # which of the attempts to begin one, from 0
+        self.refuses: set[int] = set()  # numbers of attempts, from 0
         self.attempts = 0
 
     def begin(self, change: Change, after: PendingChange | None = None) -> PendingChange:
@@ -41,7 +41,7 @@ class _Updates:
 
 
 class _Source:
-    """Changes that are there at once; then it waits, or raises, or ends."""
+    """Changes that arrive at once; then the stream waits, raises or ends."""
 
     def __init__(
         self, changes: Sequence[Change], *, waits: bool = False, error: Exception | None = None
@@ -70,10 +70,10 @@ async def _settled() -> None:
 
 
 def _make(updates: _Updates, source: _Source) -> asyncio.Task[ChangeResult]:
-    return asyncio.create_task(make_in_order(cast(Any, updates), source()))
+    return asyncio.create_task(apply_in_order(cast(Any, updates), source()))
 
 
-async def test_a_few_changes_are_on_their_way_at_once_and_all_are_counted() -> None:
+async def test_eight_changes_are_pending_at_once_and_all_are_counted() -> None:
     updates, source = _Updates(), _Source([_change(n) for n in range(20)])
     task = _make(updates, source)
     for made in range(20):
@@ -89,8 +89,8 @@ async def test_a_few_changes_are_on_their_way_at_once_and_all_are_counted() -> N
         assert after.after is before
 
 
-async def test_no_changes_are_nothing() -> None:
-    assert await make_in_order(cast(Any, _Updates()), _Source([])()) == ChangeResult(0, 0, 0, 0)
+async def test_an_empty_stream_has_an_empty_result() -> None:
+    assert await apply_in_order(cast(Any, _Updates()), _Source([])()) == ChangeResult(0, 0, 0, 0)
 
 
 async def test_large_changes_do_not_fill_the_queue() -> None:
@@ -101,11 +101,11 @@ async def test_large_changes_do_not_fill_the_queue() -> None:
         await _settled()
         begun.append(len(updates.begun))
         updates.make(made)
-    assert begun == [2, 3, 4, 4, 5]  # the last is larger than all that may wait together
+    assert begun == [2, 3, 4, 4, 5]  # the last is larger than what may be pending
     await task
 
 
-async def test_the_first_that_fails_ends_the_stream_at_once() -> None:
+async def test_the_first_failure_ends_the_stream_at_once() -> None:
     updates, source = _Updates(), _Source([_change(n) for n in range(5)], waits=True)
     task = _make(updates, source)
     await _settled()
@@ -118,7 +118,7 @@ async def test_the_first_that_fails_ends_the_stream_at_once() -> None:
     assert not any(each.start() for each in updates.begun[2:])
 
 
-async def test_what_came_before_a_mistake_is_made() -> None:
+async def test_changes_before_an_invalid_one_are_applied() -> None:
     mistake = InvalidRequestError([Violation("change", "is wrong")])
     updates, source = _Updates(), _Source([_change(n) for n in range(3)], error=mistake)
     task = _make(updates, source)
@@ -131,7 +131,7 @@ async def test_what_came_before_a_mistake_is_made() -> None:
         await task
 
 
-async def test_a_failure_before_a_mistake_comes_first() -> None:
+async def test_an_earlier_failure_is_raised_instead_of_a_later_invalid_change() -> None:
     mistake = InvalidRequestError([Violation("change", "is wrong")])
     updates = _Updates()
     task = _make(updates, _Source([_change(n) for n in range(3)], error=mistake))
@@ -142,7 +142,7 @@ async def test_a_failure_before_a_mistake_comes_first() -> None:
     assert not any(each.start() for each in updates.begun[1:])
 
 
-async def test_who_gives_up_leaves_nothing_behind() -> None:
+async def test_cancelling_leaves_no_task_and_no_pending_change() -> None:
     updates, source = _Updates(), _Source([_change(n) for n in range(30)])
     before = asyncio.all_tasks()
     task = _make(updates, source)
@@ -157,7 +157,7 @@ async def test_who_gives_up_leaves_nothing_behind() -> None:
     assert not any(each.start() for each in updates.begun[1:])
 
 
-async def test_a_queue_that_others_have_filled_is_waited_for_while_one_is_on_its_way() -> None:
+async def test_a_full_queue_is_waited_for_while_the_stream_has_pending_changes() -> None:
     updates = _Updates()
     updates.refuses = {2, 3}
     task = _make(updates, _Source([_change(n) for n in range(3)]))
@@ -170,7 +170,7 @@ async def test_a_queue_that_others_have_filled_is_waited_for_while_one_is_on_its
     assert await task == ChangeResult(3, 3, 6, 0, 9)
 
 
-async def test_a_queue_that_others_have_filled_is_told_when_none_is_on_its_way() -> None:
+async def test_a_full_queue_is_an_error_when_the_stream_has_no_pending_changes() -> None:
     updates = _Updates()
     updates.refuses = {1, 2}
     task = _make(updates, _Source([_change(n) for n in range(3)]))

@@ -43,8 +43,9 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if self.batch_rows < 1 or self.part_rows < 1 or self.part_rows % self.batch_rows:
             raise ValueError("part_rows: must be a multiple of batch_rows, both positive")
-        if self.engine == "local" and (self.workers, self.ray_address) != (None, None):
-            raise ValueError("workers and ray_address: only for the engine ray")
+        for name in ("workers", "ray_address"):
+            if self.engine == "local" and getattr(self, name) is not None:
+                raise ValueError(f"{name}: only for the engine ray")
         if self.workers is not None and self.workers < 1:
             raise ValueError("workers: must be positive")
 

@@ -1,6 +1,7 @@
 """Describe bundles and corpora for people: the command `inspect`."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,3 +130,13 @@ def _count(count: int, what: str) -> str:
 
 def _files(count: int, size_bytes: int) -> Iterator[str]:
     yield f"  files         {count}, {size_bytes / 1e6:,.1f} MB"
+
+
+def inspect(paths: tuple[Path, ...], /) -> None:
+    """Describe bundles and corpora, verify them, and check whether they fit together.
+
+    Args:
+        paths: Directories of bundles and corpora.
+    """
+    for line in explain(paths, datetime.now(UTC)):
+        sys.stdout.write(f"{line}\n")

@@ -1,4 +1,4 @@
-"""`CorpusService`: changes of the corpus, and what it holds."""
+"""`CorpusService`: change the corpus, look posts up, and write snapshots."""
 
 from __future__ import annotations  # gRPC's types are generic to type checkers only
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -16,22 +16,24 @@ from phoenix_retrieval.v1 import corpus_service_pb2_grpc
 from phoenix_server.corpus.changes import Posts
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.errors import InvalidRequestError
-from phoenix_server.service import requests
 from phoenix_server.service.encode_posts import encode_posts
+from phoenix_server.service.requests import read_distinct_ids, read_post_ids
 from phoenix_server.service.state import ServingState
-from phoenix_server.service.upsert_stream import make_in_order
+from phoenix_server.service.upsert_request import read_posts
+from phoenix_server.service.upsert_stream import apply_in_order
 
-Context = grpc.aio.ServicerContext
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
-    """Changes the corpus of the generation that is ready."""
+    """Serves the corpus of the active generation."""
 
     def __init__(self, state: ServingState) -> None:
         self._state = state
 
     async def UpsertPosts(
-        self, request: pb.UpsertPostsRequest, context: Context[Any, Any]
+        self, request: pb.UpsertPostsRequest, context: Context
     ) -> pb.UpsertPostsResponse:
         """Write posts."""
         posts = await self._read(request, context.time_remaining())
@@ -44,11 +46,9 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         )
 
     async def StreamUpsertPosts(
-        self,
-        request_iterator: AsyncIterator[pb.StreamUpsertPostsRequest],
-        context: Context[Any, Any],
+        self, request_iterator: AsyncIterator[pb.StreamUpsertPostsRequest], context: Context
     ) -> pb.StreamUpsertPostsResponse:
-        """Write posts, message by message: the next is read while earlier ones are written."""
+        """Write posts; the next message is read while earlier ones are written."""
 
         async def changes() -> AsyncGenerator[Posts, None]:
             async for request in request_iterator:
@@ -57,7 +57,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
                 except InvalidRequestError as exc:
                     raise exc.within("change") from exc
 
-        done = await make_in_order(self._state.updates, changes())
+        done = await apply_in_order(self._state.updates, changes())
         return pb.StreamUpsertPostsResponse(
             sequence=done.sequence,
             inserted=done.inserted,
@@ -66,20 +66,18 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         )
 
     async def DeletePosts(
-        self, request: pb.DeletePostsRequest, context: Context[Any, Any]
+        self, request: pb.DeletePostsRequest, context: Context
     ) -> pb.DeletePostsResponse:
         """Delete posts."""
-        live = self._state.updates
-        ids = requests.read_distinct_ids(request.post_ids, self._state.limits.max_candidates)
-        done = await live.submit(ids)
+        updates = self._state.updates
+        ids = read_distinct_ids(request.post_ids, self._state.limits.max_candidates)
+        done = await updates.submit(ids)
         return pb.DeletePostsResponse(sequence=done.sequence, deleted=done.deleted)
 
-    async def GetPosts(
-        self, request: pb.GetPostsRequest, context: Context[Any, Any]
-    ) -> pb.GetPostsResponse:
+    async def GetPosts(self, request: pb.GetPostsRequest, context: Context) -> pb.GetPostsResponse:
         """Look posts up."""
         corpus = self._state.generation.engine.corpus
-        ids = requests.read_post_ids(request.post_ids, self._state.limits.max_candidates)
+        ids = read_post_ids(request.post_ids, self._state.limits.max_candidates)
         held, posts, sequence = corpus.look_up(ids)
         return pb.GetPostsResponse(
             post_ids=posts.post_ids.tolist(),
@@ -93,46 +91,46 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         )
 
     async def GetCorpus(
-        self, request: pb.GetCorpusRequest, context: Context[Any, Any]
+        self, request: pb.GetCorpusRequest, context: Context
     ) -> pb.GetCorpusResponse:
         """Describe the corpus."""
-        corpus, live = self._state.generation.engine.corpus, self._state.updates
+        corpus, updates = self._state.generation.engine.corpus, self._state.updates
         return pb.GetCorpusResponse(
             rows=len(corpus),
             capacity=corpus.capacity,
             label_names=sorted(corpus.labels.names),
             max_labels=corpus.max_labels,
             sequence=corpus.sequence,
-            snapshot_sequence=live.store.snapshot.manifest.sequence,
-            journal_posts=live.journal_posts,
+            snapshot_sequence=updates.store.snapshot.manifest.sequence,
+            journal_posts=updates.journal_posts,
             newest_created_at_unix_ms=corpus.newest_created_at_unix_ms(),
-            read_only=live.store.read_only,
-            evict_oldest=live.evict_oldest,
+            read_only=updates.store.read_only,
+            evict_oldest=updates.evict_oldest,
         )
 
     async def CreateSnapshot(
-        self, request: pb.CreateSnapshotRequest, context: Context[Any, Any]
+        self, request: pb.CreateSnapshotRequest, context: Context
     ) -> pb.CreateSnapshotResponse:
-        """Write a snapshot."""
-        live = self._state.updates
-        snapshot = await live.snapshot()
-        return pb.CreateSnapshotResponse(snapshot=_described(snapshot, live.store.path))
+        """Write a snapshot of the corpus."""
+        updates = self._state.updates
+        snapshot = await updates.snapshot()
+        return pb.CreateSnapshotResponse(snapshot=_describe(snapshot, updates.store.path))
 
     async def ListSnapshots(
-        self, request: pb.ListSnapshotsRequest, context: Context[Any, Any]
+        self, request: pb.ListSnapshotsRequest, context: Context
     ) -> pb.ListSnapshotsResponse:
-        """List the snapshots."""
+        """List the snapshots on the disk."""
         store = self._state.updates.store
         snapshots = await asyncio.to_thread(store.list_snapshots)
         return pb.ListSnapshotsResponse(
-            snapshots=[_described(each, store.path) for each in snapshots]
+            snapshots=[_describe(snapshot, store.path) for snapshot in snapshots]
         )
 
     async def _read(self, request: pb.UpsertPostsRequest, timeout_s: float | None) -> Posts:
-        """Read posts, and encode them if they come without vectors."""
+        """Validate posts, and encode them if they come without vectors."""
         generation = self._state.generation
-        self._state.updates.check_open()  # before anything is encoded
-        posts = requests.read_posts(
+        self._state.updates.check_open()  # before posts are encoded
+        posts = read_posts(
             request,
             limit=self._state.limits.max_candidates,
             width=generation.engine.corpus.layout.width,
@@ -145,7 +143,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         return replace(posts, vectors=vectors)
 
 
-def _described(snapshot: Snapshot, corpus: Path) -> pb.CorpusSnapshot:
+def _describe(snapshot: Snapshot, corpus: Path) -> pb.CorpusSnapshot:
     manifest = snapshot.manifest
     inside = snapshot.path.relative_to(corpus).as_posix()
     return pb.CorpusSnapshot(

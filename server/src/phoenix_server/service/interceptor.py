@@ -1,17 +1,16 @@
-"""What happens around every call: size limit, errors to statuses, draining, and a debug line."""
+"""Around each call: the size limit, status codes for errors, shutdown, and an access log line."""
 
 from __future__ import annotations  # gRPC's types are generic to type checkers only
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -37,32 +36,46 @@ from phoenix_server.errors import (
 _access = logging.getLogger("phoenix_server.access")
 _log = logging.getLogger(__name__)
 
-# Details travel in a header, and peers refuse headers beyond 8 KiB.
+# Details travel in a header, and peers refuse headers above 8 KiB.
 _MAX_DETAILS = 40
 _MAX_MESSAGE = 1024
 
-_OURS = "/phoenix_retrieval."  # health and reflection answer to the end
+_OURS = "/phoenix_retrieval."  # health and reflection are served until the end
+_CODES = {
+    InvalidRequestError: code_pb2.INVALID_ARGUMENT,
+    PostNotFoundError: code_pb2.NOT_FOUND,
+    CorpusFullError: code_pb2.RESOURCE_EXHAUSTED,
+    StorageError: code_pb2.RESOURCE_EXHAUSTED,
+    ReadOnlyError: code_pb2.FAILED_PRECONDITION,
+    OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
+    DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
+    GenerationError: code_pb2.FAILED_PRECONDITION,  # and BusyError
+    NoGenerationError: code_pb2.NOT_FOUND,
+    NoMemoryError: code_pb2.RESOURCE_EXHAUSTED,
+    ForbiddenError: code_pb2.PERMISSION_DENIED,
+    NotReadyError: code_pb2.UNAVAILABLE,
+}
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps calls that have one reply; others (health, reflection) pass."""
+    """Wraps calls with one reply; calls that stream replies (health, reflection) pass through."""
 
     def __init__(self, *, max_request_bytes: int) -> None:
         self._max_request_bytes = max_request_bytes
         self._in_flight = 0
         self._idle = asyncio.Event()
-        self._draining = False
+        self._stopping = False
         self._handlers: dict[str, Any] = {}  # by method; wrapped
 
     async def drain(self, grace_s: float) -> int:
-        """Refuse new calls and wait for those in flight, at most `grace_s` seconds.
+        """Refuse new calls and wait up to `grace_s` seconds for those in flight.
 
-        gRPC's own shutdown would cancel calls that arrive meanwhile, which tells a caller nothing.
+        gRPC's own shutdown would cancel calls that arrive meanwhile, without a reason.
 
         Returns:
-            How many calls did not finish.
+            The number of calls that did not finish.
         """
-        self._draining = True
+        self._stopping = True
         if self._in_flight:
             self._idle.clear()
             with suppress(TimeoutError):
@@ -81,7 +94,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         if handler is None or handler.response_streaming:
             return handler
-        # The bytes as they came: gRPC answers UNKNOWN for those that are no message.
+        # The handler gets raw bytes: gRPC itself would answer UNKNOWN if they are not a message.
         read = partial(self._read, deserialize=handler.request_deserializer)
         if handler.request_streaming:
             wrapped = grpc.stream_unary_rpc_method_handler(
@@ -103,16 +116,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         read: Callable[[Any], object],
     ) -> Any:
         ours = method.startswith(_OURS)
-        finish: Any = self._finish  # typeshed wants an instance of a class of its own
+        finish: Any = self._finish  # the stubs require an instance of one of their classes
 
         async def call(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
             began = time.perf_counter()
             code = "CANCELLED"
             self._in_flight += 1
-            context.add_done_callback(finish)  # when the reply is on its way
+            context.add_done_callback(finish)  # called when the reply has been sent
             try:
-                if self._draining and ours:
-                    raise NotReadyError("the server drains")
+                if self._stopping and ours:
+                    raise NotReadyError("the server is shutting down")
                 response = await behave(read(request), context)
                 code = "OK"
                 return response
@@ -137,10 +150,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Parse a request.
 
         Raises:
-            InvalidRequestError: It is too large, or no message of the method's type.
+            InvalidRequestError: It is too large or not a message of the method's type.
         """
         if len(request) > self._max_request_bytes:
-            limit = f"has {len(request)} bytes, at most {self._max_request_bytes} are taken"
+            limit = f"has {len(request)} bytes, at most {self._max_request_bytes} are accepted"
             raise InvalidRequestError([Violation("request", limit)])
         try:
             return deserialize(request)
@@ -157,56 +170,42 @@ async def _read_each(
 
 
 def to_status(exc: Exception) -> status_pb2.Status:
-    """Return the status that tells a caller of an error; an unforeseen one says nothing of it."""
-    match exc:
-        case InvalidRequestError():
-            violations = [
-                error_details_pb2.BadRequest.FieldViolation(
-                    field=violation.field, description=violation.description
-                )
-                for violation in exc.violations[:_MAX_DETAILS]
-            ]
-            detail = error_details_pb2.BadRequest(field_violations=violations)
-            return _status(code_pb2.INVALID_ARGUMENT, str(exc), detail)
-        case PostNotFoundError():
-            missing = [
-                error_details_pb2.ResourceInfo(
-                    resource_type="post",
-                    resource_name=str(post_id),
-                    description="not in the corpus",
-                )
-                for post_id in exc.post_ids[:_MAX_DETAILS]
-            ]
-            return _status(code_pb2.NOT_FOUND, str(exc), *missing)
-        case OverloadedError():
-            detail = error_details_pb2.RetryInfo(retry_delay=retry_delay(exc))
-            return _status(code_pb2.RESOURCE_EXHAUSTED, str(exc), detail)
-        case CorpusFullError() | StorageError() | NoMemoryError():
-            return _status(code_pb2.RESOURCE_EXHAUSTED, str(exc))
-        case ReadOnlyError() | GenerationError():
-            return _status(code_pb2.FAILED_PRECONDITION, str(exc))
-        case NoGenerationError():
-            return _status(code_pb2.NOT_FOUND, str(exc))
-        case ForbiddenError():
-            return _status(code_pb2.PERMISSION_DENIED, str(exc))
-        case DeadlineExceededError():
-            return _status(code_pb2.DEADLINE_EXCEEDED, str(exc))
-        case NotReadyError():
-            return _status(code_pb2.UNAVAILABLE, str(exc))
-        case _:
-            return _status(code_pb2.INTERNAL, "internal error; the server's log says more")
+    """Return the status that a caller gets for an exception; an unexpected one reveals nothing."""
+    code = next((code for kind, code in _CODES.items() if isinstance(exc, kind)), None)
+    if code is None:
+        message = "internal error; the server's log says more"
+        return status_pb2.Status(code=code_pb2.INTERNAL, message=message)
+    status = status_pb2.Status(code=code, message=str(exc)[:_MAX_MESSAGE])
+    for detail in _details(exc):
+        status.details.add().Pack(detail)
+    return status
 
 
 def retry_delay(exc: OverloadedError) -> Duration:
-    """Return when to try again: in a millisecond at least."""
+    """Return when to retry: after at least a millisecond."""
     delay = Duration()
     delay.FromMilliseconds(max(1, round(exc.retry_after_s * 1e3)))
     return delay
 
 
-def _status(code: int, message: str, *details: Message) -> status_pb2.Status:
-    packed: list[AnyMessage] = []
-    for detail in details:
-        packed.append(AnyMessage())
-        packed[-1].Pack(detail)
-    return status_pb2.Status(code=code, message=message[:_MAX_MESSAGE], details=packed)
+def _details(exc: Exception) -> Iterator[Message]:
+    match exc:
+        case InvalidRequestError():
+            violations = exc.violations[:_MAX_DETAILS]
+            yield error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(**violation._asdict())
+                    for violation in violations
+                ]
+            )
+        case PostNotFoundError():
+            for post_id in exc.post_ids[:_MAX_DETAILS]:
+                yield error_details_pb2.ResourceInfo(
+                    resource_type="post",
+                    resource_name=str(post_id),
+                    description="not in the corpus",
+                )
+        case OverloadedError():
+            yield error_details_pb2.RetryInfo(retry_delay=retry_delay(exc))
+        case _:
+            pass

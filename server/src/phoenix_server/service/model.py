@@ -1,4 +1,4 @@
-"""`ModelService`: what the server serves, what it could serve, and how busy it is."""
+"""`ModelService`: describe and switch generations, and describe the request queue."""
 
 from __future__ import annotations  # gRPC's types are generic to type checkers only
 
@@ -6,43 +6,45 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from phoenix_retrieval.v1 import model_service_pb2, model_service_pb2_grpc
+from phoenix_retrieval.v1 import model_service_pb2 as pb
+from phoenix_retrieval.v1 import model_service_pb2_grpc
 from phoenix_server.errors import ForbiddenError, InvalidRequestError, Violation
 from phoenix_server.generations.generation import Generation, GenerationState
 from phoenix_server.service.state import ServingState
 
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+
 _STATES = {
-    GenerationState.LOADING: model_service_pb2.GENERATION_STATE_LOADING,
-    GenerationState.READY: model_service_pb2.GENERATION_STATE_READY,
-    GenerationState.ACTIVE: model_service_pb2.GENERATION_STATE_ACTIVE,
-    GenerationState.ROLLBACK: model_service_pb2.GENERATION_STATE_READY,  # and `previous` is set
-    GenerationState.FAILED: model_service_pb2.GENERATION_STATE_FAILED,
+    GenerationState.LOADING: pb.GENERATION_STATE_LOADING,
+    GenerationState.READY: pb.GENERATION_STATE_READY,
+    GenerationState.ACTIVE: pb.GENERATION_STATE_ACTIVE,
+    GenerationState.ROLLBACK: pb.GENERATION_STATE_READY,  # with `previous` set
+    GenerationState.FAILED: pb.GENERATION_STATE_FAILED,
 }
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
-    """Describes and changes the generation that answers, and describes the queue before it."""
+    """Describes and switches generations, and describes the request queue."""
 
     def __init__(self, state: ServingState, allowed: Sequence[Path] = ()) -> None:
-        """Use the generations of a server.
+        """Serve a server's generations.
 
         Args:
-            state: The server's.
-            allowed: Directories from which generations may be loaded.
+            state: The server's state.
+            allowed: Directories from which clients may have generations loaded.
         """
         self._state = state
         self._allowed = [path.resolve() for path in allowed]
 
     async def LoadGeneration(
-        self,
-        request: model_service_pb2.LoadGenerationRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> model_service_pb2.LoadGenerationResponse:
-        """Load a generation."""
+        self, request: pb.LoadGenerationRequest, context: Context
+    ) -> pb.LoadGenerationResponse:
+        """Load a generation beside the active one."""
         if not request.bundle and not request.corpus:
             raise InvalidRequestError(
                 [Violation("bundle", "a bundle, a corpus or both are needed")]
@@ -52,45 +54,33 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             self._read_path("corpus", request.corpus),
             activate=request.activate,
         )
-        return model_service_pb2.LoadGenerationResponse(generation=_describe(loaded))
+        return pb.LoadGenerationResponse(generation=_describe(loaded))
 
     async def ActivateGeneration(
-        self,
-        request: model_service_pb2.ActivateGenerationRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> model_service_pb2.ActivateGenerationResponse:
-        """Have a generation answer."""
+        self, request: pb.ActivateGenerationRequest, context: Context
+    ) -> pb.ActivateGenerationResponse:
+        """Activate a generation that is READY."""
         active = await self._state.manager.activate(request.number)
-        return model_service_pb2.ActivateGenerationResponse(generation=_describe(active))
+        return pb.ActivateGenerationResponse(generation=_describe(active))
 
     async def RollbackGeneration(
-        self,
-        request: model_service_pb2.RollbackGenerationRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> model_service_pb2.RollbackGenerationResponse:
-        """Have the generation answer that did before."""
+        self, request: pb.RollbackGenerationRequest, context: Context
+    ) -> pb.RollbackGenerationResponse:
+        """Activate the previous generation again."""
         active = await self._state.manager.roll_back()
-        return model_service_pb2.RollbackGenerationResponse(generation=_describe(active))
+        return pb.RollbackGenerationResponse(generation=_describe(active))
 
     async def ListGenerations(
-        self,
-        request: model_service_pb2.ListGenerationsRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> model_service_pb2.ListGenerationsResponse:
-        """List the generations."""
-        return model_service_pb2.ListGenerationsResponse(
-            generations=map(_describe, self._state.manager.listed())
-        )
+        self, request: pb.ListGenerationsRequest, context: Context
+    ) -> pb.ListGenerationsResponse:
+        """List the generations and their states."""
+        return pb.ListGenerationsResponse(generations=map(_describe, self._state.manager.listed()))
 
-    async def GetModel(
-        self,
-        request: model_service_pb2.GetModelRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> model_service_pb2.GetModelResponse:
-        """Describe the model and the corpus that answer now."""
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        """Describe the active model and corpus, and the server's limits."""
         engine, limits = self._state.generation.engine, self._state.limits
         layout = engine.corpus.layout
-        return model_service_pb2.GetModelResponse(
+        return pb.GetModelResponse(
             generation=engine.generation,
             bundle=engine.bundle.manifest,
             corpus=engine.snapshot.manifest,
@@ -106,19 +96,17 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         )
 
     async def GetServingStats(
-        self,
-        request: model_service_pb2.GetServingStatsRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> model_service_pb2.GetServingStatsResponse:
-        """Tell what waits, and what has become of the calls so far."""
-        # The message and `QueueStats` name their fields alike.
-        return model_service_pb2.GetServingStatsResponse(**asdict(self._state.manager.stats()))
+        self, request: pb.GetServingStatsRequest, context: Context
+    ) -> pb.GetServingStatsResponse:
+        """Describe the request queue, and count the calls so far."""
+        # `QueueStats` has the field names of the message.
+        return pb.GetServingStatsResponse(**asdict(self._state.manager.stats()))
 
     def _read_path(self, field: str, given: str) -> Path | None:
         if not given:
             return None
         if "\0" in given:
-            raise InvalidRequestError([Violation(field, "is not a path: it holds a zero byte")])
+            raise InvalidRequestError([Violation(field, "is not a path: it contains a zero byte")])
         path = Path(given)
         if not any(path.resolve().is_relative_to(allowed) for allowed in self._allowed):
             raise ForbiddenError(
@@ -128,8 +116,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         return path
 
 
-def _describe(generation: Generation) -> model_service_pb2.Generation:
-    message = model_service_pb2.Generation(
+def _describe(generation: Generation) -> pb.Generation:
+    message = pb.Generation(
         number=generation.number,
         state=_STATES[generation.state],
         bundle=str(generation.bundle),

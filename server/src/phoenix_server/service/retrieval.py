@@ -18,25 +18,32 @@ from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.query import Answer, Query
 from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
 from phoenix_server.generations.generation import Generation
-from phoenix_server.service import requests
+from phoenix_server.service.columns import check_count
 from phoenix_server.service.encode_posts import encode_posts
+from phoenix_server.service.filter_request import read_filter
 from phoenix_server.service.interceptor import retry_delay, to_status
+from phoenix_server.service.requests import (
+    read_candidates,
+    read_post_ids,
+    read_top_k,
+    read_user,
+)
 from phoenix_server.service.state import ServingState
 
 _log = logging.getLogger(__name__)
 
-_MOST_RANKINGS = 2  # at once: each holds the scores of the whole corpus
+_MAX_RANKINGS = 2  # at once; each holds the scores of the whole corpus
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
-    """Answers over the generation that is ready."""
+    """Serves queries with the active generation."""
 
     def __init__(self, state: ServingState) -> None:
         self._state = state
-        self._ranking = asyncio.Semaphore(_MOST_RANKINGS)
+        self._ranking = asyncio.Semaphore(_MAX_RANKINGS)
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Context) -> pb.RetrieveResponse:
         """Return the exact top k of one user."""
@@ -45,9 +52,9 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
     async def BatchRetrieve(
         self, request: pb.BatchRetrieveRequest, context: Context
     ) -> pb.BatchRetrieveResponse:
-        """Return the exact top k of many users; one's failure does not fail the others."""
-        requests.read_batch_size(len(request.requests), self._state.limits.max_batch_users)
-        timeout_s = context.time_remaining()  # the same for all
+        """Return the exact top k of many users; each succeeds or fails on its own."""
+        check_count("requests", len(request.requests), self._state.limits.max_batch_users)
+        timeout_s = context.time_remaining()  # shared by all
         results = await asyncio.gather(*(self._result(one, timeout_s) for one in request.requests))
         return pb.BatchRetrieveResponse(results=results)
 
@@ -56,7 +63,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
     ) -> pb.EncodeUserResponse:
         """Return a user's representation."""
         generation = self._state.generation
-        user = requests.read_user(request.user, _model(generation))
+        user = read_user(request.user, _model(generation))
         query = Query(user, top_k=0)
         answer = await _answer(generation, query, context.time_remaining())
         return pb.EncodeUserResponse(
@@ -70,7 +77,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
     ) -> pb.EncodeCandidatesResponse:
         """Return the candidate tower's vectors of posts."""
         generation = self._state.generation
-        posts, authors = requests.read_candidates(
+        posts, authors = read_candidates(
             request.post_ids, request.author_ids, self._state.limits.max_candidates
         )
         vectors = await encode_posts(generation, posts, authors, context.time_remaining())
@@ -84,15 +91,15 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         self, request: pb.ScorePostsRequest, context: Context
     ) -> pb.ScorePostsResponse:
         """Return exact scores and ranks of posts for a user."""
-        post_ids = requests.read_post_ids(request.post_ids, self._state.limits.max_candidates)
+        post_ids = read_post_ids(request.post_ids, self._state.limits.max_candidates)
         async with self._ranking:
             generation = self._state.generation
-            user = requests.read_user(request.user, _model(generation))
+            user = read_user(request.user, _model(generation))
             score = partial(generation.engine.score_posts, user, post_ids)
             rank = await generation.batcher.call(
                 score, kind="score_posts", timeout_s=context.time_remaining()
             )
-            ranking = await asyncio.to_thread(rank)  # sorts the whole corpus
+            ranking = await asyncio.to_thread(rank)  # it sorts the whole corpus
         return pb.ScorePostsResponse(
             generation=generation.engine.generation,
             rows_scanned=ranking.scanned,
@@ -109,7 +116,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         query = self._read_query(request, generation)
         if request.min_sequence:
             timeout_s = await self._wait_for(request.min_sequence, timeout_s)
-            if generation is not self._state.generation:  # another has been activated meanwhile
+            if generation is not self._state.generation:  # another one was activated meanwhile
                 generation = self._state.generation
                 query = self._read_query(request, generation)
         answer = await _answer(generation, query, timeout_s)
@@ -117,16 +124,16 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
 
     def _read_query(self, request: pb.RetrieveRequest, generation: Generation) -> Query:
         engine = generation.engine
-        top_k = requests.read_top_k(request.top_k, engine.config.max_top_k)
-        user = requests.read_user(request.user, _model(generation))
-        wanted = None
+        top_k = read_top_k(request.top_k, engine.config.max_top_k)
+        user = read_user(request.user, _model(generation))
+        conditions = None
         if request.HasField("filter"):
             known = engine.corpus.labels.knows
-            wanted = requests.read_filter(request.filter, self._state.limits.max_excluded, known)
-        return Query(user, top_k, request.return_labels, wanted)
+            conditions = read_filter(request.filter, self._state.limits.max_excluded, known)
+        return Query(user, top_k, request.return_labels, conditions)
 
     async def _wait_for(self, sequence: int, timeout_s: float | None) -> float | None:
-        """Wait until a change is visible; return what is left of the time."""
+        """Wait until a change is visible; return the time that is left."""
         began_s = time.monotonic()
         await self._state.updates.wait_for(sequence, timeout_s)
         return None if timeout_s is None else timeout_s - (time.monotonic() - began_s)
@@ -138,7 +145,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
             response = await self._retrieve(request, timeout_s)
         except Exception as exc:
             if not isinstance(exc, PhoenixServerError):
-                _log.exception("a request of a batch failed")
+                _log.exception("a request in a batch failed")
             return pb.RetrieveResult(status=_request_status(exc))
         return pb.RetrieveResult(status=pb.RequestStatus(), response=response)
 
@@ -150,7 +157,7 @@ def _model(generation: Generation) -> ModelSizes:
 async def _answer(generation: Generation, query: Query, timeout_s: float | None) -> Answer:
     answer = await generation.batcher.retrieve(query, timeout_s=timeout_s)
     if not (math.isfinite(answer.norm) and answer.norm > 0):
-        raise ArithmeticError("the user tower gave a vector without a direction")
+        raise ArithmeticError("the user tower returned a vector without a direction")
     return answer
 
 
@@ -177,7 +184,7 @@ def _response(request: pb.RetrieveRequest, answer: Answer, engine: Engine) -> pb
 
 
 def _request_status(exc: Exception) -> pb.RequestStatus:
-    """Return what the call's own status would say, had the request come alone."""
+    """Return the status that the request would have had as a call of its own."""
     status = to_status(exc)
     result = pb.RequestStatus(code=status.code, message=status.message)
     match exc:

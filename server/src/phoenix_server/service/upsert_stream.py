@@ -1,4 +1,4 @@
-"""Changes of a stream: the next is begun while earlier ones wait for the disk."""
+"""Apply the changes of a stream: the next ones are submitted while earlier ones are written."""
 
 import asyncio
 from collections import deque
@@ -10,30 +10,31 @@ from phoenix_server.corpus.updates.commands import PendingChange
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.errors import OverloadedError
 
-_MOST_CHANGES = 8  # on their way at once
-_MOST_POSTS = 1 << 13  # likewise, or a few streams would fill the queue of changes
+# What a stream has pending at most; otherwise a few streams would fill the update worker's queue.
+_MAX_CHANGES = 8
+_MAX_POSTS = 1 << 13
 
 
-async def make_in_order(
+async def apply_in_order(
     updates: UpdateWorker, changes: AsyncGenerator[Change, None]
 ) -> ChangeResult:
-    """Make changes as they come, in order; none after one that fails.
+    """Apply changes in order, as they arrive; no change is applied after one that failed.
 
     Args:
-        updates: Makes them.
-        changes: They. When it raises, those that came before are made.
+        updates: The update worker.
+        changes: The changes. If it raises, all changes before are still applied.
 
     Returns:
-        What all of them did, with the number of the last.
+        The sum of their results, with the sequence number of the last.
 
     Raises:
-        Exception: What the first that failed was refused with, or what `changes` raises.
+        Exception: The error of the first change that failed, or what `changes` raised.
     """
     stream = _Stream(updates)
     failure: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(stream.settle())  # if it fails, it ends what follows
+            group.create_task(stream.settle())  # its failure cancels the loop below
             try:
                 async with aclosing(changes):
                     async for change in changes:
@@ -51,69 +52,64 @@ async def make_in_order(
 
 
 class _Stream:
-    """The changes that are on their way."""
+    """The pending changes of a stream."""
 
     def __init__(self, updates: UpdateWorker) -> None:
         self.done = ChangeResult(0, 0, 0, 0)
         self._updates = updates
-        self._waiting: deque[PendingChange] = deque()
+        self._pending: deque[PendingChange] = deque()
         self._posts = 0
         self._ended = False
-        self._moved = asyncio.Condition()
+        self._progress = asyncio.Condition()
 
     async def add(self, change: Change) -> None:
-        """Begin a change, as soon as there are few enough on their way."""
-        async with self._moved:
-            await self._moved.wait_for(lambda: self._has_room_for(change))
-            while not self._begin(change):
-                first = self._waiting[0]
-                await self._moved.wait_for(lambda: first not in self._waiting)  # noqa: B023
-            self._moved.notify_all()
+        """Submit a change, as soon as few enough are pending."""
+        async with self._progress:
+            await self._progress.wait_for(lambda: self._has_room_for(change))
+            while not self._submit(change):
+                first = self._pending[0]
+                await self._progress.wait_for(lambda: first not in self._pending)  # noqa: B023
+            self._progress.notify_all()
 
     async def end(self) -> None:
-        """Let `settle` end when all are made."""
-        async with self._moved:
+        """Let `settle` return once all changes are applied."""
+        async with self._progress:
             self._ended = True
-            self._moved.notify_all()
+            self._progress.notify_all()
 
     async def settle(self) -> None:
-        """Wait for each change in turn, until the end.
+        """Wait for the result of each change in order, until the end.
 
         Raises:
-            PhoenixServerError: One is not made.
+            PhoenixServerError: A change failed.
         """
         while True:
-            async with self._moved:
-                await self._moved.wait_for(lambda: self._waiting or self._ended)
-            if not self._waiting:
+            async with self._progress:
+                await self._progress.wait_for(lambda: self._pending or self._ended)
+            if not self._pending:
                 return
-            made, done = await asyncio.wrap_future(self._waiting[0].future), self.done
-            self.done = ChangeResult(
-                made.sequence,
-                done.inserted + made.inserted,
-                done.replaced + made.replaced,
-                done.deleted + made.deleted,
-                done.evicted + made.evicted,
-            )
-            async with self._moved:
-                self._posts -= len(self._waiting.popleft().change)
-                self._moved.notify_all()
+            made, done = await asyncio.wrap_future(self._pending[0].future), self.done
+            counts = (a + b for a, b in zip(done[1:], made[1:], strict=True))
+            self.done = ChangeResult(made.sequence, *counts)
+            async with self._progress:
+                self._posts -= len(self._pending.popleft().change)
+                self._progress.notify_all()
 
     def abandon(self) -> None:
-        """Give up what is not made yet."""
-        for waiting in self._waiting:
-            waiting.future.cancel()
-        self._waiting.clear()
+        """Cancel all pending changes."""
+        for change in self._pending:
+            change.future.cancel()
+        self._pending.clear()
 
     def _has_room_for(self, change: Change) -> bool:
-        few = len(self._waiting) < _MOST_CHANGES and self._posts + len(change) <= _MOST_POSTS
-        return few or not self._waiting
+        few = len(self._pending) < _MAX_CHANGES and self._posts + len(change) <= _MAX_POSTS
+        return few or not self._pending
 
-    def _begin(self, change: Change) -> bool:
-        """Begin a change, unless others have filled the queue; then those before it go first."""
-        last = self._waiting[-1] if self._waiting else None
+    def _submit(self, change: Change) -> bool:
+        """Submit a change; return False if the queue is full, but changes are pending here."""
+        last = self._pending[-1] if self._pending else None
         try:
-            self._waiting.append(self._updates.begin(change, last))
+            self._pending.append(self._updates.begin(change, last))
         except OverloadedError:
             if last is None:
                 raise

@@ -9,8 +9,8 @@ import pytest
 
 from commands import Outcome, Run, outcome_of
 from export.cases import Files, read_manifest
-from phoenix_export.__main__ import main
 from phoenix_export.checkpoint import open_checkpoint
+from phoenix_export.cli import main
 
 
 @pytest.fixture
@@ -92,21 +92,36 @@ def test_without_tensorflow_the_error_names_the_option(
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "named"),
     [
-        ("bundle", "somewhere"),
-        ("bundle", "somewhere", "--out", "1", "--dtype", "float16"),
-        ("demo", "somewhere", "--posts", "0"),
-        ("demo", "somewhere", "--vocab", "1"),
-        ("demo", "somewhere", "--vocab", "2147483649"),
-        ("demo", "somewhere", "--seed", "-1"),
-        ("nonsense",),
+        (("bundle",), "CHECKPOINT_DIR"),
+        (("bundle", "somewhere"), "--out"),
+        (("bundle", "somewhere", "--out", "1", "--dtype", "float16"), "--dtype"),
+        (("demo", "somewhere", "--posts", "0"), "--posts"),
+        (("demo", "somewhere", "--users", "0"), "--users"),
+        (("demo", "somewhere", "--history", "0"), "--history"),
+        (("demo", "somewhere", "--layers", "0"), "--layers"),
+        (("demo", "somewhere", "--vocab", "1"), "--vocab"),
+        (("demo", "somewhere", "--vocab", "2147483649"), "--vocab"),
+        (("demo", "somewhere", "--seed", "-1"), "--seed"),
+        (("nonsense",), "nonsense"),
     ],
 )
-def test_wrong_usage_has_status_2(run: Run, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_is_one_line_and_status_2(
+    run: Run, arguments: tuple[str, ...], named: str
+) -> None:
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
-    assert "Usage:" in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert named in err
+
+
+@pytest.mark.parametrize("command", ["bundle", "demo"])
+def test_help_fits_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, err = run(command, "--help")
+    assert (status, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_an_error_of_the_installed_command_has_no_traceback(tmp_path: Path) -> None:

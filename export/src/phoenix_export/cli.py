@@ -1,0 +1,115 @@
+"""The command line: `phoenix-export bundle` and `phoenix-export demo`."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from phoenix_export.bundle import write_bundle
+from phoenix_export.checkpoint import open_checkpoint
+from phoenix_export.demo import DemoSizes, write_demo
+from phoenix_export.errors import ExportError
+
+app = App(
+    name="phoenix-export",
+    help="Turn a Phoenix checkpoint into portable compiled programs.",
+    version_flags=(),
+    default_parameter=Parameter(allow_repeating=True),
+)
+_console = Console(stderr=True, highlight=False, emoji=False)
+
+
+@app.command
+def bundle(
+    checkpoint_dir: Path,
+    /,
+    *,
+    out: Path,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    saved_model: bool = True,
+) -> None:
+    """Compile a checkpoint into a bundle that phoenix-server serves.
+
+    Args:
+        checkpoint_dir: The checkpoint, in the published layout.
+        out: The directory to write, such as phoenix/1.
+        dtype: Element type of the forward pass.
+        saved_model: Write a TensorFlow SavedModel as well.
+    """
+    began = time.monotonic()
+    checkpoint = open_checkpoint(checkpoint_dir, dtype)
+    with _report_progress(steps=8 + saved_model) as report:
+        manifest = write_bundle(checkpoint, out, saved_model=saved_model, report=report)
+    size = sum(file.size_bytes for file in manifest.files)
+    _say(
+        f"Wrote {out} ({size / 1e6:,.0f} MB) in {time.monotonic() - began:.1f} s: {dtype}, "
+        f"for {', '.join(manifest.platforms)}, tower fingerprint "
+        f"{manifest.tower_fingerprint[:12]}, readable until "
+        f"{manifest.expires_at.ToDatetime():%Y-%m-%d}."
+    )
+
+
+@app.command
+def demo(
+    checkpoint_dir: Path,
+    /,
+    *,
+    sizes: Annotated[DemoSizes, Parameter(name="*")] = DemoSizes(),  # noqa: B008 - frozen
+    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+) -> None:
+    """Write a checkpoint whose answers make sense without training.
+
+    Args:
+        checkpoint_dir: The directory to write.
+        sizes: Sizes of the demo.
+        seed: Seed of everything that is drawn.
+    """
+    with _report_progress() as report:
+        write_demo(checkpoint_dir, sizes, seed=seed, report=report)
+    _say(f"Wrote {checkpoint_dir}: {sizes.posts:,} posts, tables of {sizes.vocab:,} rows.")
+
+
+def _say(text: str, style: str | None = None) -> None:
+    _console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _report_progress(steps: int | None = None) -> Generator[Callable[[str], None], None, None]:
+    """Show the current step on a terminal; yields the function that names it."""
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    hidden = not _console.is_terminal
+    with Progress(*columns, console=_console, transient=True, disable=hidden) as progress:
+        task = progress.add_task("", total=steps)
+        yield lambda step: progress.update(task, description=step, advance=1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: with 1 after a failed export, with 2 after wrong usage."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        _run(sys.argv[1:] if arguments is None else arguments)
+    except (CycloptsError, ExportError) as exc:
+        _say(f"error: {exc}", style="red")
+        sys.exit(2 if isinstance(exc, CycloptsError) else 1)
+    sys.exit(0)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    try:
+        command, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
+    except ValueError as exc:  # a check of DemoSizes, which names the field first
+        raise CycloptsError(msg=f"--{exc}") from exc
+    command(*bound.args, **bound.kwargs)

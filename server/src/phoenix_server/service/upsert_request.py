@@ -1,0 +1,120 @@
+"""Validate posts to write and turn them into numpy; every violation names its field.
+
+Shapes:
+    n  posts of a request        D  width of a vector        L  distinct labels of a request
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from phoenix_retrieval.v1.corpus_service_pb2 import UpsertPostsRequest
+from phoenix_server.corpus.changes import Labels, Posts
+from phoenix_server.corpus.disk.snapshot import odd_vectors
+from phoenix_server.corpus.snowflake import carried_times
+from phoenix_server.errors import Violation
+from phoenix_server.service.columns import (
+    MAX_PER_COLUMN,
+    find_zeros,
+    first_indices,
+    raise_any,
+    to_u64,
+)
+from phoenix_server.service.requests import read_distinct_ids
+
+_DAY_MS = 24 * 60 * 60 * 1000
+
+
+def read_posts(request: UpsertPostsRequest, *, limit: int, width: int, now_ms: int) -> Posts:
+    """Return posts to write; without vectors in the request, theirs are empty.
+
+    Args:
+        request: The message.
+        limit: Maximum number of posts.
+        width: D.
+        now_ms: The current time, in milliseconds since 1970 UTC.
+
+    Raises:
+        InvalidRequestError: There are none or too many posts, one is repeated, columns differ in
+            length, an id is 0, a time is more than a day from now, labels are inconsistent, or a
+            vector is not finite or not of unit length.
+    """
+    post_ids = read_distinct_ids(request.post_ids, limit)
+    count = len(post_ids)
+    author_ids = to_u64(request.author_ids)
+    created_at = to_u64(request.created_at_unix_ms)
+    counts = np.array(request.label_counts, np.int64)
+    indices = np.array(request.label_indices, np.int64)
+    vectors = np.array(request.vectors, np.float32)
+    violations: list[Violation] = []
+    for field, column, may_be_empty in (
+        ("author_ids", author_ids, False),
+        ("created_at_unix_ms", created_at, True),
+        ("label_counts", counts, True),
+    ):
+        if len(column) != count and (len(column) or not may_be_empty):
+            what = f"has {len(column)} entries, post_ids has {count}"
+            violations.append(Violation(field, what))
+    violations += find_zeros("author_ids", author_ids)
+    violations += _late_times(created_at, now_ms + _DAY_MS)
+    violations += _inconsistent_labels(request.label_names, counts, indices)
+    if len(vectors) not in (0, count * width):
+        what = f"has {len(vectors)} entries, must have none or {width} for each of {count} posts"
+        violations.append(Violation("vectors", what))
+    elif len(vectors):
+        vectors = vectors.reshape(count, width)
+        violations += _invalid_vectors(vectors)
+    raise_any(violations)
+    return Posts(
+        post_ids=post_ids,
+        author_ids=author_ids,
+        created_at_unix_ms=(
+            created_at.astype(np.int64) if len(created_at) else carried_times(post_ids)
+        ),
+        labels=(
+            Labels(tuple(request.label_names), counts.astype(np.int32), indices.astype(np.int32))
+            if len(counts)
+            else Labels.none(count)
+        ),
+        vectors=vectors,
+    )
+
+
+def _late_times(times: npt.NDArray[np.uint64], latest_ms: int) -> Iterator[Violation]:
+    for i in first_indices(times > latest_ms):
+        what = f"is {times[i]}, more than a day from now; it is in milliseconds since 1970"
+        yield Violation(f"created_at_unix_ms[{i}]", what)
+
+
+def _inconsistent_labels(
+    names: Sequence[str], counts: npt.NDArray[np.int64], indices: npt.NDArray[np.int64]
+) -> Iterator[Violation]:
+    """Check label names [L], their counts by post [n], and their indices [sum of counts]."""
+    for i, name in enumerate(names):
+        if not name:
+            yield Violation(f"label_names[{i}]", "is empty")
+    if len(set(names)) != len(names):
+        yield Violation("label_names", "has a name twice")
+    if counts.sum() != len(indices):
+        what = f"has {len(indices)} entries, label_counts says {counts.sum()}"
+        yield Violation("label_indices", what)
+        return
+    for i in first_indices(indices >= len(names)):
+        what = f"is {indices[i]}, label_names has {len(names)} entries"
+        yield Violation(f"label_indices[{i}]", what)
+    posts = np.repeat(np.arange(len(counts)), counts)
+    if len(np.unique(posts * len(names) + indices)) != len(indices):
+        yield Violation("label_indices", "gives a post the same label twice")
+
+
+def _invalid_vectors(vectors: npt.NDArray[np.float32]) -> Iterator[Violation]:
+    """Check vectors, [n, D]."""
+    width = vectors.shape[1]
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    for i in odd_vectors(squares)[:MAX_PER_COLUMN]:
+        here = f"vectors[{i * width}:{(i + 1) * width}]"
+        if np.isfinite(squares[i]):
+            yield Violation(here, f"has length {float(squares[i]) ** 0.5:.6g}, not 1")
+        else:
+            yield Violation(here, "is not finite")
