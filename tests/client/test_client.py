@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 
 from client.conftest import Ask
-from client.servicer import (
+from fake_server.server import (
     EMBEDDING_SIZE,
     GENERATION,
     MAX_TOP_K,

@@ -12,8 +12,8 @@ import grpc
 import pytest
 
 from client.conftest import Ask
-from client.corpus_servicer import CAPACITY, MAX_LABELS, Held
-from client.servicer import Failure, FakeServer
+from fake_server.corpus import CAPACITY, MAX_LABELS, Held
+from fake_server.server import Failure, FakeServer
 from phoenix_client import (
     AsyncPhoenixClient,
     CallCancelledError,

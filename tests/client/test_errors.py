@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2 as details_pb2
 
 import phoenix_client
 from client.conftest import Ask
-from client.servicer import Failure, FakeServer
+from fake_server.server import Failure, FakeServer
 from phoenix_client import RetrieveQuery, User, errors
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 

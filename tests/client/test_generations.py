@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.conftest import Ask
-from client.servicer import Failure, FakeServer
 from commands import Run
+from fake_server.server import Failure, FakeServer
 from phoenix_client import (
     AsyncPhoenixClient,
     DeadlineExceededError,

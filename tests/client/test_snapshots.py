@@ -9,9 +9,9 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from client.conftest import Ask
-from client.corpus_servicer import BUILT_AT
-from client.servicer import Failure, FakeServer
 from commands import Run
+from fake_server.corpus import BUILT_AT
+from fake_server.server import Failure, FakeServer
 from phoenix_client import (
     FailedPreconditionError,
     MalformedReplyError,

@@ -12,9 +12,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from client.corpus_servicer import CAPACITY, Held
-from client.servicer import Failure, FakeServer
 from commands import Run
+from fake_server.corpus import CAPACITY, Held
+from fake_server.server import Failure, FakeServer
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 
 BIG, BIGGER = 2**63 + 1, 2**64 - 1

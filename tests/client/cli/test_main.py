@@ -13,7 +13,8 @@ from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as details_pb2
 
-from client.servicer import (
+from commands import Run
+from fake_server.server import (
     GENERATION,
     POSTS,
     REPRESENTATION,
@@ -21,7 +22,6 @@ from client.servicer import (
     FakeServer,
     run_fake_server,
 )
-from commands import Run
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.conftest import Ask
-from client.servicer import FakeServer
 from commands import Run
+from fake_server.server import FakeServer
 from phoenix_client import Filter, RetrieveQuery, User
 from phoenix_client.wire import messages
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2

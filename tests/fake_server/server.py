@@ -17,8 +17,8 @@ from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
-from client.corpus_servicer import Context, FakeCorpus
-from client.generation_servicer import FakeGenerations
+from fake_server.corpus import Context, FakeCorpus
+from fake_server.generations import FakeGenerations
 from phoenix_retrieval.v1 import (
     corpus_service_pb2_grpc,
     manifest_pb2,
