@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from phoenix_client.errors import PhoenixClientError
 from phoenix_client.transport.aio_connection import AsyncConnection
-from phoenix_client.transport.channels import DEFAULT_LOAD_TIMEOUT_S
+from phoenix_client.transport.defaults import DEFAULT_LOAD_TIMEOUT_S
 from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
 from phoenix_client.types.filters import Filter
 from phoenix_client.types.generations import Generation

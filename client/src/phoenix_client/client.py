@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 from phoenix_client.errors import PhoenixClientError
-from phoenix_client.transport.channels import DEFAULT_LOAD_TIMEOUT_S
 from phoenix_client.transport.connection import Connection
+from phoenix_client.transport.defaults import DEFAULT_LOAD_TIMEOUT_S
 from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
 from phoenix_client.types.filters import Filter
 from phoenix_client.types.generations import Generation

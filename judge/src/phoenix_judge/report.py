@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from phoenix_client.cli.output import table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,44 +103,37 @@ def report_json(report: Report) -> str:
     return json.dumps(asdict(report))
 
 
-def print_report(report: Report, console: Console) -> None:
-    """Print a heading and a table."""
-    heading = f"generation {report.generation}: {report.rows:,} posts, {report.users:,} users"
+def report_text(report: Report) -> str:
+    """Write a report as a heading and a table."""
+    lines = [f"generation {report.generation}: {report.rows:,} posts, {report.users:,} users"]
     if report.last_sequence:
-        heading += f", sequence {_range(report)}"
-    console.print(Text(heading))
-    for index in report.indexes:
-        if index.stale:
-            what = f"{index.name} is of sequence {index.sequence}, not of what answered: STALE"
-            console.print(Text(what))
-    console.print(_table(report))
+        sequences = dict.fromkeys((report.first_sequence, report.last_sequence))
+        lines[0] += f", sequence {' to '.join(map(str, sequences))}"
+    lines += [
+        f"{index.name} is of sequence {index.sequence}, the answers are not: STALE"
+        for index in report.indexes
+        if index.stale
+    ]
+    return "\n".join([*lines, _table(report)])
 
 
-def _table(report: Report) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("search")
-    table.add_column("setting")
-    headings = (f"recall@{report.top_k}", "least", f"RBO p={report.rbo_p:g}", "p50 ms", "p99 ms")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    exact, encode = report.retrieve, report.encode
-    table.add_row("served, exact", "", "1", "1", "1", *_milliseconds(exact.p50_ms, exact.p99_ms))
-    table.add_row("  EncodeUser alone", *[""] * 4, *_milliseconds(encode.p50_ms, encode.p99_ms))
+def _table(report: Report) -> str:
+    columns = {"search": "<", "setting": "<"} | dict.fromkeys(
+        (f"recall@{report.top_k}", "least", f"RBO p={report.rbo_p:g}", "p50 ms", "p99 ms"), ">"
+    )
+    rows: list[tuple[str, ...]] = [
+        ("served, exact", "", "1", "1", "1", *_milliseconds(report.retrieve)),
+        ("  EncodeUser alone", *[""] * 4, *_milliseconds(report.encode)),
+    ]
     for index in report.indexes:
         for grade in index.grades:
-            table.add_row(
-                Text(index.label),
-                grade.setting,
-                *(f"{value:.4f}" for value in (grade.recall, grade.least_recall, grade.rbo)),
-                *_milliseconds(grade.p50_ms, grade.p99_ms),
-            )
-    return table
+            marks = (grade.recall, grade.least_recall, grade.rbo)
+            shown = [f"{mark:.4f}" for mark in marks]
+            rows.append((index.label, grade.setting, *shown, *_milliseconds(grade)))
+    return table(columns, rows)
 
 
-def _milliseconds(*values: float) -> tuple[str, ...]:
-    return tuple(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in values)
-
-
-def _range(report: Report) -> str:
-    both = dict.fromkeys((report.first_sequence, report.last_sequence))
-    return " to ".join(map(str, both))
+def _milliseconds(times: Latency | Grade) -> tuple[str, ...]:
+    return tuple(
+        f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in (times.p50_ms, times.p99_ms)
+    )

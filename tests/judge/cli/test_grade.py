@@ -186,7 +186,7 @@ def test_another_state_of_the_corpus_is_refused_unless_allowed_and_then_said(
     assert [index["stale"] for index in report["indexes"]] == [True]
     table = run(*arguments, "--allow-stale").out
     assert "2 users, sequence 3\n" in table
-    assert "index is of sequence 0, not of what answered: STALE\n" in table
+    assert "index is of sequence 0, the answers are not: STALE\n" in table
     assert "index (Flat), stale" in table
 
 
@@ -311,8 +311,8 @@ def test_an_index_of_other_rows_than_its_vectors_is_refused(
         (("--search", "efSearch"), "must be as in efSearch=16,32,64, is 'efSearch'"),
         (("--search", "nprobe=1,2"), "nprobe is no parameter of Flat"),
         (("--search", "nprobe=0"), "values must be from 1"),
-        (("--rbo-p", "1"), "must be above 0 and below 1"),
-        (("--rbo-p", "0"), "must be above 0 and below 1"),
+        (("--rbo-p", "1"), "is not in the range 0<x<1"),
+        (("--rbo-p", "0"), "is not in the range 0<x<1"),
         (("--repeat", "0"), "--repeat"),
         (("--top-k", "0"), "--top-k"),
         (("--plot", "plot.gif"), "must end in .png, .svg, .pdf"),

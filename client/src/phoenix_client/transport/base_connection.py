@@ -10,6 +10,11 @@ import grpc.aio
 
 from phoenix_client.errors import DeadlineExceededError, UnavailableError
 from phoenix_client.transport import channels
+from phoenix_client.transport.defaults import (
+    DEFAULT_MAX_RESPONSE_BYTES,
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_S,
+)
 
 Channel = TypeVar("Channel", grpc.Channel, grpc.aio.Channel)
 
@@ -22,12 +27,12 @@ class BaseConnection(ABC, Generic[Channel]):
 
     def __init__(
         self,
-        target: str = channels.DEFAULT_TARGET,
+        target: str = DEFAULT_TARGET,
         *,
-        timeout_s: float = channels.DEFAULT_TIMEOUT_S,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
         credentials: grpc.ChannelCredentials | None = None,
         max_request_bytes: int | None = None,
-        max_response_bytes: int | None = channels.DEFAULT_MAX_RESPONSE_BYTES,
+        max_response_bytes: int | None = DEFAULT_MAX_RESPONSE_BYTES,
         channel: Channel | None = None,
     ) -> None:
         """Prepare a connection; the first call opens it.
