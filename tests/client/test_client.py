@@ -11,6 +11,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1.health import HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from client.conftest import Ask
 from fake_server.server import (
@@ -34,6 +37,7 @@ from phoenix_client import (
     InvalidArgumentError,
     MalformedReplyError,
     Model,
+    NotFoundError,
     PhoenixClient,
     Post,
     RetrieveQuery,
@@ -41,7 +45,6 @@ from phoenix_client import (
     UnimplementedError,
     User,
 )
-from phoenix_client.transport.channels import read_health_reply, write_health_request
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 from phoenix_retrieval.v1 import user_pb2
 
@@ -330,11 +333,23 @@ def test_a_health_check_that_ends_early_is_unavailable(server: FakeServer, ask: 
         ask("wait_until_ready")
 
 
-def test_the_health_check_speaks_the_standard_messages() -> None:
-    health_pb2 = pytest.importorskip("grpc_health.v1.health_pb2")
-    for service in ("", "phoenix_retrieval.v1.RetrievalService"):
-        expected = health_pb2.HealthCheckRequest(service=service)
-        assert health_pb2.HealthCheckRequest.FromString(write_health_request(service)) == expected
-    for status in health_pb2.HealthCheckResponse.ServingStatus.values():
-        reply = health_pb2.HealthCheckResponse(status=status).SerializeToString()
-        assert read_health_reply(reply) is (status == health_pb2.HealthCheckResponse.SERVING)
+async def test_the_health_check_is_the_standard_one() -> None:
+    """Ask grpcio-health-checking's own servicer, of the whole server and of a service."""
+    servicer = HealthServicer()
+    server = grpc.server(ThreadPoolExecutor(2))
+    add_HealthServicer_to_server(servicer, server)
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        async with AsyncPhoenixClient(target) as async_client:
+            with PhoenixClient(target) as client:
+                for service in ("", "phoenix_retrieval.v1.RetrievalService"):
+                    for status in HealthCheckResponse.ServingStatus.values():
+                        servicer.set(service, status)
+                        serving = status == HealthCheckResponse.SERVING
+                        assert client.is_serving(service) is serving
+                        assert await async_client.is_serving(service) is serving
+                with pytest.raises(NotFoundError):
+                    client.is_serving("unknown")
+    finally:
+        server.stop(None).wait()
