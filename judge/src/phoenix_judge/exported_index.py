@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_client.errors import FileError
-from phoenix_client.files.json_reader import JsonReader
+from phoenix_client.files.json_value import JsonValue
 from phoenix_judge.searchers import FaissSearcher, ScannSearcher, Searcher
 
 MANIFEST = "index.json"
@@ -105,53 +105,40 @@ def read_manifest(path: Path) -> Manifest:
     """Read an `index.json`.
 
     Raises:
-        FileError: It is not one, or it is of vectors alone.
+        FileError: It is not one, or it describes vectors without an index.
     """
     try:
         text = path.read_bytes()
     except OSError as error:
-        hint = "write one with phoenix-server export-index"
+        hint = "write one with phoenix-judge export"
         raise FileError(str(path), "", f"{error.strerror}; {hint}") from error
-    reader = _Reader(str(path))
-    return reader.manifest(reader.parse(text, ""))
-
-
-class _Reader(JsonReader):
-    """Turns parsed JSON into a manifest. A location is a key."""
-
-    def manifest(self, value: object) -> Manifest:
-        document = self.object(value, "")
-        version = self._uint(document, "format_version")
-        if version != _FORMAT_VERSION:
-            raise self.misfit("format_version", f"must be {_FORMAT_VERSION}", version)
-        form = self._text(document, "format")
-        fields: dict[str, Any] = {
-            "format": form,
-            "tower_fingerprint": self._text(document, "tower_fingerprint"),
-            "sequence": self._uint(document, "sequence"),
-            "rows": self._uint(document, "rows", least=1),
-            "embedding_size": self._uint(document, "embedding_size", least=1),
-        }
-        match form:
-            case "faiss":
-                fields["made_as"] = self._text(document, "factory")
-            case "scann":
-                fields |= {key: self._uint(document, key, least=1) for key in ("leaves", "reorder")}
-                fields["made_as"] = "ScaNN, {leaves} leaves, reorder {reorder}".format(**fields)
-            case "npy":
-                raise self.fault("format", "is npy: vectors without an index, nothing to search")
-            case _:
-                raise self.misfit("format", "must be faiss or scann", form)
-        return Manifest(**fields)
-
-    def _uint(self, document: dict[str, object], key: str, *, least: int = 0) -> int:
-        return self.uint(self.member(document, key, ""), key, 64, least=least)
-
-    def _text(self, document: dict[str, object], key: str) -> str:
-        value = self.member(document, key, "")
-        if not isinstance(value, str):
-            raise self.misfit(key, "must be a string", value)
-        return value
+    document = JsonValue.parse(text, FileError, str(path))
+    version, form = document.member("format_version"), document.member("format")
+    if version.uint() != _FORMAT_VERSION:
+        raise version.misfit(f"must be {_FORMAT_VERSION}")
+    leaves = reorder = 0
+    match form.text():
+        case "faiss":
+            made_as = document.member("factory").text()
+        case "scann":
+            leaves, reorder = (
+                document.member(key).uint(minimum=1) for key in ("leaves", "reorder")
+            )
+            made_as = f"ScaNN, {leaves} leaves, reorder {reorder}"
+        case "npy":
+            raise form.error("is npy: vectors without an index, nothing to search")
+        case _:
+            raise form.misfit("must be faiss or scann")
+    return Manifest(
+        format=form.text(),
+        made_as=made_as,
+        tower_fingerprint=document.member("tower_fingerprint").text(),
+        sequence=document.member("sequence").uint(),
+        rows=document.member("rows").uint(minimum=1),
+        embedding_size=document.member("embedding_size").uint(minimum=1),
+        leaves=leaves,
+        reorder=reorder,
+    )
 
 
 def _searcher(path: Path, manifest: Manifest) -> Searcher:
