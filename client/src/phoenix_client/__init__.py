@@ -8,22 +8,22 @@
     for candidate in result.candidates:
         ...
 
-Conditions narrow what is found:
+A filter restricts the posts:
 
     fresh = Filter(created_since=datetime.now(UTC) - timedelta(days=1), none_labels=["nsfw"])
     result = client.retrieve(user, top_k=10, filter=fresh)
 
-It changes the corpus too:
+The client changes the corpus too:
 
     written = client.upsert_posts([Post(7, 8, datetime.now(UTC), labels=["news"])])
     result = client.retrieve(user, top_k=10, min_sequence=written.sequence)
 
-And it changes what is served, from directories of the server, while that serves:
+It loads and activates generations, from directories of the server:
 
     client.load_generation("bundles/2", activate=True)
     client.roll_back_generation()
 
-`AsyncPhoenixClient` has the same methods, to be awaited. `phoenix_client.errors` shows the tree of
+`AsyncPhoenixClient` has the same methods as coroutines. `phoenix_client.errors` shows the tree of
 exceptions.
 """
 
@@ -84,8 +84,8 @@ if TYPE_CHECKING:
     from phoenix_client.types.users import History as History
     from phoenix_client.types.users import User as User
 
-# What each module exports, separated by spaces. A module is imported when one of its names is first
-# used, so that a program pays only for what it uses: not for the async client, for example.
+# The public names of each module, separated by spaces. A module is imported when one of its names
+# is first used, so that a program pays only for what it uses: not for the async client, say.
 _EXPORTS = {
     "aio": "AsyncPhoenixClient",
     "client": "PhoenixClient",

@@ -1,4 +1,4 @@
-"""What grading came to: as a table for people, as JSON for programs."""
+"""The result of grading: as a table for people, as JSON for programs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from phoenix_client.cli.output import table
 
 @dataclass(frozen=True, kw_only=True)
 class Grade:
-    """How an index did with one setting.
+    """The grade of an index with one setting.
 
     Attributes:
-        setting: The parameter and its value, as in `efSearch=64`. Empty: there is none.
+        setting: The parameter and its value, as in `efSearch=64`. Empty if there is none.
         value: The value.
-        recall: Share of the exact results that it found, the mean over users.
-        least_recall: The same of the user for whom it was least.
-        rbo: Rank-biased overlap with the exact results, the mean over users.
-        p50_ms: Time of a search that half of them did not exceed, in milliseconds.
-        p99_ms: Time of a search that 99 in 100 did not exceed, in milliseconds.
+        recall: Share of the exact results that it found, mean over users.
+        least_recall: The same for the user with the lowest.
+        rbo: Rank-biased overlap with the exact results, mean over users.
+        p50_ms: 50th percentile of the time of a search, in milliseconds.
+        p99_ms: 99th percentile of the time of a search, in milliseconds.
     """
 
     setting: str
@@ -33,14 +33,14 @@ class Grade:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexReport:
-    """How an index did.
+    """The grades of an index.
 
     Attributes:
-        name: Of its directory.
-        made_as: How it was made.
-        sequence: Number of the last change of the corpus that it holds.
+        name: Name of its directory.
+        made_as: How it was built.
+        sequence: Number of the last change of the corpus that it includes.
         stale: Whether the server answered from another state of the corpus.
-        grades: One a setting.
+        grades: One per setting.
     """
 
     name: str
@@ -51,18 +51,18 @@ class IndexReport:
 
     @property
     def label(self) -> str:
-        """What to call it: its directory, how it was made, and whether it is stale."""
+        """Its name for people: its directory, how it was built, and whether it is stale."""
         name = self.name if self.name == self.made_as else f"{self.name} ({self.made_as})"
         return f"{name}, stale" if self.stale else name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """How long calls took, as the client saw it.
+    """Duration of calls, as the client saw it.
 
     Attributes:
-        p50_ms: Time that half of them did not exceed, in milliseconds.
-        p99_ms: Time that 99 in 100 did not exceed, in milliseconds.
+        p50_ms: 50th percentile, in milliseconds.
+        p99_ms: 99th percentile, in milliseconds.
     """
 
     p50_ms: float
@@ -71,19 +71,19 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How indexes did, beside the server that is exact.
+    """The grades of indexes, beside the server's exact answers.
 
     Attributes:
         generation: Names the bundle and the corpus that answered.
-        rows: Posts that the server scanned.
-        first_sequence: Number of the last change of the corpus that the first answer saw.
-        last_sequence: The same of the last answer.
-        users: How many users were asked for.
-        top_k: How many posts for each.
+        rows: Number of posts that the server scanned.
+        first_sequence: Number of the last change of the corpus that the first answer includes.
+        last_sequence: The same for the last answer.
+        users: Number of users.
+        top_k: Number of posts per user.
         rbo_p: Persistence of the rank-biased overlap.
-        retrieve: Of the calls that were answered exactly.
-        encode: Of calls that encode the same users and search nothing.
-        indexes: How each index did.
+        retrieve: Duration of the Retrieve calls.
+        encode: Duration of EncodeUser calls for the same users, without a search.
+        indexes: The grades of each index.
     """
 
     generation: str

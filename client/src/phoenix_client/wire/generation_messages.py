@@ -44,7 +44,7 @@ def _directory(name: str, given: str | PurePath | None) -> str:
     try:
         directory.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name}: {directory!a} is no text ({error.reason})") from error
+        raise ValueError(f"{name}: {directory!a} is not valid text ({error.reason})") from error
     return directory
 
 
