@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from client.servicer import FakeServer, run_fake_server
 from commands import Outcome, Run, outcome_of
+from fake_server.server import FakeServer, run_fake_server
 from phoenix_client import AsyncPhoenixClient, PhoenixClient
 from phoenix_client.cli.main import main
 

@@ -1,51 +1,36 @@
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import math
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 
 from client.conftest import Ask
-from client.servicer import (
+from fake_server.server import (
     EMBEDDING_SIZE,
     GENERATION,
     MAX_TOP_K,
     POSTS,
     REPRESENTATION,
     STATS,
-    Failure,
     FakeServer,
-    run_fake_server,
 )
 from phoenix_client import (
     Action,
-    AsyncPhoenixClient,
-    CallCancelledError,
-    DeadlineExceededError,
     Engagement,
     History,
     InvalidArgumentError,
     MalformedReplyError,
     Model,
-    PhoenixClient,
-    Post,
     RetrieveQuery,
-    UnavailableError,
-    UnimplementedError,
     User,
 )
-from phoenix_client.transport.channels import read_health_reply, write_health_request
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 from phoenix_retrieval.v1 import user_pb2
 
 USER = User(2**64 - 1, History.from_engagements([Engagement(2**63, 5, {Action.REPLY}, 3)]))
+
+
 USER_MESSAGE = user_pb2.User(
     user_id=2**64 - 1,
     post_ids=[2**63],
@@ -53,6 +38,8 @@ USER_MESSAGE = user_pb2.User(
     action_masks=[1 << user_pb2.ACTION_REPLY],
     product_surfaces=[3],
 )
+
+
 FLOAT32 = 2**-24  # relative error of rounding to float32
 
 
@@ -179,162 +166,3 @@ def test_a_reply_that_contradicts_itself_raises(server: FakeServer, ask: Ask) ->
     server.replies = [retrieval_pb2.RetrieveResponse(post_ids=[1], scores=[])]
     with pytest.raises(MalformedReplyError):
         ask("retrieve", USER, top_k=1)
-
-
-CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
-    ("retrieve", (USER,), {"top_k": 1}),
-    ("batch_retrieve", ([],), {}),
-    ("encode_user", (USER,), {}),
-    ("encode_candidates", ([1], [2]), {}),
-    ("score_posts", (USER, [POSTS[0].post_id]), {}),
-    ("get_model", (), {}),
-    ("get_serving_stats", (), {}),
-    ("activate_generation", (1,), {}),
-    ("list_generations", (), {}),
-    ("upsert_posts", ([Post(1, 2)],), {}),
-    ("stream_upsert_posts", ([[Post(1, 2)]],), {}),
-    ("delete_posts", ([1],), {}),
-    ("get_posts", ([1],), {}),
-    ("get_corpus", (), {}),
-    ("create_snapshot", (), {}),
-    ("list_snapshots", (), {}),
-]
-
-
-@pytest.mark.parametrize(("method", "arguments", "options"), CALLS)
-def test_every_call_ends_at_its_own_time_limit(
-    server: FakeServer, ask: Ask, method: str, arguments: tuple[Any, ...], options: dict[str, Any]
-) -> None:
-    server.hangs = True
-    with pytest.raises(DeadlineExceededError):
-        ask(method, *arguments, **options, timeout_s=0.05)
-
-
-def test_a_call_without_a_time_limit_has_the_clients(server: FakeServer, ask: Ask) -> None:
-    server.hangs = True
-    ask.client_options = {"timeout_s": 0.05}
-    with pytest.raises(DeadlineExceededError):
-        ask("get_model")
-
-
-@pytest.mark.parametrize("timeout_s", [0, -1, math.nan, math.inf])
-def test_a_time_limit_that_is_none_is_refused(ask: Ask, timeout_s: float) -> None:
-    with pytest.raises(ValueError, match="timeout_s: must be above 0 and finite"):
-        ask("get_model", timeout_s=timeout_s)
-    ask.client_options = {"timeout_s": timeout_s}
-    with pytest.raises(ValueError, match="timeout_s: must be above 0 and finite"):
-        ask("get_model")
-
-
-@pytest.mark.parametrize(("method", "arguments", "options"), CALLS)
-def test_a_server_that_is_unavailable_for_a_moment_is_asked_again(
-    server: FakeServer, ask: Ask, method: str, arguments: tuple[Any, ...], options: dict[str, Any]
-) -> None:
-    server.failures = [Failure(grpc.StatusCode.UNAVAILABLE)] * 2
-    ask(method, *arguments, **options)
-    first, second, third = server.requests
-    assert first == second == third
-
-
-def test_no_other_failure_is_asked_again(server: FakeServer, ask: Ask) -> None:
-    server.failures = [Failure(grpc.StatusCode.UNIMPLEMENTED)]
-    with pytest.raises(UnimplementedError):
-        ask("get_model")
-    assert len(server.requests) == 1
-
-
-def test_a_server_that_is_not_there_is_unavailable() -> None:
-    with run_fake_server() as gone:
-        pass
-    with PhoenixClient(gone.target) as client, pytest.raises(UnavailableError):
-        client.get_model()
-
-
-async def test_cancelling_a_task_cancels_its_call(server: FakeServer) -> None:
-    server.hangs = True
-    async with AsyncPhoenixClient(server.target) as client:
-        task = asyncio.create_task(client.get_model(timeout_s=60))
-        assert await asyncio.to_thread(server.called.wait, 10)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    assert await asyncio.to_thread(server.given_up.wait, 10)
-
-
-def test_closing_the_client_cancels_its_calls(server: FakeServer) -> None:
-    server.hangs = True
-    with ThreadPoolExecutor(1) as pool, PhoenixClient(server.target) as client:
-        call = pool.submit(client.get_model, timeout_s=60)
-        assert server.called.wait(10)
-        client.close()
-        with pytest.raises(CallCancelledError):
-            call.result()
-
-
-def test_a_channel_that_was_given_stays_open(server: FakeServer) -> None:
-    with grpc.insecure_channel(server.target) as channel:
-        for _ in range(2):
-            with PhoenixClient(channel=channel) as client:
-                assert client.get_model().generation == GENERATION
-
-
-async def test_a_channel_that_was_given_stays_open_async(server: FakeServer) -> None:
-    async with grpc.aio.insecure_channel(server.target) as channel:
-        for _ in range(2):
-            async with AsyncPhoenixClient(channel=channel) as client:
-                assert (await client.get_model()).generation == GENERATION
-
-
-def test_credentials_encrypt(tls_files: tuple[Path, Path]) -> None:
-    key, certificate = (file.read_bytes() for file in tls_files)
-    with run_fake_server(grpc.ssl_server_credentials([(key, certificate)])) as server:
-        credentials = grpc.ssl_channel_credentials(certificate)
-        with PhoenixClient(server.target, credentials=credentials) as client:
-            assert client.get_model().generation == GENERATION
-        with PhoenixClient(server.target) as client, pytest.raises(UnavailableError):
-            client.get_model()
-
-
-def test_is_serving_says_what_the_health_check_says(server: FakeServer, ask: Ask) -> None:
-    assert ask("is_serving") is False
-    server.serving.set()
-    assert ask("is_serving") is True
-
-
-def test_a_server_that_is_not_there_is_not_serving() -> None:
-    with run_fake_server() as gone:
-        pass
-    with PhoenixClient(gone.target) as client:
-        assert client.is_serving(timeout_s=0.2) is False
-
-
-def test_wait_until_ready_returns_when_the_server_is_serving(server: FakeServer, ask: Ask) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(ask, "wait_until_ready", timeout_s=60)
-        try:
-            assert server.watched.wait(10)
-            assert not waiting.done()
-        finally:
-            server.serving.set()
-        waiting.result()
-
-
-def test_wait_until_ready_ends_at_its_time_limit(ask: Ask) -> None:
-    with pytest.raises(DeadlineExceededError):
-        ask("wait_until_ready", timeout_s=0.05)
-
-
-def test_a_health_check_that_ends_early_is_unavailable(server: FakeServer, ask: Ask) -> None:
-    server.watch_ends = True
-    with pytest.raises(UnavailableError, match="ended before the server was serving"):
-        ask("wait_until_ready")
-
-
-def test_the_health_check_speaks_the_standard_messages() -> None:
-    health_pb2 = pytest.importorskip("grpc_health.v1.health_pb2")
-    for service in ("", "phoenix_retrieval.v1.RetrievalService"):
-        expected = health_pb2.HealthCheckRequest(service=service)
-        assert health_pb2.HealthCheckRequest.FromString(write_health_request(service)) == expected
-    for status in health_pb2.HealthCheckResponse.ServingStatus.values():
-        reply = health_pb2.HealthCheckResponse(status=status).SerializeToString()
-        assert read_health_reply(reply) is (status == health_pb2.HealthCheckResponse.SERVING)

@@ -14,7 +14,7 @@ import pytest
 from commands import outcome_of
 from integration.conftest import SMALL
 from phoenix_client import PhoenixClient, Post, User, load_sequences
-from phoenix_client.cli.main import main
+from phoenix_judge.cli.main import main
 from phoenix_judge.export import export_index
 from phoenix_judge.index_builders import FaissOptions, ScannOptions
 from phoenix_server.build.import_npz import import_corpus
@@ -44,7 +44,7 @@ def judge(users: Path, capsys: pytest.CaptureFixture[str]) -> Judge:
     """Judge an index; return the report, or what went wrong."""
 
     def run(index: Path, target: str, *options: object) -> Any:
-        arguments = ("judge", index, users, "--target", target, "--top-k", K, "--json", *options)
+        arguments = ("grade", index, users, "--target", target, "--top-k", K, "--json", *options)
         status, out, err = outcome_of(lambda: main(list(map(str, arguments))), capsys)
         return err if status else json.loads(out)
 

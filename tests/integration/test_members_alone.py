@@ -67,6 +67,13 @@ def test_the_client_alone_writes_requests(environment: Path) -> None:
     assert "2023071280809351541" in printed
 
 
+def test_the_judge_alone_says_what_it_does(environment: Path) -> None:
+    absent = ["dm-haiku", "phoenix-model", "tensorflow", "tensorflow-cpu", "faiss-cpu"]
+    install(environment, "judge", "client", "server", "proto", absent=absent)
+    printed = run(str(environment / "phoenix-judge"), "--help")
+    assert "export" in printed and "grade" in printed
+
+
 def install(environment: Path, *members: str, absent: Iterable[str]) -> None:
     """Install members, and check what did not come along."""
     python = ["--python", str(environment / "python")]

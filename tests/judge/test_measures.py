@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phoenix_judge.measures import percentile, rank_biased_overlap, recall
-from phoenix_judge.sweeps import Sweep, doubling, parse_sweep
 
 lists = st.lists(st.integers(0, 12), min_size=1, max_size=9, unique=True)
+
+
 persistences = st.integers(1, 99).map(lambda n: Fraction(n, 100))
 
 
@@ -79,23 +80,3 @@ def test_a_percentile_is_the_least_that_so_many_do_not_exceed(values: list[float
     found = percentile(values, n)
     enough = [v for v in values if 100 * sum(w <= v for w in values) >= n * len(values)]
     assert found == min(enough)
-
-
-def test_sweeps_are_read() -> None:
-    assert parse_sweep("efSearch=16,32") == Sweep("efSearch", (16, 32))
-    assert parse_sweep("nprobe=1") == Sweep("nprobe", (1,))
-    assert doubling("nprobe", 3, 13) == Sweep("nprobe", (3, 6, 12))
-
-
-@pytest.mark.parametrize(
-    "text", ["", "nprobe", "nprobe=", "=1", "nprobe=1,", "nprobe=a", "nprobe=-1", "nprobe=1.5"]
-)
-def test_what_is_no_sweep_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="must be as in efSearch=16,32,64"):
-        parse_sweep(text)
-
-
-@pytest.mark.parametrize("text", ["nprobe=0", f"nprobe={2**31}"])
-def test_values_out_of_range_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="values must be from 1"):
-        parse_sweep(text)

@@ -1,19 +1,16 @@
-"""The async client. What its methods take, return and raise is said at `PhoenixClient`."""
+"""The async client. The sync one, in `client`, has the same methods."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from contextlib import aclosing
+from collections.abc import Iterable
 from pathlib import PurePath
 
+from phoenix_client.aio_corpus_calls import AsyncCorpusCalls
 from phoenix_client.errors import PhoenixClientError
-from phoenix_client.transport.aio_connection import AsyncConnection
-from phoenix_client.transport.channels import DEFAULT_LOAD_TIMEOUT_S
-from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+from phoenix_client.transport.defaults import DEFAULT_LOAD_TIMEOUT_S
 from phoenix_client.types.filters import Filter
 from phoenix_client.types.generations import Generation
 from phoenix_client.types.model import Model
-from phoenix_client.types.posts import Post
 from phoenix_client.types.queries import RetrieveQuery
 from phoenix_client.types.results import (
     EncodedCandidates,
@@ -23,17 +20,21 @@ from phoenix_client.types.results import (
 )
 from phoenix_client.types.stats import ServingStats
 from phoenix_client.types.users import User
-from phoenix_client.wire import corpus_messages, generation_messages, messages
-from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
+from phoenix_client.wire import generation_messages, messages
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 
 
-class AsyncPhoenixClient(AsyncConnection):
-    """A connection to a retrieval server, for the event loop in which it is made.
+class AsyncPhoenixClient(AsyncCorpusCalls):
+    """A connection to a retrieval server, for the event loop in which it is created.
 
-    Every call ends within its time limit and raises a `PhoenixClientError` if it fails. Values that
-    cannot be sent raise `ValueError` first. Cancelling a task that awaits a call cancels the call.
-    Use it as an async context manager, or await `close`.
+    Use it as an async context manager, or await `close`. Every method raises a `PhoenixClientError`
+    if its call fails, and `ValueError`, before any call, for values that cannot be sent. Every call
+    ends within `timeout_s`, its own or, if that is None, the client's. Cancelling a task that
+    awaits a call cancels the call.
+
+    gRPC repeats a call that is UNAVAILABLE up to twice. Writing or deleting the same posts again
+    changes nothing more, but the counts returned are those of the last attempt. Calls that load a
+    generation or roll back are never repeated: twice would have another effect.
     """
 
     async def retrieve(
@@ -49,7 +50,24 @@ class AsyncPhoenixClient(AsyncConnection):
         filter: Filter | None = None,
         timeout_s: float | None = None,
     ) -> RetrieveResult:
-        """Return the posts of highest score for a user: the exact top k."""
+        """Return the posts with the highest scores for a user: the exact top k.
+
+        Args:
+            user: The user.
+            top_k: Number of posts, from 1 to the server's limit (`Model.max_top_k`).
+            with_author_ids: Return the posts' authors.
+            with_labels: Return the posts' labels.
+            with_created_at: Return when the posts were created.
+            with_representation: Return the user's representation.
+            min_sequence: Wait, within the time limit, until the corpus holds the change of this
+                number (`Upserted.sequence`, `Deleted.sequence`).
+            filter: Conditions that the posts must meet. None: all posts are eligible.
+            timeout_s: Time limit of this call.
+
+        Raises:
+            InvalidArgumentError: The server rejects the query; for example, its filter names a
+                label that no post has ever had.
+        """
         query = RetrieveQuery(
             user=user,
             top_k=top_k,
@@ -67,7 +85,12 @@ class AsyncPhoenixClient(AsyncConnection):
     async def batch_retrieve(
         self, queries: Iterable[RetrieveQuery], *, timeout_s: float | None = None
     ) -> list[RetrieveResult | PhoenixClientError]:
-        """Answer many queries at once; a query that failed has its exception for a result."""
+        """Answer many queries in one call.
+
+        Returns:
+            One result per query, in order. The result of a query that failed is its exception,
+            which is not raised.
+        """
         request = messages.batch_retrieve_request(queries)
         reply = await self._call(self._retrieval.BatchRetrieve, request, timeout_s)
         return messages.read_batch_retrieve(reply, len(request.requests))
@@ -85,7 +108,13 @@ class AsyncPhoenixClient(AsyncConnection):
         *,
         timeout_s: float | None = None,
     ) -> EncodedCandidates:
-        """Return the unit vectors of posts, in the corpus or not."""
+        """Return the unit vectors of posts, whether or not the corpus holds them.
+
+        Args:
+            post_ids: The posts; never 0.
+            author_ids: Their authors, one per post; never 0.
+            timeout_s: Time limit of this call.
+        """
         request = messages.encode_candidates_request(post_ids, author_ids)
         reply = await self._call(self._retrieval.EncodeCandidates, request, timeout_s)
         return messages.read_encode_candidates(reply, len(request.post_ids))
@@ -93,18 +122,22 @@ class AsyncPhoenixClient(AsyncConnection):
     async def score_posts(
         self, user: User, post_ids: Iterable[int], *, timeout_s: float | None = None
     ) -> ScoreResult:
-        """Return exact scores and ranks of posts in the corpus."""
+        """Return exact scores and ranks of posts in the corpus.
+
+        Raises:
+            NotFoundError: The corpus does not hold all of them.
+        """
         request = messages.score_posts_request(user, post_ids)
         reply = await self._call(self._retrieval.ScorePosts, request, timeout_s)
         return messages.read_score_posts(reply, request.post_ids)
 
     async def get_model(self, *, timeout_s: float | None = None) -> Model:
-        """Describe the model and the corpus that answer now."""
+        """Describe the active generation's model and corpus, and the server's limits."""
         reply = await self._call(self._model.GetModel, model_pb2.GetModelRequest(), timeout_s)
         return messages.read_model(reply)
 
     async def get_serving_stats(self, *, timeout_s: float | None = None) -> ServingStats:
-        """Tell what waits for the device, and what has become of the calls so far."""
+        """Return the state of the request queue, and counts of how requests ended so far."""
         request = model_pb2.GetServingStatsRequest()
         reply = await self._call(self._model.GetServingStats, request, timeout_s)
         return messages.read_serving_stats(reply)
@@ -117,7 +150,27 @@ class AsyncPhoenixClient(AsyncConnection):
         activate: bool = False,
         timeout_s: float | None = DEFAULT_LOAD_TIMEOUT_S,
     ) -> Generation:
-        """Have the server load a bundle, a corpus or both beside what answers."""
+        """Load a bundle, a corpus or both beside the active generation, and wait until READY.
+
+        With a bundle alone, the server re-encodes the vectors of the corpus. If loading fails, the
+        active generation goes on serving. The directories are sent unchanged and name the server's;
+        a relative one is relative to its working directory.
+
+        Args:
+            bundle: Directory of a bundle. None: the active generation's.
+            corpus: Directory of a corpus. None: the active generation's, with all changes.
+            activate: Activate the generation once it is READY.
+            timeout_s: Time limit of this call; None: the client's.
+
+        Raises:
+            ValueError: Neither directory is given, or one is empty or not valid text.
+            PermissionDeniedError: The server may not load from there (`--allow-load`).
+            FailedPreconditionError: It cannot be used, its self-test fails, or another generation
+                is being loaded.
+            ResourceExhaustedError: It does not fit in memory.
+            DeadlineExceededError: The time limit passed. The server goes on loading;
+                `list_generations` shows the outcome.
+        """
         request = generation_messages.load_request(bundle, corpus, activate)
         reply = await self._call(self._model.LoadGeneration, request, timeout_s)
         return generation_messages.read_generation(reply)
@@ -125,13 +178,35 @@ class AsyncPhoenixClient(AsyncConnection):
     async def activate_generation(
         self, number: int, *, timeout_s: float | None = None
     ) -> Generation:
-        """Have a generation answer that is ready. What was changed before is in it."""
+        """Activate a READY generation. It includes every change acknowledged before.
+
+        Args:
+            number: `Generation.number`.
+            timeout_s: Time limit of this call. A generation with many changes to replay may need
+                more than the client's default.
+
+        Raises:
+            ValueError: `number` is not an unsigned 32-bit integer.
+            NotFoundError: No generation of this number is READY.
+            FailedPreconditionError: Replaying the changes fails, or another generation is being
+                loaded.
+            DeadlineExceededError: The time limit passed; the server may activate it even so.
+        """
         request = generation_messages.activate_request(number)
         reply = await self._call(self._model.ActivateGeneration, request, timeout_s)
         return generation_messages.read_generation(reply)
 
     async def roll_back_generation(self, *, timeout_s: float | None = None) -> Generation:
-        """Have the generation answer that did before."""
+        """Activate the rollback generation: the one that was active before.
+
+        The generation that was active becomes the rollback generation, so a second call undoes the
+        first. `timeout_s` is as for `activate_generation`.
+
+        Raises:
+            FailedPreconditionError: There is no rollback generation, or as for
+                `activate_generation`.
+            DeadlineExceededError: The time limit passed; the server may roll back even so.
+        """
         request = model_pb2.RollbackGenerationRequest()
         reply = await self._call(self._model.RollbackGeneration, request, timeout_s)
         return generation_messages.read_generation(reply)
@@ -141,69 +216,3 @@ class AsyncPhoenixClient(AsyncConnection):
         request = model_pb2.ListGenerationsRequest()
         reply = await self._call(self._model.ListGenerations, request, timeout_s)
         return generation_messages.read_generations(reply)
-
-    async def upsert_posts(
-        self, posts: Iterable[Post], *, timeout_s: float | None = None
-    ) -> Upserted:
-        """Write posts to the corpus: new ones, or others in place of those with the same ids."""
-        request = corpus_messages.upsert_request(posts)
-        reply = await self._call(self._corpus.UpsertPosts, request, timeout_s)
-        return corpus_messages.read_upserted(reply)
-
-    async def stream_upsert_posts(
-        self,
-        batches: Iterable[Iterable[Post]] | AsyncIterable[Iterable[Post]],
-        *,
-        timeout_s: float | None = None,
-    ) -> Upserted:
-        """Write many posts in one call.
-
-        The batches may come from an async iterable; it is cancelled if the call ends before it.
-        """
-        async with aclosing(_upsert_requests(batches)) as requests:
-            reply = await self._send(self._corpus.StreamUpsertPosts, requests, timeout_s)
-        return corpus_messages.read_upserted(reply)
-
-    async def delete_posts(
-        self, post_ids: Iterable[int], *, timeout_s: float | None = None
-    ) -> Deleted:
-        """Delete posts from the corpus: all or none. Ids that it does not hold are ignored."""
-        request = corpus_messages.delete_request(post_ids)
-        reply = await self._call(self._corpus.DeletePosts, request, timeout_s)
-        return corpus_messages.read_deleted(reply)
-
-    async def get_posts(
-        self, post_ids: Iterable[int], *, timeout_s: float | None = None
-    ) -> FoundPosts:
-        """Look up posts of the corpus."""
-        request = corpus_messages.get_posts_request(post_ids)
-        reply = await self._call(self._corpus.GetPosts, request, timeout_s)
-        return corpus_messages.read_found_posts(reply, len(request.post_ids))
-
-    async def get_corpus(self, *, timeout_s: float | None = None) -> CorpusState:
-        """Describe the corpus as it is now."""
-        reply = await self._call(self._corpus.GetCorpus, corpus_pb2.GetCorpusRequest(), timeout_s)
-        return corpus_messages.read_corpus(reply)
-
-    async def create_snapshot(self, *, timeout_s: float | None = None) -> Snapshot:
-        """Write a snapshot of all changes so far, with which a restart would begin."""
-        request = corpus_pb2.CreateSnapshotRequest()
-        reply = await self._call(self._corpus.CreateSnapshot, request, timeout_s)
-        return corpus_messages.read_created_snapshot(reply)
-
-    async def list_snapshots(self, *, timeout_s: float | None = None) -> tuple[Snapshot, ...]:
-        """List the snapshots there are, the oldest first."""
-        request = corpus_pb2.ListSnapshotsRequest()
-        reply = await self._call(self._corpus.ListSnapshots, request, timeout_s)
-        return corpus_messages.read_snapshots(reply)
-
-
-async def _upsert_requests(
-    batches: Iterable[Iterable[Post]] | AsyncIterable[Iterable[Post]],
-) -> AsyncGenerator[corpus_pb2.StreamUpsertPostsRequest, None]:
-    if isinstance(batches, AsyncIterable):
-        async for posts in batches:
-            yield corpus_messages.stream_upsert_request(posts)
-    else:
-        for posts in batches:
-            yield corpus_messages.stream_upsert_request(posts)

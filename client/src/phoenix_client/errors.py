@@ -1,22 +1,22 @@
-"""What can go wrong.
+"""The exceptions of the client.
 
     PhoenixClientError                  any call that failed; .code, .message, .retryable
-    ├── InvalidArgumentError            the request is at fault; .field_violations
+    ├── InvalidArgumentError            the request is invalid; .field_violations
     ├── NotFoundError                   no such post, or generation; .missing_post_ids
     ├── FailedPreconditionError         the server cannot do this as it is now
     ├── ResourceExhaustedError          the server has no room now; .retry_after_s
-    ├── UnavailableError                no server there, or it loads or drains
-    ├── DeadlineExceededError           no answer within the time given
-    ├── CallCancelledError              the call was cancelled on its way
-    ├── UnauthenticatedError            credentials are missing or not valid
-    ├── PermissionDeniedError           it is not allowed
+    ├── UnavailableError                no server there, or it is starting or shutting down
+    ├── DeadlineExceededError           no reply within the time limit
+    ├── CallCancelledError              the call was cancelled
+    ├── UnauthenticatedError            credentials are missing or invalid
+    ├── PermissionDeniedError           the call is not allowed
     ├── UnimplementedError              the server does not know the method
-    ├── InternalError                   the server is at fault
+    ├── InternalError                   the server failed
     │   └── MalformedReplyError         its reply contradicts itself
     └── UnknownStatusError              any other status
-    FileError(ValueError)               a file is at fault; .name, .location, .problem
-    ├── SequenceError                   one of a user's history
-    └── PostsFileError                  one of posts
+    FileError(ValueError)               a file has a mistake; .name, .location, .problem
+    ├── SequenceError                   a file of users' histories
+    └── PostsFileError                  a file of posts
 
 Values that cannot be sent at all (an id of more than 64 bits, columns of different lengths) raise
 `ValueError` where they are given, before any call.
@@ -30,11 +30,11 @@ import grpc
 
 
 class FieldViolation(NamedTuple):
-    """A field at fault.
+    """An invalid field.
 
     Attributes:
         field: Its path in the request, as in `user.action_masks[3]`.
-        description: Why it is at fault.
+        description: Why it is invalid.
     """
 
     field: str
@@ -46,8 +46,8 @@ class PhoenixClientError(Exception):
 
     Attributes:
         code: The gRPC status.
-        message: What went wrong, in the server's words.
-        retryable: Whether the same call may succeed when it is made again a little later.
+        message: What went wrong, as the server says it.
+        retryable: Whether the same call may succeed a little later.
     """
 
     code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
@@ -59,10 +59,10 @@ class PhoenixClientError(Exception):
 
 
 class InvalidArgumentError(PhoenixClientError):
-    """The request is at fault, and fails wherever it is sent.
+    """The request is invalid and would fail on every server.
 
     Attributes:
-        field_violations: The fields at fault. Empty if the server names none.
+        field_violations: The invalid fields. Empty if the server names none.
     """
 
     code = grpc.StatusCode.INVALID_ARGUMENT
@@ -75,11 +75,11 @@ class InvalidArgumentError(PhoenixClientError):
 
 
 class NotFoundError(PhoenixClientError):
-    """The corpus does not hold a post, or the server no generation that is ready.
+    """The corpus does not hold a post, or no generation of a number is READY.
 
     Attributes:
-        missing_post_ids: The posts it does not hold. Empty if the server does not say, or if it is
-            about a generation.
+        missing_post_ids: The posts that it does not hold. Empty if the server does not name them,
+            or if a generation was not found.
     """
 
     code = grpc.StatusCode.NOT_FOUND
@@ -90,22 +90,22 @@ class NotFoundError(PhoenixClientError):
 
 
 class FailedPreconditionError(PhoenixClientError):
-    """The server cannot do this as it is now; the message says why.
+    """The server cannot do this in its current state; the message says why.
 
-    It serves its corpus read-only, for example, or a generation cannot be loaded, or another is
-    being loaded.
+    For example, its corpus is read-only, a generation cannot be loaded, or another one is being
+    loaded.
     """
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class ResourceExhaustedError(PhoenixClientError):
-    """A queue, the corpus, the disk or the memory is full, or a message is larger than allowed.
+    """The queue, the corpus, the disk or the memory is full, or a message is too large.
 
     Attributes:
-        retry_after_s: How many seconds the server asks to wait. None if it does not say.
-        retryable: False where nothing suggests that waiting helps: a message stays too large, a
-            corpus stays full.
+        retry_after_s: Seconds to wait before a retry, as the server asks. None if it does not.
+        retryable: Whether the server asks to retry. It does not where waiting does not help: for a
+            message that is too large, or a corpus that is full.
     """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -119,54 +119,53 @@ class ResourceExhaustedError(PhoenixClientError):
 
 
 class UnavailableError(PhoenixClientError):
-    """No server can be reached, or the server loads or drains."""
+    """No server can be reached, or the server is starting or shutting down."""
 
     code = grpc.StatusCode.UNAVAILABLE
     retryable = True
 
 
 class DeadlineExceededError(PhoenixClientError):
-    """No answer came within the time given.
+    """No reply came within the time limit.
 
-    Not retryable as it is: the same call is likely to take as long again. A change may take effect
-    even so.
+    Not retryable: the same call is likely to take as long again. A change may take effect even so.
     """
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class CallCancelledError(PhoenixClientError):
-    """The call was cancelled by the server, by what lies between, or by closing the client.
+    """The call was cancelled by the server, by a proxy, or by closing the client.
 
-    Cancelling a task that awaits a call raises `asyncio.CancelledError`, as everywhere.
+    Cancelling a task that awaits a call raises `asyncio.CancelledError` instead.
     """
 
     code = grpc.StatusCode.CANCELLED
 
 
 class UnauthenticatedError(PhoenixClientError):
-    """Credentials are missing or not valid."""
+    """Credentials are missing or invalid."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class PermissionDeniedError(PhoenixClientError):
-    """The call is not allowed: by the credentials, or as the server was started.
+    """The credentials or the settings of the server do not allow the call.
 
-    It loads generations from the directories of `--allow-load` alone.
+    For example, it only loads generations from the directories of `--allow-load`.
     """
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class UnimplementedError(PhoenixClientError):
-    """The server does not know the method: another service, or an older one."""
+    """The server does not know the method: it is another service, or an older version."""
 
     code = grpc.StatusCode.UNIMPLEMENTED
 
 
 class InternalError(PhoenixClientError):
-    """The server is at fault."""
+    """The server failed; the request is not the cause."""
 
     code = grpc.StatusCode.INTERNAL
 
@@ -176,7 +175,7 @@ class MalformedReplyError(InternalError):
 
 
 class UnknownStatusError(PhoenixClientError):
-    """A status that the contract does not provide for; `code` says which."""
+    """A status that the contract does not use; `code` has it."""
 
     def __init__(
         self, message: str = "", *, code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
@@ -186,11 +185,11 @@ class UnknownStatusError(PhoenixClientError):
 
 
 class FileError(ValueError):
-    """A file is at fault.
+    """A file cannot be read, or has a mistake.
 
     Attributes:
         name: The file.
-        location: Where in it. Empty for the file as a whole.
+        location: The place in the file. Empty for the file as a whole.
         problem: What is wrong there.
     """
 
@@ -205,8 +204,8 @@ class FileError(ValueError):
 
 
 class SequenceError(FileError):
-    """A file of a user's history is at fault; `location` is as in `history[3].actions["99"]`."""
+    """A mistake in a file of users' histories; `location` is as in `history[3].post_id`."""
 
 
 class PostsFileError(FileError):
-    """A file of posts is at fault; `location` is as in `line 3: labels[0]`."""
+    """A mistake in a file of posts; `location` is as in `line 3: labels[0]`."""

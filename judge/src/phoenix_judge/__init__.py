@@ -1,4 +1,4 @@
-"""Grades approximate indexes by the server's exact answers.
+"""Grade approximate indexes by the server's exact answers.
 
-It needs what the extra `phoenix-client[judge]` installs; nothing else of the client imports it.
+The libraries of the indexes, and matplotlib, are extras: `faiss`, `scann`, `plot`.
 """

@@ -1,13 +1,13 @@
-"""What can go wrong, besides the errors of the client and of the server's files."""
+"""The judge's own exceptions, besides those of the client and of the server's files."""
 
 from phoenix_server.errors import PhoenixServerError
 
 
 class IndexOptionError(PhoenixServerError):
-    """An index to export cannot be made as an option says.
+    """An option of the index to export cannot be satisfied.
 
     Attributes:
-        option: The option at fault, as the command line has it.
+        option: The option, as on the command line.
     """
 
     def __init__(self, option: str, reason: str) -> None:
@@ -16,4 +16,4 @@ class IndexOptionError(PhoenixServerError):
 
 
 class MissingPackageError(ImportError):
-    """A package that an extra of `phoenix-judge` installs is missing; the message names both."""
+    """A package of an extra of `phoenix-judge` is not installed; the message names both."""

@@ -1,4 +1,4 @@
-"""Asks the server for exact answers, and times it."""
+"""Get exact answers from the server, and time the calls."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from phoenix_client.types.users import User
 
 @dataclass(frozen=True, kw_only=True)
 class Exact:
-    """What the server answered.
+    """The exact answers of the server.
 
     Attributes:
         results: The exact top k of each user, with their representation.
-        retrieve_s: How long the calls took, as this client saw it, in seconds.
-        encode_s: How long calls took that encode the same users and search nothing.
+        retrieve_s: Duration of each Retrieve call, as this client saw it, in seconds.
+        encode_s: Duration of each EncodeUser call for the same users, without a search.
     """
 
     results: tuple[RetrieveResult, ...]
@@ -39,24 +39,24 @@ def ask(
     name: str,
     report: Callable[[str], None],
 ) -> Exact:
-    """Ask for the exact top k of users, one after the other.
+    """Retrieve the exact top k of users, one after the other.
 
     Args:
-        client: Asks.
+        client: Connected to the server.
         model: What the server serves.
         users: At least one.
-        top_k: How many posts.
-        repeat: How often to ask for each user; the first answer counts, all times do.
-        name: The file that the users come from, for errors.
-        report: Called with what is done now.
+        top_k: Number of posts.
+        repeat: Number of calls for each user. The first answer is used; all times count.
+        name: The file of the users, for errors.
+        report: Called with the current step.
 
     Raises:
-        FileError: The server refuses a user.
-        MalformedReplyError: The server serves something else than `model`.
+        FileError: The server rejects a user.
+        MalformedReplyError: The server no longer serves `model`.
         PhoenixClientError: A call failed.
     """
-    with _refused(name, 0):
-        client.encode_user(users[0])  # untimed, as the next: what a connection's first calls take
+    with _name_user(name, 0):
+        client.encode_user(users[0])  # untimed, like the next: the first calls on a connection
     client.retrieve(users[0], top_k=top_k, with_representation=True)
     results: list[RetrieveResult] = []
     retrieve_s: list[float] = []
@@ -64,7 +64,7 @@ def ask(
     for number, user in enumerate(users):
         report(f"asking the server: user {number + 1:,} of {len(users):,}")
         for turn in range(repeat):
-            with _refused(name, number):
+            with _name_user(name, number):
                 began_s = time.perf_counter()
                 result = client.retrieve(user, top_k=top_k, with_representation=True)
                 ended_s = time.perf_counter()
@@ -81,19 +81,19 @@ def ask(
 
 
 @contextmanager
-def _refused(name: str, number: int) -> Generator[None, None, None]:
-    """Say of a request that the server refuses which user it was for."""
+def _name_user(name: str, number: int) -> Generator[None, None, None]:
+    """Name the user of a request that the server rejects."""
     try:
         yield
     except InvalidArgumentError as error:
-        problem = f"the server refuses this user: {error.message}"
+        problem = f"the server rejects this user: {error.message}"
         raise FileError(name, f"[{number}]", problem) from error
 
 
 def _checked(result: RetrieveResult, model: Model) -> RetrieveResult:
     if result.generation != model.generation:
         raise MalformedReplyError(
-            f"generation: is {result.generation}, was {model.generation} before; judge again"
+            f"generation: is {result.generation}, was {model.generation} before; grade again"
         )
     if len(result.user_representation or ()) != model.embedding_size:
         raise MalformedReplyError(f"user_representation: is not {model.embedding_size} floats")

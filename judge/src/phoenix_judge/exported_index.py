@@ -1,7 +1,7 @@
-"""Reads what `phoenix-server export-index` writes.
+"""Read what `phoenix-judge export` writes.
 
 Shapes:
-    N  posts        D  width of a vector        n  chosen posts
+    N  posts        D  width of a vector        n  rows or posts of a call
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_client.errors import FileError
-from phoenix_client.files.json_reader import JsonReader
+from phoenix_client.files.json_value import JsonValue
 from phoenix_judge.searchers import FaissSearcher, ScannSearcher, Searcher
 
 MANIFEST = "index.json"
@@ -26,17 +26,17 @@ _FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What an exported index says of itself.
+    """The description of an exported index, in its `index.json`.
 
     Attributes:
         format: "faiss" or "scann".
-        made_as: How it was made: FAISS's factory string, or ScaNN's sizes.
-        tower_fingerprint: Of the towers that made the vectors.
-        sequence: Number of the last change of the corpus that it holds.
+        made_as: How it was built: FAISS's factory string, or ScaNN's sizes.
+        tower_fingerprint: Of the towers that encoded the vectors.
+        sequence: Number of the last change of the corpus that it includes.
         rows: N.
         embedding_size: D.
-        leaves: Of a ScaNN tree; else 0.
-        reorder: How many results ScaNN scores exactly; else 0.
+        leaves: Number of leaves of a ScaNN tree; else 0.
+        reorder: Number of results that ScaNN scores exactly; else 0.
     """
 
     format: str
@@ -50,19 +50,19 @@ class Manifest:
 
 
 class ExportedIndex:
-    """An index, and the posts that are in it.
+    """An index, with the ids and vectors of its posts.
 
     Attributes:
         path: Its directory.
-        manifest: What it says of itself.
-        searcher: CompiledSearch it.
+        manifest: Its description.
+        searcher: Searches it.
     """
 
     def __init__(self, path: Path) -> None:
         """Read an index.
 
         Raises:
-            FileError: It is not one, or its files do not fit together.
+            FileError: A file is missing, damaged, or does not fit the others.
             ModuleNotFoundError: Its library is not installed.
         """
         self.path = path
@@ -81,7 +81,7 @@ class ExportedIndex:
         return self._post_ids[np.array(rows, np.intp)].tolist()
 
     def rows_of(self, post_ids: Sequence[int]) -> list[int | None]:
-        """Return the rows of posts [n]; None where it does not hold one."""
+        """Return the rows of posts [n]; None for a post that it does not hold."""
         wanted = np.array(post_ids, np.uint64)
         places = np.searchsorted(self._post_ids, wanted, sorter=self._order)
         rows = self._order[np.minimum(places, len(self._order) - 1)]
@@ -94,8 +94,8 @@ class ExportedIndex:
     def scores(self, query: npt.NDArray[np.float32], rows: Sequence[int]) -> list[float]:
         """Return the scores of posts at rows [n] for a query [D].
 
-        They are summed in float64 and rounded to float32 at the end, so that equal vectors score
-        equally, and unequal ones as float32 can tell.
+        The products are summed in float64 and the sum is rounded to float32: equal vectors have
+        equal scores, and others differ as far as float32 can tell.
         """
         vectors = np.asarray(self._vectors[np.array(rows, np.intp)], np.float64)  # [n, D]
         return (vectors * query.astype(np.float64)).sum(axis=1).astype(np.float32).tolist()
@@ -105,53 +105,40 @@ def read_manifest(path: Path) -> Manifest:
     """Read an `index.json`.
 
     Raises:
-        FileError: It is not one, or it is of vectors alone.
+        FileError: It is not one, or it describes vectors without an index.
     """
     try:
         text = path.read_bytes()
     except OSError as error:
-        hint = "write one with phoenix-server export-index"
+        hint = "write one with phoenix-judge export"
         raise FileError(str(path), "", f"{error.strerror}; {hint}") from error
-    reader = _Reader(str(path))
-    return reader.manifest(reader.parse(text, ""))
-
-
-class _Reader(JsonReader):
-    """Turns parsed JSON into a manifest. A location is a key."""
-
-    def manifest(self, value: object) -> Manifest:
-        document = self.object(value, "")
-        version = self._uint(document, "format_version")
-        if version != _FORMAT_VERSION:
-            raise self.misfit("format_version", f"must be {_FORMAT_VERSION}", version)
-        form = self._text(document, "format")
-        fields: dict[str, Any] = {
-            "format": form,
-            "tower_fingerprint": self._text(document, "tower_fingerprint"),
-            "sequence": self._uint(document, "sequence"),
-            "rows": self._uint(document, "rows", least=1),
-            "embedding_size": self._uint(document, "embedding_size", least=1),
-        }
-        match form:
-            case "faiss":
-                fields["made_as"] = self._text(document, "factory")
-            case "scann":
-                fields |= {key: self._uint(document, key, least=1) for key in ("leaves", "reorder")}
-                fields["made_as"] = "ScaNN, {leaves} leaves, reorder {reorder}".format(**fields)
-            case "npy":
-                raise self.fault("format", "is npy: vectors without an index, nothing to search")
-            case _:
-                raise self.misfit("format", "must be faiss or scann", form)
-        return Manifest(**fields)
-
-    def _uint(self, document: dict[str, object], key: str, *, least: int = 0) -> int:
-        return self.uint(self.member(document, key, ""), key, 64, least=least)
-
-    def _text(self, document: dict[str, object], key: str) -> str:
-        value = self.member(document, key, "")
-        if not isinstance(value, str):
-            raise self.misfit(key, "must be a string", value)
-        return value
+    document = JsonValue.parse(text, FileError, str(path))
+    version, form = document.member("format_version"), document.member("format")
+    if version.uint() != _FORMAT_VERSION:
+        raise version.misfit(f"must be {_FORMAT_VERSION}")
+    leaves = reorder = 0
+    match form.text():
+        case "faiss":
+            made_as = document.member("factory").text()
+        case "scann":
+            leaves, reorder = (
+                document.member(key).uint(minimum=1) for key in ("leaves", "reorder")
+            )
+            made_as = f"ScaNN, {leaves} leaves, reorder {reorder}"
+        case "npy":
+            raise form.error("is npy: vectors without an index, nothing to search")
+        case _:
+            raise form.misfit("must be faiss or scann")
+    return Manifest(
+        format=form.text(),
+        made_as=made_as,
+        tower_fingerprint=document.member("tower_fingerprint").text(),
+        sequence=document.member("sequence").uint(),
+        rows=document.member("rows").uint(minimum=1),
+        embedding_size=document.member("embedding_size").uint(minimum=1),
+        leaves=leaves,
+        reorder=reorder,
+    )
 
 
 def _searcher(path: Path, manifest: Manifest) -> Searcher:
@@ -169,7 +156,7 @@ def _array(path: Path, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Map an array into memory.
 
     Raises:
-        FileError: It is not one of this type and shape.
+        FileError: It is not an array of this type and shape.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

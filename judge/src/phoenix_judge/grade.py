@@ -1,4 +1,4 @@
-"""Grades an index by exact answers.
+"""Grade an index by exact answers.
 
 Shapes:
     U  users        D  width of a vector        K  exact results of a user
@@ -23,28 +23,28 @@ from phoenix_judge.measures import percentile, rank_biased_overlap, recall
 from phoenix_judge.report import Grade, IndexReport
 from phoenix_judge.sweeps import Sweep
 
-_SCORE_TOLERANCE = 1e-4  # sums of float32 differ by some 1e-6; scores of other posts by 1e-2
+_SCORE_TOLERANCE = 1e-4  # float32 sums differ by about 1e-6, scores of other posts by 1e-2
 
 
-class _Question(NamedTuple):
-    """A user's query, and what is right.
+class _Query(NamedTuple):
+    """A user's query, and the exact answer.
 
     Attributes:
-        query: [D] f32, the user's representation.
-        scores: The exact score of each of the K exact results, by post.
+        vector: [D] f32, the user's representation.
+        scores: The exact scores of the K exact results, by post.
         best_first: The same scores, descending.
     """
 
-    query: npt.NDArray[np.float32]
+    vector: npt.NDArray[np.float32]
     scores: dict[int, float]
     best_first: tuple[float, ...]
 
 
 def check_towers(index: ExportedIndex, model: Model) -> None:
-    """Check that an index holds vectors of the towers that are served.
+    """Check that the served towers encoded the vectors of an index.
 
     Raises:
-        FileError: It does not.
+        FileError: Other towers did.
     """
     made_with, served = index.manifest.tower_fingerprint, model.tower_fingerprint
     if made_with != served:
@@ -56,15 +56,15 @@ def check_towers(index: ExportedIndex, model: Model) -> None:
 
 
 def check_state(index: ExportedIndex, exact: Exact, *, allow_stale: bool) -> bool:
-    """Check that an index is of the state of the corpus that answered; return whether it is not.
+    """Return whether an index is stale: of another state of the corpus than the answers.
 
     Args:
         index: The index.
-        exact: What the server answered.
-        allow_stale: Take an index of another state, too.
+        exact: The answers.
+        allow_stale: Accept a stale index.
 
     Raises:
-        FileError: It is of another state and that is not allowed, or of another corpus.
+        FileError: It is stale and that is not allowed, or it is of another corpus.
     """
     manifest, name = index.manifest, str(index.path / MANIFEST)
     seen = sorted({result.sequence for result in exact.results})
@@ -98,27 +98,27 @@ def grade_index(
 
     Args:
         index: The index.
-        exact: What is right, U users.
-        sweep: What to try; None: the search as it is.
-        top_k: How many results to ask for.
-        repeat: How often to search for each user; all times count.
+        exact: The exact answers, U users.
+        sweep: The values to try; None: search once, as the index is.
+        top_k: Number of results of a search.
+        repeat: Number of searches for each user; all times count.
         p: Persistence of the rank-biased overlap.
         stale: Whether the index is of another state of the corpus.
-        report: Called with what is done now.
+        report: Called with the current step.
 
     Raises:
         FileError: The index holds other posts than the corpus that answered.
     """
-    questions = [_question(index, result, stale=stale) for result in exact.results]
+    queries = [_query(index, result, stale=stale) for result in exact.results]
     grades: list[Grade] = []
     for value in (None,) if sweep is None else sweep.values:
         setting = "" if sweep is None else f"{sweep.parameter}={value}"
         report(f"searching {index.path.name} {setting}")
         if sweep is not None and value is not None:
             index.searcher.set(sweep.parameter, value)
-        found, times_s = _search(index, questions, top_k=top_k, repeat=repeat)
+        found, times_s = _search(index, queries, top_k=top_k, repeat=repeat)
         recalls, overlaps = zip(
-            *(_mark(index, *each, p=p) for each in zip(questions, found, strict=True)), strict=True
+            *(_measure(index, *each, p=p) for each in zip(queries, found, strict=True)), strict=True
         )
         grades.append(
             Grade(
@@ -140,11 +140,11 @@ def grade_index(
     )
 
 
-def _question(index: ExportedIndex, result: RetrieveResult, *, stale: bool) -> _Question:
-    """Score the exact results as what the index finds will be scored.
+def _query(index: ExportedIndex, result: RetrieveResult, *, stale: bool) -> _Query:
+    """Score the exact results with the vectors by which the results of the index are scored.
 
     Raises:
-        FileError: The index holds another vector for a post than answered, or none.
+        FileError: The index holds another vector for a post than the server, or none.
     """
     query = np.array(result.user_representation, np.float32)
     candidates = result.candidates
@@ -161,34 +161,34 @@ def _question(index: ExportedIndex, result: RetrieveResult, *, stale: bool) -> _
             what = "no such post" if score is None else f"a vector that scores {score:.6f}"
             problem = f"holds {what}, post {post_id} scored {served:.6f}: of another corpus"
             raise FileError(str(index.path), "", problem)
-    return _Question(query, scores, tuple(sorted(scores.values(), reverse=True)))
+    return _Query(query, scores, tuple(sorted(scores.values(), reverse=True)))
 
 
 def _search(
-    index: ExportedIndex, questions: Sequence[_Question], *, top_k: int, repeat: int
+    index: ExportedIndex, queries: Sequence[_Query], *, top_k: int, repeat: int
 ) -> tuple[list[Sequence[int]], list[float]]:
-    """Return the rows found for each user, and how long the searches took, in seconds."""
+    """Return the rows found for each user, and the duration of each search, in seconds."""
     search = index.searcher.search
-    search(questions[0].query, top_k)  # untimed: it brings the index into memory
+    search(queries[0].vector, top_k)  # untimed: it reads the index into memory
     found: list[Sequence[int]] = []
     times_s: list[float] = []
     for turn in range(repeat):
-        for question in questions:
+        for query in queries:
             began_s = time.perf_counter()
-            rows = search(question.query, top_k)
+            rows = search(query.vector, top_k)
             times_s.append(time.perf_counter() - began_s)
             if not turn:
                 found.append(rows)
     return found, times_s
 
 
-def _mark(
-    index: ExportedIndex, question: _Question, rows: Sequence[int], *, p: float
+def _measure(
+    index: ExportedIndex, query: _Query, rows: Sequence[int], *, p: float
 ) -> tuple[float, float]:
-    """Return the recall and the rank-biased overlap of what was found for a user."""
-    known, right = question.scores, question.best_first
-    rows = rows[: len(right)]  # a corpus that has shrunk since may hold fewer than were asked for
-    own = index.scores(question.query, rows)
+    """Return the recall and the rank-biased overlap of the rows found for a user."""
+    known, right = query.scores, query.best_first
+    rows = rows[: len(right)]  # a corpus that has shrunk since may hold fewer than k
+    own = index.scores(query.vector, rows)
     scores = [
         known.get(post_id, score) for post_id, score in zip(index.post_ids(rows), own, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Grades indexes, from files to a report."""
+"""Grade indexes, from files to a report."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from phoenix_judge.sweeps import Sweep
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to judge.
+    """How to grade.
 
     Attributes:
-        top_k: How many posts a user is to get.
+        top_k: Number of posts per user.
         rbo_p: Persistence of the rank-biased overlap, above 0 and below 1.
-        repeat: How often to time each query.
-        allow_stale: Take indexes of other states of the corpus.
+        repeat: Number of times to time each query.
+        allow_stale: Accept indexes of other states of the corpus.
     """
 
     top_k: int = 100
@@ -44,10 +44,10 @@ class Settings:
 def choose_sweeps(
     indexes: Sequence[ExportedIndex], sweeps: Sequence[Sweep], top_k: int
 ) -> list[Sweep | None]:
-    """Return what to try with each index: the first sweep whose parameter it has, or its own.
+    """Return the sweep of each index: the first whose parameter it has, or its default.
 
     Raises:
-        ValueError: No index has the parameter of a sweep.
+        ValueError: A sweep has a parameter that no index has.
     """
     for sweep in sweeps:
         if not any(index.searcher.takes(sweep) for index in indexes):
@@ -72,19 +72,19 @@ def judge(
     name: str,
     report: Callable[[str], None] = lambda step: None,
 ) -> Report:
-    """Ask the server for the exact answers, and grade indexes by them.
+    """Get the exact answers from the server, and grade indexes by them.
 
     Args:
-        client: Asks the server.
-        indexes: What to grade.
-        users: For whom to search; at least one.
-        sweeps: What to try with each index.
-        settings: How to judge.
-        name: The file that the users come from, for errors.
-        report: Called with what is done now.
+        client: Connected to the server.
+        indexes: The indexes to grade.
+        users: The users to search for; at least one.
+        sweeps: The sweep of each index.
+        settings: How to grade.
+        name: The file of the users, for errors.
+        report: Called with the current step.
 
     Raises:
-        FileError: An index is not of what is served, or the server refuses a user.
+        FileError: An index does not fit what is served, or the server rejects a user.
         PhoenixClientError: A call failed.
     """
     model = client.get_model()

@@ -1,7 +1,7 @@
-"""How near a list of results comes to the exact one.
+"""Measure how close a list of results is to the exact one.
 
-Lists hold scores, best first, for posts of equal score are interchangeable: the first post of a
-score in one list stands for the first of that score in the other, the second for the second.
+Lists hold scores, best first, because posts of equal score are interchangeable: the first post of a
+score in one list matches the first of that score in the other, the second the second.
 
 Shapes:
     K  exact results        n  results of an index, at most K
@@ -20,11 +20,11 @@ _Item: TypeAlias = tuple[float, int]
 def recall(exact: Sequence[float], found: Sequence[float]) -> float:
     """Return the share of the exact results that were found.
 
-    Where several posts tie for the last places, any of them is as good.
+    Of several posts that tie for the last places, any counts.
 
     Args:
         exact: [K] the scores of the exact results; at least one.
-        found: [n] the exact scores of what was found.
+        found: [n] the exact scores of the results.
     """
     common = Counter(exact) & Counter(found)
     return common.total() / len(exact)
@@ -34,16 +34,15 @@ def rank_biased_overlap(exact: Sequence[float], found: Sequence[float], p: float
     """Return the extrapolated rank-biased overlap of two lists, 0 to 1.
 
     Webber, Moffat and Zobel, "A similarity measure for indefinite rankings", ACM TOIS 28 (4), 2010,
-    equation 23: the lists' agreement A_d, the share of the first d places that they have in common,
-    averaged with the weights (1 - p) p^(d-1) for d = 1 to K; beyond K, where weights of p^K are
-    left, it is taken to stay as A_K. Places that an index left empty have nothing in common with
-    any.
+    equation 23: RBO = sum over d = 1 to K of (1 - p) p^(d-1) A_d, plus p^K A_K, where the agreement
+    A_d is the share of the first d ranks that the lists have in common. Ranks that an index leaves
+    empty agree with nothing.
 
     Args:
         exact: [K] the scores of the exact results, descending; at least one.
-        found: [n] the exact scores of what was found, in the order in which it was found.
-        p: Persistence, above 0 and below 1: of readers at one place, the share that go on to the
-            next.
+        found: [n] the exact scores of the results, in their order.
+        p: Persistence, above 0 and below 1: the probability that a reader of one rank goes on to
+            the next.
     """
     total = weights = agreement = 0.0
     weight = 1 - p
@@ -52,7 +51,7 @@ def rank_biased_overlap(exact: Sequence[float], found: Sequence[float], p: float
     seen_found: set[_Item] = set()
     places = zip_longest(_numbered(exact), _numbered(found))
     for depth, (right, given) in enumerate(places, start=1):
-        assert right is not None  # an index gives no more than it is asked for
+        assert right is not None  # an index returns at most K results
         seen_exact.add(right)
         common += right in seen_found
         if given is not None:
@@ -63,18 +62,18 @@ def rank_biased_overlap(exact: Sequence[float], found: Sequence[float], p: float
         weights += weight
         weight *= p
     rest = p ** len(exact)
-    # The weights are 1 together, but for rounding: lists that agree have 1 exactly.
+    # The weights sum to 1 but for rounding; dividing gives lists that agree exactly 1.
     return (total + rest * agreement) / (weights + rest)
 
 
 def percentile(values: Iterable[float], percent: int) -> float:
-    """Return the least value that so many in 100 of all values, 1 to 100, do not exceed."""
+    """Return the smallest value that `percent` (1 to 100) of 100 values do not exceed."""
     ordered = sorted(values)
     return ordered[-(-percent * len(ordered) // 100) - 1]
 
 
 def _numbered(scores: Sequence[float]) -> list[_Item]:
-    """Return scores as distinct items: each with how many of the same came before."""
+    """Return scores as distinct items: each with the number of equal ones before it."""
     before: Counter[float] = Counter()
     items: list[_Item] = []
     for score in scores:

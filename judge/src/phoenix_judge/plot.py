@@ -1,4 +1,4 @@
-"""A report as a picture: how much is found, and how fast."""
+"""Plot a report: recall and rank-biased overlap over time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def draw(report: Report, path: Path) -> None:
     """Draw recall and rank-biased overlap over the median time of a search.
 
     Raises:
-        FileError: The disk refuses.
+        FileError: The file cannot be written.
     """
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     recall, overlap = figure.subplots(1, 2)

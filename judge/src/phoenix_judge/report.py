@@ -1,28 +1,25 @@
-"""What grading came to: as a table for people, as JSON for programs."""
+"""The result of grading: as a table for people, as JSON for programs."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from phoenix_client.cli.output import table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grade:
-    """How an index did with one setting.
+    """The grade of an index with one setting.
 
     Attributes:
-        setting: The parameter and its value, as in `efSearch=64`. Empty: there is none.
+        setting: The parameter and its value, as in `efSearch=64`. Empty if there is none.
         value: The value.
-        recall: Share of the exact results that it found, the mean over users.
-        least_recall: The same of the user for whom it was least.
-        rbo: Rank-biased overlap with the exact results, the mean over users.
-        p50_ms: Time of a search that half of them did not exceed, in milliseconds.
-        p99_ms: Time of a search that 99 in 100 did not exceed, in milliseconds.
+        recall: Share of the exact results that it found, mean over users.
+        least_recall: The same for the user with the lowest.
+        rbo: Rank-biased overlap with the exact results, mean over users.
+        p50_ms: 50th percentile of the time of a search, in milliseconds.
+        p99_ms: 99th percentile of the time of a search, in milliseconds.
     """
 
     setting: str
@@ -36,14 +33,14 @@ class Grade:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexReport:
-    """How an index did.
+    """The grades of an index.
 
     Attributes:
-        name: Of its directory.
-        made_as: How it was made.
-        sequence: Number of the last change of the corpus that it holds.
+        name: Name of its directory.
+        made_as: How it was built.
+        sequence: Number of the last change of the corpus that it includes.
         stale: Whether the server answered from another state of the corpus.
-        grades: One a setting.
+        grades: One per setting.
     """
 
     name: str
@@ -54,18 +51,18 @@ class IndexReport:
 
     @property
     def label(self) -> str:
-        """What to call it: its directory, how it was made, and whether it is stale."""
+        """Its name for people: its directory, how it was built, and whether it is stale."""
         name = self.name if self.name == self.made_as else f"{self.name} ({self.made_as})"
         return f"{name}, stale" if self.stale else name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """How long calls took, as the client saw it.
+    """Duration of calls, as the client saw it.
 
     Attributes:
-        p50_ms: Time that half of them did not exceed, in milliseconds.
-        p99_ms: Time that 99 in 100 did not exceed, in milliseconds.
+        p50_ms: 50th percentile, in milliseconds.
+        p99_ms: 99th percentile, in milliseconds.
     """
 
     p50_ms: float
@@ -74,19 +71,19 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How indexes did, beside the server that is exact.
+    """The grades of indexes, beside the server's exact answers.
 
     Attributes:
         generation: Names the bundle and the corpus that answered.
-        rows: Posts that the server scanned.
-        first_sequence: Number of the last change of the corpus that the first answer saw.
-        last_sequence: The same of the last answer.
-        users: How many users were asked for.
-        top_k: How many posts for each.
+        rows: Number of posts that the server scanned.
+        first_sequence: Number of the last change of the corpus that the first answer includes.
+        last_sequence: The same for the last answer.
+        users: Number of users.
+        top_k: Number of posts per user.
         rbo_p: Persistence of the rank-biased overlap.
-        retrieve: Of the calls that were answered exactly.
-        encode: Of calls that encode the same users and search nothing.
-        indexes: How each index did.
+        retrieve: Duration of the Retrieve calls.
+        encode: Duration of EncodeUser calls for the same users, without a search.
+        indexes: The grades of each index.
     """
 
     generation: str
@@ -106,44 +103,37 @@ def report_json(report: Report) -> str:
     return json.dumps(asdict(report))
 
 
-def print_report(report: Report, console: Console) -> None:
-    """Print a heading and a table."""
-    heading = f"generation {report.generation}: {report.rows:,} posts, {report.users:,} users"
+def report_text(report: Report) -> str:
+    """Write a report as a heading and a table."""
+    lines = [f"generation {report.generation}: {report.rows:,} posts, {report.users:,} users"]
     if report.last_sequence:
-        heading += f", sequence {_range(report)}"
-    console.print(Text(heading))
-    for index in report.indexes:
-        if index.stale:
-            what = f"{index.name} is of sequence {index.sequence}, not of what answered: STALE"
-            console.print(Text(what))
-    console.print(_table(report))
+        sequences = dict.fromkeys((report.first_sequence, report.last_sequence))
+        lines[0] += f", sequence {' to '.join(map(str, sequences))}"
+    lines += [
+        f"{index.name} is of sequence {index.sequence}, the answers are not: STALE"
+        for index in report.indexes
+        if index.stale
+    ]
+    return "\n".join([*lines, _table(report)])
 
 
-def _table(report: Report) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("search")
-    table.add_column("setting")
-    headings = (f"recall@{report.top_k}", "least", f"RBO p={report.rbo_p:g}", "p50 ms", "p99 ms")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    exact, encode = report.retrieve, report.encode
-    table.add_row("served, exact", "", "1", "1", "1", *_milliseconds(exact.p50_ms, exact.p99_ms))
-    table.add_row("  EncodeUser alone", *[""] * 4, *_milliseconds(encode.p50_ms, encode.p99_ms))
+def _table(report: Report) -> str:
+    columns = {"search": "<", "setting": "<"} | dict.fromkeys(
+        (f"recall@{report.top_k}", "least", f"RBO p={report.rbo_p:g}", "p50 ms", "p99 ms"), ">"
+    )
+    rows: list[tuple[str, ...]] = [
+        ("served, exact", "", "1", "1", "1", *_milliseconds(report.retrieve)),
+        ("  EncodeUser alone", *[""] * 4, *_milliseconds(report.encode)),
+    ]
     for index in report.indexes:
         for grade in index.grades:
-            table.add_row(
-                Text(index.label),
-                grade.setting,
-                *(f"{value:.4f}" for value in (grade.recall, grade.least_recall, grade.rbo)),
-                *_milliseconds(grade.p50_ms, grade.p99_ms),
-            )
-    return table
+            marks = (grade.recall, grade.least_recall, grade.rbo)
+            shown = [f"{mark:.4f}" for mark in marks]
+            rows.append((index.label, grade.setting, *shown, *_milliseconds(grade)))
+    return table(columns, rows)
 
 
-def _milliseconds(*values: float) -> tuple[str, ...]:
-    return tuple(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in values)
-
-
-def _range(report: Report) -> str:
-    both = dict.fromkeys((report.first_sequence, report.last_sequence))
-    return " to ".join(map(str, both))
+def _milliseconds(times: Latency | Grade) -> tuple[str, ...]:
+    return tuple(
+        f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in (times.p50_ms, times.p99_ms)
+    )

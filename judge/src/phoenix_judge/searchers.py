@@ -1,4 +1,4 @@
-"""Searches one query at a time, on one core: FAISS, and ScaNN.
+"""Search FAISS and ScaNN indexes, one query at a time, on one core.
 
 Shapes:
     D  width of a vector        n  results, at most k
@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_client.errors import FileError
+from phoenix_judge.index_builders import FAISS_FILE, SCANN_FOLDER
 from phoenix_judge.sweeps import Sweep, doubling
 
-FAISS_FILE = "index.faiss"
-SCANN_FOLDER = "scann"
-_NARROWEST_BEAM, _WIDEST_BEAM = 16, 8  # of the default sweep of a graph; the latter times k
+_MIN_BEAM, _MAX_BEAM = 16, 8  # of the default sweep of a graph; the latter times k
 _PICKLED = "scann_docids.pkl"
 
 
@@ -31,7 +30,7 @@ class Searcher(Protocol):
     width: int
 
     def default_sweep(self, top_k: int) -> Sweep | None:
-        """Return what to try unless told; None: the search has no parameter."""
+        """Return the values to try by default; None: the index has no parameter."""
         ...
 
     def takes(self, sweep: Sweep) -> bool:
@@ -43,7 +42,7 @@ class Searcher(Protocol):
         ...
 
     def search(self, query: npt.NDArray[np.float32], top_k: int) -> Sequence[int]:
-        """Return the rows that it finds for a query [D], best first: [n]."""
+        """Return the rows found for a query [D], best first: [n]."""
         ...
 
 
@@ -70,11 +69,11 @@ class FaissSearcher:
         self.width: int = self._index.d
 
     def default_sweep(self, top_k: int) -> Sweep | None:
-        """Return lists to probe, up to all, or widths of a graph's beam."""
+        """Return numbers of lists to probe, up to all, or beam widths of a graph."""
         if self._takes("nprobe"):
             return doubling("nprobe", 1, self._faiss.extract_index_ivf(self._index).nlist)
         if self._takes("efSearch"):
-            return doubling("efSearch", _NARROWEST_BEAM, _WIDEST_BEAM * top_k)
+            return doubling("efSearch", _MIN_BEAM, _MAX_BEAM * top_k)
         return None
 
     def takes(self, sweep: Sweep) -> bool:
@@ -86,9 +85,9 @@ class FaissSearcher:
         self._space.set_index_parameter(self._index, parameter, value)
 
     def search(self, query: npt.NDArray[np.float32], top_k: int) -> Sequence[int]:
-        """Return the rows that it finds for a query [D], best first: [n]."""
+        """Return the rows found for a query [D], best first: [n]."""
         _, rows = self._index.search(query[None], top_k)
-        return cast("list[int]", rows[0][rows[0] >= 0].tolist())  # -1 where it found fewer
+        return cast("list[int]", rows[0][rows[0] >= 0].tolist())  # -1 fills ranks without a result
 
     def _takes(self, parameter: str) -> bool:
         try:
@@ -106,8 +105,8 @@ class ScannSearcher:
 
         Args:
             directory: The exported index.
-            leaves: How many leaves its tree has.
-            reorder: How many of the best by hashes it scores exactly; k if that is more.
+            leaves: Number of leaves of its tree.
+            reorder: Number of the best results by hash that it scores exactly; at least k.
             width: D.
 
         Raises:
@@ -118,7 +117,7 @@ class ScannSearcher:
         if not folder.is_dir():
             raise FileError(str(folder), "", "is missing")
         if (folder / _PICKLED).exists():
-            raise FileError(str(folder / _PICKLED), "", "is a pickle, which an export has none of")
+            raise FileError(str(folder / _PICKLED), "", "is a pickle; an export has none")
         try:
             self._searcher = module.load_searcher(str(folder))
         except (OSError, RuntimeError, ValueError) as error:
@@ -130,19 +129,19 @@ class ScannSearcher:
         self.width = width
 
     def default_sweep(self, top_k: int) -> Sweep | None:
-        """Return leaves to search, up to all."""
+        """Return numbers of leaves to search, up to all."""
         return doubling("leaves_to_search", 1, self._leaves)
 
     def takes(self, sweep: Sweep) -> bool:
-        """Return whether it is the one parameter there is."""
+        """Return whether the parameter is `leaves_to_search`, the only one."""
         return sweep.parameter == "leaves_to_search"
 
     def set(self, parameter: str, value: int) -> None:
-        """Set how many leaves to search; of more than there are, all."""
+        """Set how many leaves to search, at most all."""
         self._searched = min(value, self._leaves)
 
     def search(self, query: npt.NDArray[np.float32], top_k: int) -> Sequence[int]:
-        """Return the rows that it finds for a query [D], best first: [n]."""
+        """Return the rows found for a query [D], best first: [n]."""
         rows, _ = self._searcher.search(
             query,
             final_num_neighbors=top_k,
@@ -155,7 +154,7 @@ class ScannSearcher:
 def _import_scann() -> Any:
     """Import ScaNN without TensorFlow.
 
-    It searches all the same, and beside a TensorFlow of another version than its own it would fail.
+    Searching does not need it, and a TensorFlow of another version than ScaNN's own makes it fail.
     """
     modules = cast("dict[str, object]", sys.modules)
     before = {name: module for name, module in modules.items() if name == "tensorflow"}

@@ -1,4 +1,4 @@
-"""The parameter of a search, and the values to try."""
+"""Sweeps: a search parameter and the values to try."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 _SWEEP = re.compile(r"([A-Za-z]\w*)=([0-9]+(?:,[0-9]+)*)")
-_LARGEST = 2**31 - 1
+_MAX_VALUE = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,8 @@ class Sweep:
     """The values of one parameter.
 
     Attributes:
-        parameter: Its name, as the index's library has it.
-        values: What to try, in order.
+        parameter: Its name in the index's library.
+        values: The values to try, in order.
     """
 
     parameter: str
@@ -26,19 +26,19 @@ def parse_sweep(text: str) -> Sweep:
     """Read `efSearch=16,32,64`.
 
     Raises:
-        ValueError: It is not of this form.
+        ValueError: It has another form, or a value is out of range.
     """
     parts = _SWEEP.fullmatch(text)
     if parts is None:
         raise ValueError(f"must be as in efSearch=16,32,64, is {text!r}")
     values = tuple(map(int, parts[2].split(",")))
-    if not all(1 <= value <= _LARGEST for value in values):
-        raise ValueError(f"values must be from 1 to {_LARGEST}, are {parts[2]}")
+    if not all(1 <= value <= _MAX_VALUE for value in values):
+        raise ValueError(f"values must be from 1 to {_MAX_VALUE}, are {parts[2]}")
     return Sweep(parts[1], values)
 
 
 def doubling(parameter: str, first: int, last: int) -> Sweep:
-    """Return the values from `first` on, each twice the one before, up to `last`."""
+    """Return the values `first`, 2 `first`, 4 `first`, ... up to `last`."""
     values = [first]
     while 2 * values[-1] <= last:
         values.append(2 * values[-1])

@@ -12,9 +12,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from client.corpus_servicer import CAPACITY, Held
-from client.servicer import Failure, FakeServer
 from commands import Run
+from fake_server.corpus import BUILT_AT, CAPACITY, Held
+from fake_server.server import Failure, FakeServer
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 
 BIG, BIGGER = 2**63 + 1, 2**64 - 1
@@ -252,3 +252,71 @@ def _run(server: FakeServer, *arguments: str, text: str) -> subprocess.Completed
         capture_output=True,
         timeout=60,
     )
+
+
+def test_snapshot_writes_one_and_prints_it(server: FakeServer, run: Run) -> None:
+    server.sequence = 2**64 - 2**40 - 1
+    server.snapshots[-1].sequence = server.sequence
+    server.snapshots[-1].directory = "snapshots/\x1b[2J"
+    status, out, err = run("snapshot")
+    assert (status, err) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [
+        ["sequence", str(server.sequence)],
+        ["rows", str(2**33)],
+        ["size", "bytes", str(2**40)],
+        ["created", "at", "2026-05-01T12:30:00.123+00:00"],
+        ["directory", "snapshots/\ufffd[2J"],
+    ]
+
+
+def test_snapshot_prints_json(server: FakeServer, run: Run) -> None:
+    server.sequence = 7
+    status, out, err = run("snapshot", "--json")
+    assert (status, err, out.count("\n")) == (0, "", 1)
+    assert json.loads(out) == {
+        "sequence": 7,
+        "rows": 0,
+        "size_bytes": 2**40 + 7,
+        "created_at": "2026-05-01T19:30:00.123+00:00",
+        "directory": "snapshots/7",
+    }
+
+
+def test_snapshots_prints_a_table(server: FakeServer, run: Run) -> None:
+    server.sequence = 7
+    run("snapshot")
+    status, out, err = run("snapshots")
+    assert (status, err) == (0, "")
+    heading, *lines = out.splitlines()
+    assert heading.split() == ["sequence", "rows", "bytes", "created", "at", "directory"]
+    assert [line.split() for line in lines if line.strip()[:1].isdigit()] == [
+        ["0", "8,589,934,592", "1,099,511,627,776", "2026-05-01T12:30:00.123+00:00", "-"],
+        ["7", "0", "1,099,511,627,783", "2026-05-01T19:30:00.123+00:00", "snapshots/7"],
+    ]
+
+
+def test_snapshots_prints_json(run: Run) -> None:
+    status, out, err = run("snapshots", "--json")
+    assert (status, err, out.count("\n")) == (0, "", 1)
+    (printed,) = json.loads(out)["snapshots"]
+    assert (printed["sequence"], printed["rows"], printed["directory"]) == (0, 2**33, "")
+    assert datetime.fromisoformat(printed["created_at"]) == BUILT_AT
+
+
+def test_snapshot_has_a_time_limit_of_its_own(
+    server: FakeServer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.hangs = True
+    monkeypatch.setenv("PHOENIX_SNAPSHOT_TIMEOUT_S", "0.05")
+    status, out, err = run("snapshot")
+    assert (status, out) == (1, "")
+    assert err.startswith("phoenix-client: DEADLINE_EXCEEDED: ")
+
+
+def test_the_time_limit_of_other_commands_does_not_end_snapshot(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHOENIX_TIMEOUT_S", "0")  # refused by whoever reads it
+    assert run("snapshots").status == 2
+    assert run("snapshot").status == 0
+    assert run("snapshot", "--timeout-s", "0").status == 2

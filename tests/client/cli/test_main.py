@@ -2,28 +2,22 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import grpc
 import pytest
-from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as details_pb2
 
-from client.servicer import (
-    GENERATION,
+from commands import Run
+from fake_server.server import (
     POSTS,
-    REPRESENTATION,
     Failure,
     FakeServer,
     run_fake_server,
 )
-from commands import Run
-from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
-from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 
 SEQUENCE = {
     "user_id": 2**64 - 1,
@@ -36,103 +30,6 @@ def sequence(tmp_path: Path) -> Path:
     file = tmp_path / "sequence.json"
     file.write_text(json.dumps(SEQUENCE))
     return file
-
-
-def _float32(value: float) -> bytes:
-    return struct.pack("<f", value)
-
-
-def test_retrieve_prints_exact_json(server: FakeServer, run: Run, sequence: Path) -> None:
-    status, out, err = run("retrieve", "--sequence", sequence, "--top-k", 2, "--json")
-    assert (status, err, out.count("\n")) == (0, "", 1)
-    printed = json.loads(out)
-    scores = [candidate.pop("score") for candidate in printed["candidates"]]
-    assert printed == {
-        "generation": GENERATION,
-        "rows_scanned": 1234,
-        "rows_eligible": 3,
-        "sequence": 0,
-        "candidates": [
-            {"post_id": 2**64 - 1, "author_id": 2**53 + 1, "labels": ["football", "news"]},
-            {"post_id": 2**63 + 1, "author_id": 2**64 - 3, "labels": []},
-        ],
-    }
-    assert list(map(_float32, scores)) == [_float32(post.score) for post in POSTS[:2]]
-    (request,) = server.requests
-    assert isinstance(request, retrieval_pb2.RetrieveRequest)
-    assert request.user.user_id == 2**64 - 1
-    assert request.user.action_masks == [1 << 4]
-
-
-def test_retrieve_prints_the_representation_when_asked(run: Run, sequence: Path) -> None:
-    arguments = ("retrieve", "--sequence", sequence, "--with-representation")
-    printed = json.loads(run(*arguments, "--json").out)["user_representation"]
-    assert list(map(_float32, printed)) == list(map(_float32, REPRESENTATION))
-    assert "user representation: 0.6 0.0 -0.8\n" in run(*arguments).out
-
-
-def test_retrieve_prints_a_whole_table(
-    run: Run, sequence: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "20")
-    status, out, err = run("retrieve", "--sequence", sequence)
-    assert (status, err) == (0, "")
-    heading, *lines = out.splitlines()
-    assert heading == f"generation {GENERATION}: 1,234 rows scanned, 3 eligible"
-    rows = [line.split() for line in lines if line.strip()[:1].isdigit()]
-    assert [row[:3] for row in rows] == [
-        [str(rank), str(post.post_id), str(post.author_id)]
-        for rank, post in enumerate(POSTS, start=1)
-    ]
-    assert rows[1][3:] == ["-", "0.33333334"]
-
-
-def test_retrieve_waits_for_a_change_and_says_which_it_saw(
-    server: FakeServer, run: Run, sequence: Path
-) -> None:
-    server.sequence = 2**64 - 1
-    arguments = ("retrieve", "--sequence", sequence, "--min-sequence", 2**64 - 1)
-    assert json.loads(run(*arguments, "--json").out)["sequence"] == 2**64 - 1
-    assert run(*arguments).out.splitlines()[0].endswith(f", sequence {2**64 - 1}")
-    for request in server.requests:
-        assert isinstance(request, retrieval_pb2.RetrieveRequest)
-        assert request.min_sequence == 2**64 - 1
-
-
-def test_request_prints_what_retrieve_sends(server: FakeServer, run: Run, sequence: Path) -> None:
-    printed = run("request", "--sequence", sequence, "--top-k", "3").out
-    assert str(2**64 - 1) in printed
-    request = json_format.Parse(printed, retrieval_pb2.RetrieveRequest())
-    run("retrieve", "--sequence", sequence, "--top-k", "3")
-    assert server.requests == [request]
-
-
-def test_model_prints_json_and_a_table(run: Run) -> None:
-    status, out, err = run("model", "--json")
-    assert (status, err) == (0, "")
-    printed = json.loads(out)
-    assert printed["generation"] == GENERATION
-    assert printed["devices"] == ["cpu:0", "cpu:1"]
-    assert printed["max_excluded"] == 11
-    status, out, err = run("model")
-    assert (status, err) == (0, "")
-    assert ["corpus", "rows", str(2**40)] in [line.split() for line in out.splitlines()]
-
-
-def test_stats_prints_json_and_a_table(server: FakeServer, run: Run) -> None:
-    server.replies = [
-        model_pb2.GetServingStatsResponse(refused_late=7, device_s=1 / 3, uptime_s=2.0)
-        for _ in range(2)
-    ]
-    status, out, err = run("stats", "--json")
-    assert (status, err, out.count("\n")) == (0, "", 1)
-    printed = json.loads(out)
-    assert (printed["refused_late"], printed["waiting"], printed["device_s"]) == (7, 0, 1 / 3)
-    status, out, err = run("stats")
-    assert (status, err) == (0, "")
-    lines = [line.split() for line in out.splitlines()]
-    assert ["refused", "late", "7"] in lines
-    assert ["device", "s", "0.333333"] in lines
 
 
 def test_a_pipe_gets_whole_lines_and_standard_input_is_read(server: FakeServer) -> None:
@@ -216,13 +113,6 @@ def test_a_server_that_is_not_there_is_one_line(run: Run) -> None:
     status, out, err = run("model", "--target", gone.target)
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("phoenix-client: UNAVAILABLE: ")
-
-
-def test_a_mistake_in_the_sequence_is_one_line(run: Run, tmp_path: Path) -> None:
-    file = tmp_path / "sequence.json"
-    file.write_text('{"user_id": 1, "history": [7]}')
-    outcome = run("retrieve", "--sequence", file)
-    assert outcome == (1, "", f"phoenix-client: {file}: history[0]: must be an object, is 7\n")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import struct
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phoenix_client import Candidates, RetrieveResult
-from phoenix_client.cli.output import age, print_result, shortest_float32, unbounded_console
+from phoenix_client.cli.output import age, result_text, shortest_float32
 
 NOW = datetime(2030, 6, 1, tzinfo=UTC)
 
@@ -46,10 +45,7 @@ def test_an_unknown_age_is_a_dash() -> None:
 
 
 def _printed(candidates: Candidates) -> str:
-    stream = io.StringIO()
-    result = RetrieveResult("g-1", 1_000_000, 999, candidates)
-    print_result(result, unbounded_console(stream), NOW)
-    return stream.getvalue()
+    return result_text(RetrieveResult("g-1", 1_000_000, 999, candidates), NOW)
 
 
 @pytest.mark.parametrize("width", ["1", "20", "80", "300"])

@@ -102,7 +102,7 @@ RIGHT: dict[str, Any] = {"post_id": 1, "author_id": 2}
         ),
         ({}, {"labels": "news"}, r"posts\[1\]\.labels: must be a sequence of strings, is one"),
         ({}, {"labels": [7]}, r"posts\[1\]\.labels: must be strings, has 7"),
-        ({"labels": ["\ud800"]}, {}, r"posts\[0\]\.labels: '\\ud800' is no text"),
+        ({"labels": ["\ud800"]}, {}, r"posts\[0\]\.labels: '\\ud800' is not valid text"),
         ({}, {"vector": [1.0]}, r"posts\[1\]\.vector: all posts have vectors or none has"),
         ({"vector": [1.0]}, {}, r"posts\[1\]\.vector: all posts have vectors or none has"),
         (

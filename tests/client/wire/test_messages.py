@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.servicer import top_k
+from fake_server.server import top_k
 from phoenix_client import (
     Candidate,
     FailedPreconditionError,

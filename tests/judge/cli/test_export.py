@@ -1,31 +1,27 @@
-"""The command `export-index`, as somebody types it."""
+"""The command `export`, as somebody types it."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from commands import Outcome, Run, outcome_of
+from phoenix_judge.cli.main import main
 from phoenix_server.bundle.bundle import Bundle
-from phoenix_server.cli import main as cli
 from server.corpus.change_cases import written_corpus
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run the command in this process, on a corpus of 40 posts that is to become `out`."""
     written_corpus(tmp_path / "corpus", 40)
 
     def run_main(*arguments: str | Path) -> Outcome:
-        command = ["phoenix-server", "export-index", tmp_path / "corpus", "--out", tmp_path / "out"]
-        monkeypatch.setattr(sys, "argv", list(map(str, [*command, *arguments])))
-        monkeypatch.setattr(cli, "_console", Console(stderr=True, highlight=False))
-        return outcome_of(cli.main, capsys)
+        command = ["export", tmp_path / "corpus", "--out", tmp_path / "out"]
+        return outcome_of(lambda: main(list(map(str, [*command, *arguments]))), capsys)
 
     return run_main
 
@@ -61,9 +57,8 @@ def test_it_writes_and_says_so_in_one_line(
 def test_a_factory_that_faiss_does_not_know_is_an_error_of_one_line(run: Run) -> None:
     status, out, err = run("--factory", "nonsense")
     assert (status, out) == (1, "")
-    assert err == (
-        "error: --factory: FAISS refuses 'nonsense': could not parse index string nonsense\n"
-    )
+    reason = "FAISS refuses 'nonsense': could not parse index string nonsense"
+    assert err == f"phoenix-judge: --factory: {reason}\n"
 
 
 @pytest.mark.parametrize(
@@ -87,11 +82,16 @@ def test_an_option_of_another_format_is_refused(
 
 def test_what_exists_and_what_is_no_corpus_are_errors(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    assert run().err == f"error: {tmp_path}/out: exists; choose another place or remove it\n"
+    assert (
+        run().err == f"phoenix-judge: {tmp_path}/out: exists; choose another place or remove it\n"
+    )
     (tmp_path / "corpus" / "manifest.json").unlink()
     status, _, err = run()
     assert status == 1
-    assert err == f"error: {tmp_path}/corpus/manifest.json: missing; this directory is not whole\n"
+    assert (
+        err
+        == f"phoenix-judge: {tmp_path}/corpus/manifest.json: missing; this directory is not whole\n"
+    )
 
 
 def test_a_bundle_tells_whose_vectors_are_wanted(run: Run, tmp_path: Path, bundle: Bundle) -> None:
@@ -99,9 +99,9 @@ def test_a_bundle_tells_whose_vectors_are_wanted(run: Run, tmp_path: Path, bundl
     status, _, err = run("--format", "npy", "--bundle", bundle.path)
     assert status == 1
     assert err == (
-        f"error: {tmp_path}/corpus: does not hold vectors of the towers {tower[:12]} for all "
-        "posts; have a server that serves them write a snapshot\n"
+        f"phoenix-judge: {tmp_path}/corpus: does not hold vectors of the towers {tower[:12]} for "
+        "all posts; have a server that serves them write a snapshot\n"
     )
     status, _, err = run("--format", "npy", "--bundle", tmp_path)
     assert status == 1
-    assert err == f"error: {tmp_path}/manifest.json: missing; this directory is not whole\n"
+    assert err == f"phoenix-judge: {tmp_path}/manifest.json: missing; this directory is not whole\n"

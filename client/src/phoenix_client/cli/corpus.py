@@ -2,113 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from phoenix_client.cli import output
-from phoenix_client.cli.connected import asking
-from phoenix_client.cli.options import SnapshotTimeoutS, StreamTimeoutS
-from phoenix_client.client import PhoenixClient
-from phoenix_client.files.posts_file import load_posts, parse_posts
-from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
-from phoenix_client.types.posts import Post
+from phoenix_client.cli.options import ID, SNAPSHOT_TIMEOUT, STREAM_TIMEOUT, server_command
 
-app = typer.Typer()
+if TYPE_CHECKING:
+    from phoenix_client.client import PhoenixClient
+    from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+    from phoenix_client.types.posts import Post
 
-_STREAM_TIMEOUT_S = 600.0
-_SNAPSHOT_TIMEOUT_S = 600.0
-
-PostsFile = Annotated[
-    Path,
-    typer.Argument(metavar="FILE", help="Posts, one JSON object a line; - for standard input."),
-]
-PostIds = Annotated[
-    list[int],
-    typer.Argument(metavar="POST_ID...", min=1, max=2**64 - 1, help="Ids of the posts."),
-]
+_post_ids = click.argument("post_ids", nargs=-1, required=True, type=ID, metavar="POST_ID...")
 
 
-def _show_upserted(done: Upserted) -> None:
-    what = f"{done.inserted:,} inserted, {done.replaced:,} replaced"
-    if done.evicted:
-        what += f", {done.evicted:,} evicted"
-    typer.echo(f"sequence {done.sequence}: {what}")
-
-
-def _show_deleted(done: Deleted) -> None:
-    typer.echo(f"sequence {done.sequence}: {done.deleted:,} deleted")
-
-
-@asking(
-    app,
-    _show_upserted,
-    output.fields_json,
-    timeout=StreamTimeoutS,
-    timeout_s=_STREAM_TIMEOUT_S,
-)
-def upsert(
-    client: PhoenixClient,
-    file: PostsFile,
-    batch: Annotated[int, typer.Option(min=1, help="How many posts make a change.")] = 500,
-) -> Upserted:
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--batch", type=click.IntRange(1), default=500, help="How many posts make a change.")
+@server_command(output.upserted_text, output.fields_json, time_limit=STREAM_TIMEOUT)
+def upsert(client: PhoenixClient, file: Path, batch: int) -> Upserted:
     """Write posts to the corpus, in place of those with the same ids.
 
-    A line has a post_id and an author_id and may have created_at (ISO 8601, with a time zone),
-    labels and a vector. Posts before a line at fault may be written.
+    FILE holds one JSON object a line; - for standard input. A line has a post_id and an author_id
+    and may have created_at (ISO 8601, with a time zone), labels and a vector. Posts before a line
+    with a mistake may be written.
     """
     return client.stream_upsert_posts(_batches(_read_posts(file), batch))
 
 
-@asking(app, _show_deleted, output.fields_json)
-def delete(client: PhoenixClient, post_ids: PostIds) -> Deleted:
+@click.command()
+@_post_ids
+@server_command(output.deleted_text, output.fields_json)
+def delete(client: PhoenixClient, post_ids: tuple[int, ...]) -> Deleted:
     """Delete posts from the corpus."""
     return client.delete_posts(dict.fromkeys(post_ids))
 
 
-@asking(app, output.print_posts, output.posts_json)
-def get_posts(client: PhoenixClient, post_ids: PostIds) -> FoundPosts:
-    """Print what the corpus holds of posts."""
+@click.command()
+@_post_ids
+@server_command(output.posts_text, output.posts_json)
+def get_posts(client: PhoenixClient, post_ids: tuple[int, ...]) -> FoundPosts:
+    """Print posts as the corpus holds them."""
     return client.get_posts(post_ids)
 
 
-@asking(app, output.print_fields, output.fields_json)
+@click.command()
+@server_command(output.fields_text, output.fields_json)
 def corpus(client: PhoenixClient) -> CorpusState:
-    """Print how the corpus is now."""
+    """Print the current state of the corpus."""
     return client.get_corpus()
 
 
-@asking(
-    app,
-    output.print_fields,
-    output.fields_json,
-    timeout=SnapshotTimeoutS,
-    timeout_s=_SNAPSHOT_TIMEOUT_S,
-)
+@click.command()
+@server_command(output.fields_text, output.fields_json, time_limit=SNAPSHOT_TIMEOUT)
 def snapshot(client: PhoenixClient) -> Snapshot:
     """Write a snapshot of the corpus on the server's disk, and print it.
 
-    If nothing has changed since the last one, that one is printed.
+    If nothing has changed since the last snapshot, that one is printed.
     """
     return client.create_snapshot()
 
 
-@asking(app, output.print_snapshots, output.snapshots_json)
-def snapshots(client: PhoenixClient) -> Sequence[Snapshot]:
-    """Print the snapshots on the server's disk, the oldest first."""
+@click.command()
+@server_command(output.snapshots_text, output.snapshots_json)
+def snapshots(client: PhoenixClient) -> tuple[Snapshot, ...]:
+    """Print the snapshots on the server's disk, oldest first."""
     return client.list_snapshots()
 
 
 def _read_posts(file: Path) -> Iterator[Post]:
+    from phoenix_client.files.posts_file import load_posts, parse_posts
+
     if file == Path("-"):
-        return parse_posts(typer.get_binary_stream("stdin"), name="standard input")
+        return parse_posts(sys.stdin.buffer, name="standard input")
     return load_posts(file)
 
 
 def _batches(posts: Iterable[Post], size: int) -> Iterator[list[Post]]:
-    """Cut posts into batches, shorter where an id comes again: a change has each id once."""
+    """Cut posts into batches. A batch ends early where an id repeats: a change has each id once."""
     batch: dict[int, Post] = {}
     for post in posts:
         if len(batch) == size or post.post_id in batch:

@@ -1,87 +1,66 @@
-"""The commands that change which generation answers, or show what there is."""
+"""The commands that load, activate, roll back and list generations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from phoenix_client.cli import output
-from phoenix_client.cli.connected import asking
-from phoenix_client.cli.options import LoadTimeoutS
-from phoenix_client.client import PhoenixClient
-from phoenix_client.transport.channels import DEFAULT_LOAD_TIMEOUT_S
-from phoenix_client.types.generations import Generation
+from phoenix_client.cli.options import LOAD_TIMEOUT, server_command
 
-app = typer.Typer()
+if TYPE_CHECKING:
+    from phoenix_client.client import PhoenixClient
+    from phoenix_client.types.generations import Generation
 
-_changing = asking(
-    app,
-    output.print_fields,
-    output.fields_json,
-    timeout=LoadTimeoutS,
-    timeout_s=DEFAULT_LOAD_TIMEOUT_S,
-)
-
-# Text, not paths: they are the server's, and go as they are given.
-Bundle = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="A bundle's directory, on the server. Default: that of the generation that answers.",
-    ),
-]
-Corpus = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="A corpus's directory, on the server. Default: that of the generation that answers,"
-        " with all changes.",
-    ),
-]
+_prints_generation = server_command(output.fields_text, output.fields_json, time_limit=LOAD_TIMEOUT)
 
 
-@asking(app, output.print_generations, output.generations_json)
-def generations(client: PhoenixClient) -> Sequence[Generation]:
-    """Print what the server has loaded, is loading, and last failed to load."""
+@click.command()
+@server_command(output.generations_text, output.generations_json)
+def generations(client: PhoenixClient) -> tuple[Generation, ...]:
+    """Print the generations that are loaded, being loaded, or that failed last."""
     return client.list_generations()
 
 
-@_changing
+# The directories are text, not paths: they name the server's and are sent unchanged.
+@click.command()
+@click.option(
+    "--bundle",
+    metavar="DIR",
+    help="A bundle's directory, on the server. Default: the active generation's.",
+)
+@click.option(
+    "--corpus",
+    metavar="DIR",
+    help="A corpus's directory, on the server. Default: the active generation's, with all changes.",
+)
+@click.option("--activate", is_flag=True, help="Activate the generation once it is READY.")
+@_prints_generation
 def load_generation(
-    client: PhoenixClient,
-    bundle: Bundle = None,
-    corpus: Corpus = None,
-    activate: Annotated[
-        bool, typer.Option("--activate", help="Have it answer once it is ready.")
-    ] = False,
+    client: PhoenixClient, bundle: str | None, corpus: str | None, activate: bool
 ) -> Generation:
-    """Have the server load a bundle, a corpus or both, and print them once they are ready.
+    """Load a bundle, a corpus or both on the server, and print the generation once it is READY.
 
-    A relative directory is of the server's working directory. Giving up waiting ends nothing.
+    A relative directory is relative to the server's working directory. If the time limit passes,
+    the server goes on loading.
     """
     try:
         return client.load_generation(bundle, corpus, activate=activate, timeout_s=None)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise click.BadParameter(str(error)) from error
 
 
-@_changing
-def activate_generation(
-    client: PhoenixClient,
-    number: Annotated[
-        int,
-        typer.Argument(
-            metavar="NUMBER", min=1, max=2**32 - 1, help="Its number, as generations prints it."
-        ),
-    ],
-) -> Generation:
-    """Have a generation answer that is ready, and print it."""
+@click.command()
+@click.argument("number", type=click.IntRange(1, 2**32 - 1))
+@_prints_generation
+def activate_generation(client: PhoenixClient, number: int) -> Generation:
+    """Activate a READY generation by its NUMBER, as generations prints it, and print it."""
     return client.activate_generation(number)
 
 
-@_changing
+@click.command()
+@_prints_generation
 def rollback_generation(client: PhoenixClient) -> Generation:
-    """Have the generation answer that did before, and print it."""
+    """Activate the rollback generation, which was active before, and print it."""
     return client.roll_back_generation()

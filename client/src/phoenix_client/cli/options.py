@@ -1,185 +1,293 @@
-"""Options that the commands share, and the connection that they make."""
+"""Options that several commands share, and the connection that they describe.
+
+Modules of this package import what needs gRPC only where a command runs: `--help` takes a third of
+the time without it.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import grpc
-import typer
+import click
 
-from phoenix_client.client import PhoenixClient
-from phoenix_client.types import times
-from phoenix_client.types.filters import Filter
+from phoenix_client.transport.defaults import (
+    DEFAULT_LOAD_TIMEOUT_S,
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_S,
+)
+
+if TYPE_CHECKING:
+    from phoenix_client.client import PhoenixClient
+    from phoenix_client.types.filters import Filter
+    from phoenix_client.types.users import User
+
+Command: TypeAlias = Callable[..., Any]
+ID = click.IntRange(1, 2**64 - 1)
 
 
-def _above_zero(seconds: float) -> float:
+class TimeLimit(NamedTuple):
+    """The option `--timeout-s` of a command: its environment variable, default and help."""
+
+    variable: str
+    default_s: float
+    help: str
+
+
+CALL_TIMEOUT = TimeLimit(
+    "PHOENIX_TIMEOUT_S", DEFAULT_TIMEOUT_S, "Time limit of the call, in seconds."
+)
+STREAM_TIMEOUT = TimeLimit(
+    "PHOENIX_STREAM_TIMEOUT_S", 600.0, "Time limit of the whole call, in seconds."
+)
+SNAPSHOT_TIMEOUT = TimeLimit(
+    "PHOENIX_SNAPSHOT_TIMEOUT_S",
+    600.0,
+    "Time limit of the call, in seconds; a large corpus takes long.",
+)
+LOAD_TIMEOUT = TimeLimit(
+    "PHOENIX_LOAD_TIMEOUT_S",
+    DEFAULT_LOAD_TIMEOUT_S,
+    "Time limit of the call, in seconds. The server goes on loading after it.",
+)
+
+
+def server_command(
+    text_of: Callable[[Any], str],
+    json_of: Callable[[Any], str],
+    *,
+    time_limit: TimeLimit = CALL_TIMEOUT,
+) -> Callable[[Command], Command]:
+    """Decorate a function so that it gets a connected client and its result is printed.
+
+    The function's first parameter is the client. The options of the connection are added to those
+    that the function has.
+
+    Args:
+        text_of: Writes a result for people.
+        json_of: Writes a result as one line of JSON, for `--json`.
+        time_limit: The option of the time limit.
+    """
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(*, as_json: bool, connection: Connection, **own: Any) -> None:
+            with connection.open() as client:
+                result = function(client, **own)
+            click.echo(json_of(result) if as_json else text_of(result))
+
+        return server_options(time_limit)(command)
+
+    return decorate
+
+
+class Connection(NamedTuple):
+    """What the options say about the server and how to reach it."""
+
+    target: str
+    timeout_s: float
+    tls: bool
+    ca_file: Path | None
+
+    def open(self) -> PhoenixClient:
+        """Return a client, with TLS if the options say so.
+
+        Raises:
+            BadParameter: The certificate file holds no certificate.
+        """
+        import grpc
+
+        from phoenix_client.client import PhoenixClient
+
+        authorities = None if self.ca_file is None else self.ca_file.read_bytes()
+        if authorities is not None and b"CERTIFICATE-----" not in authorities:
+            problem = f"{self.ca_file} holds no certificate in PEM"
+            raise click.BadParameter(problem, param_hint="--ca-file")
+        encrypt = self.tls or authorities is not None
+        credentials = grpc.ssl_channel_credentials(authorities) if encrypt else None
+        return PhoenixClient(self.target, timeout_s=self.timeout_s, credentials=credentials)
+
+
+def server_options(time_limit: TimeLimit = CALL_TIMEOUT) -> Callable[[Command], Command]:
+    """Add `--json` and the options of the connection; a command gets `as_json`, `connection`."""
+    options = (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+        click.option(
+            "--target",
+            envvar="PHOENIX_TARGET",
+            show_envvar=True,
+            default=DEFAULT_TARGET,
+            help="The server, as gRPC names it.",
+        ),
+        click.option(
+            "--timeout-s",
+            type=float,
+            envvar=time_limit.variable,
+            show_envvar=True,
+            default=time_limit.default_s,
+            callback=_check_timeout,
+            help=time_limit.help,
+        ),
+        click.option(
+            "--tls",
+            is_flag=True,
+            envvar="PHOENIX_TLS",
+            show_envvar=True,
+            help="Encrypt; trust the usual authorities.",
+        ),
+        click.option(
+            "--ca-file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            envvar="PHOENIX_CA_FILE",
+            show_envvar=True,
+            help="Encrypt; trust the certificates in this PEM file.",
+        ),
+    )
+    return _gather("connection", Connection._fields, lambda given: Connection(**given), options)
+
+
+def _check_timeout(context: click.Context, option: click.Parameter, seconds: float) -> float:
     if not 0 < seconds < math.inf:
-        raise typer.BadParameter("must be above 0 and finite")
+        raise click.BadParameter("must be above 0 and finite")
     return seconds
 
 
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"must be a time of ISO 8601, is {text!r}") from error
-    try:
-        times.bound_to_unix_ms(moment)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    return moment
+def _gather(
+    name: str,
+    fields: Sequence[str],
+    build: Callable[[dict[str, Any]], Any],
+    options: Sequence[Callable[[Command], Command]],
+) -> Callable[[Command], Command]:
+    """Add options to a command; it gets the values of `fields` as one value called `name`."""
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(**given: Any) -> Any:
+            value = build({field: given.pop(field) for field in fields})
+            return function(**given, **{name: value})
+
+        return functools.reduce(lambda inner, option: option(inner), reversed(options), command)
+
+    return decorate
 
 
-Target = Annotated[str, typer.Option(envvar="PHOENIX_TARGET", help="The server, as gRPC names it.")]
-TimeoutS = Annotated[
-    float,
-    typer.Option(
-        envvar="PHOENIX_TIMEOUT_S", callback=_above_zero, help="Time limit of the call, in seconds."
-    ),
-]
-StreamTimeoutS = Annotated[
-    float,
-    typer.Option(
-        "--timeout-s",
-        envvar="PHOENIX_STREAM_TIMEOUT_S",
-        callback=_above_zero,
-        help="Time limit of the whole call, in seconds.",
-    ),
-]
-SnapshotTimeoutS = Annotated[
-    float,
-    typer.Option(
-        "--timeout-s",
-        envvar="PHOENIX_SNAPSHOT_TIMEOUT_S",
-        callback=_above_zero,
-        help="Time limit of the call, in seconds; a large corpus takes long.",
-    ),
-]
-LoadTimeoutS = Annotated[
-    float,
-    typer.Option(
-        "--timeout-s",
-        envvar="PHOENIX_LOAD_TIMEOUT_S",
-        callback=_above_zero,
-        help="Time limit of the call, in seconds; the server may go on after it.",
-    ),
-]
-Tls = Annotated[
-    bool, typer.Option("--tls", envvar="PHOENIX_TLS", help="Encrypt; trust the usual authorities.")
-]
-CaFile = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="PHOENIX_CA_FILE",
-        exists=True,
-        dir_okay=False,
-        help="Encrypt; trust the certificates in this PEM file.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+class _Time(click.ParamType[datetime]):
+    """A time with a time zone, not before 1970."""
 
-Since = Annotated[
-    datetime | None,
-    typer.Option(
-        parser=_moment,
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        from phoenix_client.types import times
+
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"must be a time of ISO 8601, is {value!r}", param, ctx)
+        try:
+            times.bound_to_unix_ms(moment)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return moment
+
+
+def _repeated(flag: str, field: str, metavar: str, help: str, **more: Any) -> Any:
+    return click.option(flag, field, multiple=True, metavar=metavar, help=help, **more)
+
+
+# By the names of the fields of a `Filter`.
+_FILTER_OPTIONS = {
+    "created_since": click.option(
+        "--since",
+        "created_since",
+        type=_Time(),
         metavar="TIME",
         help="Only posts created at this time or later; ISO 8601, with a time zone.",
     ),
-]
-Before = Annotated[
-    datetime | None,
-    typer.Option(
-        parser=_moment,
+    "created_before": click.option(
+        "--before",
+        "created_before",
+        type=_Time(),
         metavar="TIME",
         help="Only posts created before this time; ISO 8601, with a time zone.",
     ),
-]
-AnyLabels = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--label", metavar="LABEL", help="Only posts with this label; repeated: with one of these."
+    "any_labels": _repeated(
+        "--label",
+        "any_labels",
+        "LABEL",
+        "Only posts with this label; repeated: with at least one of these.",
     ),
-]
-AllLabels = Annotated[
-    list[str] | None,
-    typer.Option(
+    "all_labels": _repeated(
         "--all-label",
-        metavar="LABEL",
-        help="Only posts with this label; repeated: with all of these.",
+        "all_labels",
+        "LABEL",
+        "Only posts with this label; repeated: with all of these.",
     ),
-]
-NoneLabels = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--without-label", metavar="LABEL", help="No posts with this label; may be repeated."
+    "none_labels": _repeated(
+        "--without-label", "none_labels", "LABEL", "No posts with this label; may be repeated."
     ),
-]
-ExcludedPosts = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--exclude",
-        metavar="POST_ID",
-        min=1,
-        max=2**64 - 1,
-        help="Not this post; may be repeated.",
+    "excluded_post_ids": _repeated(
+        "--exclude", "excluded_post_ids", "POST_ID", "Not this post; may be repeated.", type=ID
     ),
-]
-ExcludedAuthors = Annotated[
-    list[int] | None,
-    typer.Option(
+    "excluded_author_ids": _repeated(
         "--exclude-author",
-        metavar="AUTHOR_ID",
-        min=1,
-        max=2**64 - 1,
-        help="No posts by this author; may be repeated.",
+        "excluded_author_ids",
+        "AUTHOR_ID",
+        "No posts by this author; may be repeated.",
+        type=ID,
     ),
-]
-MinScore = Annotated[float | None, typer.Option(help="Only posts with at least this score.")]
+    "min_score": click.option(
+        "--min-score", type=float, help="Only posts with at least this score."
+    ),
+}
 
 
-def filter_of(
-    *,
-    since: datetime | None,
-    before: datetime | None,
-    any_labels: list[str] | None,
-    all_labels: list[str] | None,
-    none_labels: list[str] | None,
-    excluded_posts: list[int] | None,
-    excluded_authors: list[int] | None,
-    min_score: float | None,
-) -> Filter | None:
-    """Return the conditions that the options set; None if they set none.
+def filter_options(function: Command) -> Command:
+    """Add the options of a filter; the command gets the `Filter`, or None, as `filter`."""
+    options = tuple(_FILTER_OPTIONS.values())
+    return _gather("filter", tuple(_FILTER_OPTIONS), _build_filter, options)(function)
 
-    Raises:
-        BadParameter: A label is no text.
-    """
+
+def _build_filter(conditions: dict[str, Any]) -> Filter | None:
+    from phoenix_client.types.filters import Filter
+
     try:
-        chosen = Filter(
-            created_since=since,
-            created_before=before,
-            any_labels=any_labels or (),
-            all_labels=all_labels or (),
-            none_labels=none_labels or (),
-            excluded_post_ids=excluded_posts or (),
-            excluded_author_ids=excluded_authors or (),
-            min_score=min_score,
-        )
+        filter = Filter(**conditions)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    return None if chosen == Filter() else chosen
+        raise click.BadParameter(str(error)) from error
+    return None if filter == Filter() else filter
 
 
-def connect(target: str, timeout_s: float, tls: bool, ca_file: Path | None) -> PhoenixClient:
-    """Return a client, encrypted if the options say so.
+sequence_option = click.option(
+    "--sequence",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The user's history, as in example_sequence.json; - for standard input.",
+)
 
-    Raises:
-        BadParameter: The file of certificates holds none.
-    """
-    authorities = None if ca_file is None else ca_file.read_bytes()
-    if authorities is not None and b"CERTIFICATE-----" not in authorities:
-        raise typer.BadParameter(f"{ca_file} holds no certificate in PEM", param_hint="--ca-file")
-    credentials = grpc.ssl_channel_credentials(authorities) if tls or ca_file else None
-    return PhoenixClient(target, timeout_s=timeout_s, credentials=credentials)
+
+def top_k_option(default: int) -> Callable[[Command], Command]:
+    """Return the option of how many posts to retrieve."""
+    return click.option(
+        "--top-k",
+        type=click.IntRange(1, 2**32 - 1),
+        envvar="PHOENIX_TOP_K",
+        show_envvar=True,
+        default=default,
+        help="How many posts.",
+    )
+
+
+def read_user(sequence: Path) -> User:
+    """Read a user's history from a file, or from standard input if the file is `-`."""
+    from phoenix_client.files.sequence import load_sequence, parse_sequence
+
+    if sequence == Path("-"):
+        return parse_sequence(sys.stdin.buffer.read(), name="standard input")
+    return load_sequence(sequence)

@@ -1,33 +1,36 @@
-"""How the command line shows results: as tables for people, as JSON for programs."""
+"""How the command line prints results: as text for people, as JSON for programs."""
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TextIO, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
-from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
-from phoenix_client.types.generations import Generation
-from phoenix_client.types.model import Model
-from phoenix_client.types.posts import Posts
-from phoenix_client.types.results import Candidates, RetrieveResult
-from phoenix_client.types.stats import ServingStats
+    from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+    from phoenix_client.types.generations import Generation
+    from phoenix_client.types.model import Model
+    from phoenix_client.types.results import RetrieveResult
+    from phoenix_client.types.stats import ServingStats
 
-Description: TypeAlias = (
-    Model | ServingStats | CorpusState | Upserted | Deleted | Snapshot | Generation
-)
+    Description: TypeAlias = (
+        Model | ServingStats | CorpusState | Upserted | Deleted | Snapshot | Generation
+    )
 
 _FLOAT32 = struct.Struct("<f")
+_AGE_UNITS: Mapping[str, timedelta] = {
+    "y": timedelta(days=365),
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+}
 
 
 def shortest_float32(value: float) -> float:
@@ -39,7 +42,7 @@ def shortest_float32(value: float) -> float:
     return float(f"{value:.9g}")
 
 
-def retrieve_json(result: RetrieveResult) -> str:
+def result_json(result: RetrieveResult) -> str:
     """Write a result as one line of JSON. Ids are exact integers."""
     document: dict[str, object] = {
         "generation": result.generation,
@@ -63,22 +66,19 @@ def retrieve_json(result: RetrieveResult) -> str:
 
 def message_json(message: Message) -> str:
     """Write a message as one line of protobuf's JSON, where 64-bit integers are strings."""
+    from google.protobuf import json_format
+
     return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
 
 
 def posts_json(found: FoundPosts) -> str:
     """Write posts as one line of JSON. Ids are exact integers; `upsert` reads such posts."""
+    posts = [post._asdict() for post in found.posts]
+    for post in posts:
+        del post["vector"]
     document = {
         "sequence": found.sequence,
-        "posts": [
-            {
-                "post_id": post.post_id,
-                "author_id": post.author_id,
-                "created_at": post.created_at,
-                "labels": post.labels,
-            }
-            for post in found.posts
-        ],
+        "posts": posts,
         "missing_post_ids": found.missing_post_ids,
     }
     return json.dumps(document, default=_moment)
@@ -99,109 +99,137 @@ def generations_json(generations: Sequence[Generation]) -> str:
     return json.dumps({"generations": [asdict(each) for each in generations]})
 
 
-def unbounded_console(file: TextIO | None = None) -> Console:
-    """Return a console without an edge, on standard output by default.
-
-    Rich cuts what does not fit its width, and an id that is cut is another id.
-    """
-    return Console(file=file, width=2**20)
-
-
-def print_result(result: RetrieveResult, console: Console, now: datetime) -> None:
-    """Print a heading and a table of candidates; ages are as of `now`."""
+def result_text(result: RetrieveResult, now: datetime | None = None) -> str:
+    """Write a heading and a table of candidates; ages are as of `now`."""
     heading = (
         f"generation {_clean(result.generation)}: {result.rows_scanned:,} rows scanned,"
         f" {result.rows_eligible:,} eligible"
     )
     if result.sequence:
         heading += f", sequence {result.sequence}"
-    console.print(Text(heading))
-    console.print(_candidates_table(result.candidates, now))
+    now = now or datetime.now(UTC)
+    columns = {"rank": ">", "post id": ">", "author": ">", "age": ">", "labels": "<", "score": ">"}
+    rows = [
+        (
+            rank,
+            candidate.post_id,
+            candidate.author_id,
+            age(candidate.created_at, now),
+            ", ".join(candidate.labels),
+            shortest_float32(candidate.score),
+        )
+        for rank, candidate in enumerate(result.candidates, start=1)
+    ]
+    lines = [heading, table(columns, rows)]
     if result.user_representation is not None:
         values = " ".join(str(shortest_float32(x)) for x in result.user_representation)
-        console.print(Text(f"user representation: {values}"))
+        lines.append(f"user representation: {values}")
+    return "\n".join(lines)
 
 
-def print_posts(
-    found: FoundPosts, console: Console | None = None, now: datetime | None = None
-) -> None:
-    """Print a table of posts, and the ids that are missing; ages are as of `now`."""
-    console = console or unbounded_console()
-    console.print(Text(f"sequence {found.sequence}: {len(found.posts):,} found"))
-    console.print(_posts_table(found.posts, now or datetime.now(UTC)))
+def posts_text(found: FoundPosts, now: datetime | None = None) -> str:
+    """Write a table of posts, and the ids that are missing; ages are as of `now`."""
+    now = now or datetime.now(UTC)
+    rows = [
+        (post.post_id, post.author_id, age(post.created_at, now), ", ".join(post.labels))
+        for post in found.posts
+    ]
+    columns = {"post id": ">", "author": ">", "age": ">", "labels": "<"}
+    lines = [f"sequence {found.sequence}: {len(found.posts):,} found", table(columns, rows)]
     if found.missing_post_ids:
-        console.print(Text(f"missing: {' '.join(map(str, found.missing_post_ids))}"))
+        lines.append(f"missing: {' '.join(map(str, found.missing_post_ids))}")
+    return "\n".join(lines)
 
 
-def print_snapshots(snapshots: Sequence[Snapshot], console: Console | None = None) -> None:
-    """Print a table of snapshots."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("sequence", "rows", "bytes"):
-        table.add_column(heading, justify="right")
-    table.add_column("created at")
-    table.add_column("directory")
-    for snapshot in snapshots:
-        table.add_row(
-            str(snapshot.sequence),
-            f"{snapshot.rows:,}",
-            f"{snapshot.size_bytes:,}",
-            _moment(snapshot.created_at),
-            Text(_clean(_shown(snapshot.directory))),
+def upserted_text(done: Upserted) -> str:
+    """Write how many posts were inserted, replaced and evicted."""
+    text = f"sequence {done.sequence}: {done.inserted:,} inserted, {done.replaced:,} replaced"
+    return f"{text}, {done.evicted:,} evicted" if done.evicted else text
+
+
+def deleted_text(done: Deleted) -> str:
+    """Write how many posts were deleted."""
+    return f"sequence {done.sequence}: {done.deleted:,} deleted"
+
+
+def snapshots_text(snapshots: Sequence[Snapshot]) -> str:
+    """Write a table of snapshots."""
+    columns = {"sequence": ">", "rows": ">", "bytes": ">", "created at": "<", "directory": "<"}
+    rows = [
+        (
+            *(each.sequence, f"{each.rows:,}", f"{each.size_bytes:,}"),
+            *(_moment(each.created_at), each.directory or None),
         )
-    (console or unbounded_console()).print(table)
+        for each in snapshots
+    ]
+    return table(columns, rows)
 
 
-def print_generations(generations: Sequence[Generation], console: Console | None = None) -> None:
-    """Print a table of generations, and why some failed; what is not known of one is a dash."""
-    console = console or unbounded_console()
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("number", justify="right")
-    for heading in ("state", "previous", "generation"):
-        table.add_column(heading)
-    for heading in ("rows", "sequence"):
-        table.add_column(heading, justify="right")
-    for heading in ("bundle", "corpus"):
-        table.add_column(heading)
-    for each in generations:
-        loaded = each.generation != ""
-        table.add_row(
-            str(each.number),
-            each.state,
-            _shown(each.previous),
-            Text(_clean(_shown(each.generation))),
-            f"{each.corpus_rows:,}" if loaded else "-",
-            str(each.sequence) if loaded else "-",
-            *(Text(_clean(_shown(text))) for text in (each.bundle, each.corpus)),
+def generations_text(generations: Sequence[Generation]) -> str:
+    """Write a table of generations, and why some failed. A dash stands for what is not known."""
+    left = dict.fromkeys(("state", "previous", "generation"), "<")
+    right = dict.fromkeys(("rows", "sequence"), ">")
+    columns = {"number": ">", **left, **right, "bundle": "<", "corpus": "<"}
+    rows = [
+        (
+            *(each.number, each.state, _shown(each.previous), each.generation or None),
+            *((f"{each.corpus_rows:,}", each.sequence) if each.generation else (None, None)),
+            *(each.bundle or None, each.corpus or None),
         )
-    console.print(table)
-    for each in generations:
-        if each.reason:
-            console.print(Text(f"generation {each.number} {each.state}: {_clean(each.reason)}"))
+        for each in generations
+    ]
+    reasons = [
+        f"generation {each.number} {each.state}: {_clean(each.reason)}"
+        for each in generations
+        if each.reason
+    ]
+    return "\n".join([table(columns, rows), *reasons])
 
 
-def print_fields(description: Description, console: Console | None = None) -> None:
-    """Print the fields of a description, a line each."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in asdict(description).items():
-        table.add_row(name.replace("_", " "), Text(_clean(_shown(value))))
-    (console or unbounded_console()).print(table)
+def fields_text(description: Description) -> str:
+    """Write the fields of a description, a line each."""
+    fields = {name.replace("_", " "): value for name, value in asdict(description).items()}
+    width = max(map(len, fields))
+    return "\n".join(f"{name:{width}}  {_clean(_shown(value))}" for name, value in fields.items())
+
+
+def table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> str:
+    """Write rows below a heading.
+
+    No cell is cut, however narrow the terminal is: an id that is cut is another id.
+
+    Args:
+        columns: For each heading `<` or `>`, the side to which its cells are aligned.
+        rows: The cells; None is shown as a dash.
+    """
+    lines = [list(columns)]
+    lines += [["-" if cell is None else _clean(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "   ".join(
+            f"{cell:{side}{width - _width(cell) + len(cell)}}"
+            for cell, side, width in zip(line, columns.values(), widths, strict=True)
+        ).rstrip()
+        for line in lines
+    )
 
 
 def age(created_at: datetime | None, now: datetime) -> str:
-    """Say how old a post is, in the largest unit of which it is at least one."""
+    """Return how old a post is, in the largest unit of which it is at least one."""
     if created_at is None:
         return "-"
     elapsed = max(now - created_at, timedelta())
-    units: Mapping[str, timedelta] = {
-        "y": timedelta(days=365),
-        "d": timedelta(days=1),
-        "h": timedelta(hours=1),
-        "m": timedelta(minutes=1),
-    }
-    for unit, length in units.items():
-        if elapsed >= length:
-            return f"{elapsed // length}{unit}"
-    return f"{elapsed // timedelta(seconds=1)}s"
+    unit = next((unit for unit, length in _AGE_UNITS.items() if elapsed >= length), "s")
+    return f"{elapsed // _AGE_UNITS[unit]}{unit}"
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    return sum(
+        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
+        for char in text
+    )
 
 
 def _shown(value: object) -> str:
@@ -224,39 +252,6 @@ def _moment(value: datetime) -> str:
     return value.isoformat(timespec="milliseconds")
 
 
-def _posts_table(posts: Posts, now: datetime) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("post id", "author", "age"):
-        table.add_column(heading, justify="right")
-    table.add_column("labels")
-    for post in posts:
-        table.add_row(
-            str(post.post_id),
-            str(post.author_id),
-            age(post.created_at, now),
-            Text(_clean(", ".join(post.labels))),
-        )
-    return table
-
-
-def _candidates_table(candidates: Candidates, now: datetime) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("rank", "post id", "author", "age"):
-        table.add_column(heading, justify="right")
-    table.add_column("labels")
-    table.add_column("score", justify="right")
-    for rank, candidate in enumerate(candidates, start=1):
-        table.add_row(
-            str(rank),
-            str(candidate.post_id),
-            "-" if candidate.author_id is None else str(candidate.author_id),
-            age(candidate.created_at, now),
-            Text(_clean(", ".join(candidate.labels))),
-            str(shortest_float32(candidate.score)),
-        )
-    return table
-
-
 def _clean(text: str) -> str:
-    """Replace what could steer a terminal."""
+    """Replace what could control a terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

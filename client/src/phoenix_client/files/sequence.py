@@ -1,21 +1,20 @@
-"""Reads a user's history from a file in the format of the published `example_sequence.json`.
+"""Read users' histories from files in the format of the published `example_sequence.json`.
 
     {"user_id": 1, "history": [{"post_id": 2, "author_id": 3, "actions": {"1": 1.0}}, ...]}
 
-History runs oldest first. An entry may name a `product_surface`; 0 if it does not. Ids are numbers
-or, for tools that hold no 64-bit integers, strings of their digits. An action counts if its value
-is 1 and does not if it is 0; the contract carries no others. Keys unknown here are left alone.
+The history is ordered oldest first. An entry may have a `product_surface`; the default is 0. Ids
+are numbers or, for tools without 64-bit integers, strings of their digits. The value of an action
+is 1 if the user did it and 0 if not; the contract has no others. Unknown keys are ignored.
 
 A file of many users is an array of such objects.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from phoenix_client.errors import SequenceError
-from phoenix_client.files.json_reader import JsonReader, is_decimal
+from phoenix_client.files.json_value import JsonValue, is_decimal
 from phoenix_client.types.users import MAX_ACTION, Engagement, History, User
 
 
@@ -34,18 +33,20 @@ def parse_sequence(text: str | bytes, *, name: str = "<string>") -> User:
     Raises:
         SequenceError: The text does not hold a user's history.
     """
-    reader = _Reader(name)
-    return reader.user(reader.parse(text, ""))
+    return _user(JsonValue.parse(text, SequenceError, name))
 
 
 def load_sequences(path: str | Path) -> list[User]:
     """Read a file of many users: an array of what `load_sequence` reads.
 
     Raises:
-        SequenceError: It cannot be read, holds no users, or one of them is at fault.
+        SequenceError: It cannot be read, holds no users, or one of them has a mistake.
     """
-    reader = _Reader(str(path))
-    return reader.users(reader.parse(_read(path), ""))
+    document = JsonValue.parse(_read(path), SequenceError, str(path))
+    users = [_user(each) for each in document.elements()]
+    if not users:
+        raise document.error("holds no users")
+    return users
 
 
 def _read(path: str | Path) -> bytes:
@@ -55,46 +56,30 @@ def _read(path: str | Path) -> bytes:
         raise SequenceError(str(path), "", error.strerror or str(error)) from error
 
 
-class _Reader(JsonReader):
-    """Turns parsed JSON into a user. A location is the path of a value in the file."""
+def _user(document: JsonValue) -> User:
+    history = document.member("history").elements()
+    return User(
+        user_id=document.member("user_id").uint(),
+        history=History.from_engagements(map(_engagement, history)),
+    )
 
-    error_class = SequenceError
 
-    def users(self, value: object) -> list[User]:
-        documents = self.array(value, "")
-        if not documents:
-            raise self.fault("", "holds no users")
-        return [self.user(document, f"[{index}]") for index, document in enumerate(documents)]
+def _engagement(entry: JsonValue) -> Engagement:
+    return Engagement(
+        post_id=entry.member("post_id").uint(),
+        author_id=entry.member("author_id").uint(),
+        actions=_actions(entry.member("actions")),
+        product_surface=entry.member("product_surface", 0).uint(32),
+    )
 
-    def user(self, value: object, location: str = "") -> User:
-        document = self.object(value, location)
-        at = f"{location}." if location else ""
-        history = self.array(self.member(document, "history", at), f"{at}history")
-        return User(
-            user_id=self.uint(self.member(document, "user_id", at), f"{at}user_id", 64),
-            history=History.from_engagements(
-                self._engagement(entry, f"{at}history[{index}]")
-                for index, entry in enumerate(history)
-            ),
-        )
 
-    def _engagement(self, value: object, location: str) -> Engagement:
-        entry = self.object(value, location)
-        at = f"{location}."
-        return Engagement(
-            post_id=self.uint(self.member(entry, "post_id", at), f"{at}post_id", 64),
-            author_id=self.uint(self.member(entry, "author_id", at), f"{at}author_id", 64),
-            actions=self._actions(self.member(entry, "actions", at), f"{at}actions"),
-            product_surface=self.uint(entry.get("product_surface", 0), f"{at}product_surface", 32),
-        )
-
-    def _actions(self, value: object, location: str) -> frozenset[int]:
-        strengths: dict[int, object] = {}
-        for key, strength in self.object(value, location).items():
-            at = f"{location}[{json.dumps(key)}]"
-            if not is_decimal(key) or int(key) > MAX_ACTION:
-                raise self.fault(at, f"must be named by a number up to {MAX_ACTION}")
-            if isinstance(strength, bool) or strength not in (0, 1):
-                raise self.misfit(at, "must be 0 or 1", strength)
-            strengths[int(key)] = strength
-        return frozenset(action for action, strength in strengths.items() if strength)
+def _actions(strengths: JsonValue) -> frozenset[int]:
+    actions: set[int] = set()
+    for key, strength in strengths.items():
+        if not is_decimal(key) or int(key) > MAX_ACTION:
+            raise strength.error(f"must be named by a number up to {MAX_ACTION}")
+        if isinstance(strength.value, bool) or strength.value not in (0, 1):
+            raise strength.misfit("must be 0 or 1")
+        if strength.value:
+            actions.add(int(key))
+    return frozenset(actions)

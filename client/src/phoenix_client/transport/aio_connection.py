@@ -1,4 +1,4 @@
-"""What the async client is built on: opening and closing, calls, and the health check."""
+"""The base of the async client: opening and closing, unary and stream calls, health checks."""
 
 from __future__ import annotations
 
@@ -9,33 +9,26 @@ from typing import Self, TypeVar
 
 import grpc
 import grpc.aio
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from phoenix_client.transport import channels
 from phoenix_client.transport.base_connection import UNREACHABLE, BaseConnection, never_served
 from phoenix_client.wire.statuses import client_errors
-from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
-from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
-from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
 
 
 class AsyncConnection(BaseConnection[grpc.aio.Channel]):
-    """A channel, and the services at its other end. `AsyncPhoenixClient` adds the methods."""
+    """An async channel and its calls. `AsyncPhoenixClient` adds a method for each RPC."""
 
     def _open(
         self, target: str, credentials: grpc.ChannelCredentials | None, options: channels.Options
     ) -> grpc.aio.Channel:
         return channels.open_async_channel(target, credentials, options)
 
-    def _attach(self, channel: grpc.aio.Channel) -> None:
-        self._retrieval = RetrievalServiceStub(channel)
-        self._model = ModelServiceStub(channel)
-        self._corpus = CorpusServiceStub(channel)
-
     async def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
+        """Close the connection and cancel its calls. A channel that was given stays open."""
         if self._owns_channel:
             await self._channel.close()
 
@@ -51,21 +44,37 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
         await self.close()
 
     async def is_serving(self, service: str = "", *, timeout_s: float | None = None) -> bool:
-        """Ask the standard health check whether the server, or one service of it, is serving."""
+        """Ask the standard health check whether the server, or one service of it, is serving.
+
+        Returns:
+            Whether the status is SERVING; False too if the server cannot be reached in time.
+
+        Raises:
+            NotFoundError: The server has no such service.
+            PhoenixClientError: The call failed in another way.
+        """
         check = self._channel.unary_unary(channels.HEALTH_CHECK, *channels.HEALTH_MESSAGES)
+        request = HealthCheckRequest(service=service)
         try:
-            return await self._call(check, service, timeout_s)
+            reply = await self._call(check, request, timeout_s)
         except UNREACHABLE:
             return False
+        return reply.status == HealthCheckResponse.SERVING
 
     async def wait_until_ready(self, service: str = "", *, timeout_s: float | None = None) -> None:
-        """Wait until the server can be reached and its health check says that it is serving."""
+        """Wait until the server can be reached and its health check reports SERVING.
+
+        Raises:
+            DeadlineExceededError: It did not report SERVING in time.
+            PhoenixClientError: The call failed in another way.
+        """
         watch = self._channel.unary_stream(channels.HEALTH_WATCH, *channels.HEALTH_MESSAGES)
-        call = watch(service, timeout=self._limit_s(timeout_s), wait_for_ready=True)
+        request = HealthCheckRequest(service=service)
+        call = watch(request, timeout=self._limit_s(timeout_s), wait_for_ready=True)
         try:
             with client_errors():
-                async for serving in call:
-                    if serving:
+                async for reply in call:
+                    if reply.status == HealthCheckResponse.SERVING:
                         return
         finally:
             call.cancel()
@@ -92,8 +101,8 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
         def stop(_: object) -> None:
             sending.cancel()
 
-        # A message that is on its way when the call ends must not fail by itself: gRPC would put
-        # INTERNAL in the place of the status that the call ended with.
+        # Stop sending when the call ends: gRPC would report INTERNAL for a message that fails then,
+        # in place of the status with which the call ended.
         call.add_done_callback(stop)
         try:
             (problem,) = await asyncio.gather(sending, return_exceptions=True)
@@ -116,7 +125,7 @@ async def _send_all(
 
 
 async def _sent(sending: Awaitable[None]) -> bool:
-    """Return whether something of a stream was sent; if not, the call's end says why."""
+    """Return whether a part of a stream was sent. If not, the status of the call says why."""
     try:
         await sending
     except (grpc.RpcError, grpc.aio.InternalError):

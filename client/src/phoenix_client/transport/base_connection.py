@@ -1,4 +1,4 @@
-"""What the sync and the async client hold alike: a channel, and the time limit of calls."""
+"""What the sync and the async connection share: a channel, stubs, and the time limit of calls."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ import grpc.aio
 
 from phoenix_client.errors import DeadlineExceededError, UnavailableError
 from phoenix_client.transport import channels
+from phoenix_client.transport.defaults import (
+    DEFAULT_MAX_RESPONSE_BYTES,
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_S,
+)
+from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
+from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
+from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
 Channel = TypeVar("Channel", grpc.Channel, grpc.aio.Channel)
 
 UNREACHABLE = (UnavailableError, DeadlineExceededError)
-"""What a health check raises if no server can be asked."""
+"""What a health check raises if it reaches no server."""
 
 
 class BaseConnection(ABC, Generic[Channel]):
-    """A channel, opened here or given, and the time limit of calls that set none."""
+    """A channel, the stubs of the services, and the time limit of calls that set none."""
 
     def __init__(
         self,
-        target: str = channels.DEFAULT_TARGET,
+        target: str = DEFAULT_TARGET,
         *,
-        timeout_s: float = channels.DEFAULT_TIMEOUT_S,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
         credentials: grpc.ChannelCredentials | None = None,
         max_request_bytes: int | None = None,
-        max_response_bytes: int | None = channels.DEFAULT_MAX_RESPONSE_BYTES,
+        max_response_bytes: int | None = DEFAULT_MAX_RESPONSE_BYTES,
         channel: Channel | None = None,
     ) -> None:
         """Prepare a connection; the first call opens it.
@@ -38,11 +46,11 @@ class BaseConnection(ABC, Generic[Channel]):
             credentials: For TLS, as from `grpc.ssl_channel_credentials()`. None: not encrypted.
             max_request_bytes: Largest message to send. None: as large as the server takes.
             max_response_bytes: Largest message to accept. None: any.
-            channel: Use this channel, and leave it open at the end. All but `timeout_s` is then
-                its matter.
+            channel: Use this channel and do not close it. Of the other arguments only `timeout_s`
+                then has an effect.
 
         Raises:
-            ValueError: `timeout_s` is not above 0, or infinite.
+            ValueError: `timeout_s` is not above 0 and finite.
         """
         self._timeout_s = channels.checked_timeout_s(timeout_s)
         self._owns_channel = channel is None
@@ -50,7 +58,9 @@ class BaseConnection(ABC, Generic[Channel]):
             options = channels.channel_options(max_request_bytes, max_response_bytes)
             channel = self._open(target, credentials, options)
         self._channel = channel
-        self._attach(channel)
+        self._retrieval = RetrievalServiceStub(channel)
+        self._model = ModelServiceStub(channel)
+        self._corpus = CorpusServiceStub(channel)
 
     @abstractmethod
     def _open(
@@ -58,12 +68,8 @@ class BaseConnection(ABC, Generic[Channel]):
     ) -> Channel:
         """Return a channel, encrypted if there are credentials."""
 
-    @abstractmethod
-    def _attach(self, channel: Channel) -> None:
-        """Make the services at the other end of a channel callable."""
-
     def _limit_s(self, timeout_s: float | None) -> float:
-        """Return the time limit of a call that sets this one, or none."""
+        """Return the time limit of a call: its own, or the client's if it sets none."""
         return self._timeout_s if timeout_s is None else channels.checked_timeout_s(timeout_s)
 
 

@@ -1,4 +1,4 @@
-"""How to reach the server: channel options, time limits, and the standard health check."""
+"""How to reach the server: channels, their options, and time limits."""
 
 from __future__ import annotations
 
@@ -9,65 +9,54 @@ from typing import TypeAlias
 
 import grpc
 import grpc.aio
-from google.protobuf import wrappers_pb2
-
-DEFAULT_TARGET = "127.0.0.1:50051"
-DEFAULT_TIMEOUT_S = 5.0
-DEFAULT_LOAD_TIMEOUT_S = 600.0
-"""Loading a generation reads it whole, compiles it and tests it."""
-DEFAULT_MAX_RESPONSE_BYTES = 64 * 2**20
-"""gRPC's own limit of 4 MiB is too small for a large batch."""
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
-_SERVING = 1
+HEALTH_MESSAGES = (HealthCheckRequest.SerializeToString, HealthCheckResponse.FromString)
+"""How both methods of the health service write a request and read a reply."""
 
-# gRPC may repeat a call that found no server at work: most only read, and to write or delete the
-# same posts again changes nothing more. It repeats a stream if its buffer holds all that was sent.
-# But loading twice makes two generations, and going back twice is no going back: a server may have
-# done either before the connection broke.
+_PACKAGE = "phoenix_retrieval.v1"
+_RETRY_POLICY = {
+    "maxAttempts": 3,
+    "initialBackoff": "0.05s",
+    "maxBackoff": "0.5s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+# gRPC repeats a call that is UNAVAILABLE, which is safe: most calls only read, and writing or
+# deleting the same posts again changes nothing more. It repeats a stream if its buffer holds all
+# that was sent. Loading twice makes two generations, and rolling back twice is no rollback; a
+# server may have done either before the connection broke, so those two calls are not repeated.
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
             {
                 "name": [
-                    {"service": "phoenix_retrieval.v1.RetrievalService"},
-                    {"service": "phoenix_retrieval.v1.ModelService"},
-                    {"service": "phoenix_retrieval.v1.CorpusService"},
+                    {"service": f"{_PACKAGE}.{service}"}
+                    for service in ("RetrievalService", "ModelService", "CorpusService")
                 ],
-                "retryPolicy": {
-                    "maxAttempts": 3,
-                    "initialBackoff": "0.05s",
-                    "maxBackoff": "0.5s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
+                "retryPolicy": _RETRY_POLICY,
             },
             {
                 "name": [
-                    {"service": "phoenix_retrieval.v1.ModelService", "method": "LoadGeneration"},
-                    {
-                        "service": "phoenix_retrieval.v1.ModelService",
-                        "method": "RollbackGeneration",
-                    },
-                ],
+                    {"service": f"{_PACKAGE}.ModelService", "method": method}
+                    for method in ("LoadGeneration", "RollbackGeneration")
+                ]
             },
         ]
     }
 )
-
 
 Options: TypeAlias = Sequence[tuple[str, str | int]]
 
 
 def channel_options(max_request_bytes: int | None, max_response_bytes: int | None) -> Options:
     """Return the options of a channel; None stands for no limit."""
+    sent, received = (-1 if n is None else n for n in (max_request_bytes, max_response_bytes))
     return [
-        ("grpc.max_send_message_length", -1 if max_request_bytes is None else max_request_bytes),
-        (
-            "grpc.max_receive_message_length",
-            -1 if max_response_bytes is None else max_response_bytes,
-        ),
+        ("grpc.max_send_message_length", sent),
+        ("grpc.max_receive_message_length", received),
         ("grpc.service_config", _SERVICE_CONFIG),
     ]
 
@@ -91,29 +80,11 @@ def open_async_channel(
 
 
 def checked_timeout_s(timeout_s: float) -> float:
-    """Return a time limit that is one.
+    """Return a time limit, checked to be above 0 and finite.
 
     Raises:
-        ValueError: It is not above 0, or infinite.
+        ValueError: It is not.
     """
     if not 0 < timeout_s < math.inf:
         raise ValueError(f"timeout_s: must be above 0 and finite, is {timeout_s}")
     return timeout_s
-
-
-# The messages of grpc.health.v1 have one field each, number 1: a string in the request, an enum in
-# the reply. On the wire they are protobuf's StringValue and Int32Value.
-
-
-def write_health_request(service: str) -> bytes:
-    """Serialise a `grpc.health.v1.HealthCheckRequest`; an empty name asks for the whole server."""
-    return wrappers_pb2.StringValue(value=service).SerializeToString()
-
-
-def read_health_reply(data: bytes) -> bool:
-    """Parse a `grpc.health.v1.HealthCheckResponse`: whether its status is SERVING."""
-    return wrappers_pb2.Int32Value.FromString(data).value == _SERVING
-
-
-HEALTH_MESSAGES = (write_health_request, read_health_reply)
-"""How both calls of the health check write what they ask and read what they are told."""

@@ -1,4 +1,4 @@
-"""What the sync client is built on: opening and closing, calls, and the health check."""
+"""The base of the sync client: opening and closing, unary and stream calls, health checks."""
 
 from __future__ import annotations
 
@@ -9,35 +9,28 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from phoenix_client.transport import channels
 from phoenix_client.transport.base_connection import UNREACHABLE, BaseConnection, never_served
 from phoenix_client.wire.statuses import client_errors
-from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
-from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
-from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
-_MOST_WAITING = 2  # requests of a stream that are made before gRPC takes them
+_MAX_QUEUED = 2  # requests of a stream that are built before gRPC takes them
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
 
 
 class Connection(BaseConnection[grpc.Channel]):
-    """A channel, and the services at its other end. `PhoenixClient` adds a method for each call."""
+    """A sync channel and its calls. `PhoenixClient` adds a method for each RPC."""
 
     def _open(
         self, target: str, credentials: grpc.ChannelCredentials | None, options: channels.Options
     ) -> grpc.Channel:
         return channels.open_channel(target, credentials, options)
 
-    def _attach(self, channel: grpc.Channel) -> None:
-        self._retrieval = RetrievalServiceStub(channel)
-        self._model = ModelServiceStub(channel)
-        self._corpus = CorpusServiceStub(channel)
-
     def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
+        """Close the connection and cancel its calls. A channel that was given stays open."""
         if self._owns_channel:
             self._channel.close()
 
@@ -56,31 +49,34 @@ class Connection(BaseConnection[grpc.Channel]):
         """Ask the standard health check whether the server, or one service of it, is serving.
 
         Returns:
-            Whether it says so; False too if it cannot be reached in time.
+            Whether the status is SERVING; False too if the server cannot be reached in time.
 
         Raises:
             NotFoundError: The server has no such service.
             PhoenixClientError: The call failed in another way.
         """
         check = self._channel.unary_unary(channels.HEALTH_CHECK, *channels.HEALTH_MESSAGES)
+        request = HealthCheckRequest(service=service)
         try:
-            return self._call(check, service, timeout_s)
+            reply = self._call(check, request, timeout_s)
         except UNREACHABLE:
             return False
+        return reply.status == HealthCheckResponse.SERVING
 
     def wait_until_ready(self, service: str = "", *, timeout_s: float | None = None) -> None:
-        """Wait until the server can be reached and its health check says that it is serving.
+        """Wait until the server can be reached and its health check reports SERVING.
 
         Raises:
-            DeadlineExceededError: It did not come to that in time.
+            DeadlineExceededError: It did not report SERVING in time.
             PhoenixClientError: The call failed in another way.
         """
         watch = self._channel.unary_stream(channels.HEALTH_WATCH, *channels.HEALTH_MESSAGES)
-        call = watch(service, timeout=self._limit_s(timeout_s), wait_for_ready=True)
+        request = HealthCheckRequest(service=service)
+        call = watch(request, timeout=self._limit_s(timeout_s), wait_for_ready=True)
         try:
             with client_errors():
-                for serving in call:
-                    if serving:
+                for reply in call:
+                    if reply.status == HealthCheckResponse.SERVING:
                         return
         finally:
             call.cancel()
@@ -101,27 +97,27 @@ class Connection(BaseConnection[grpc.Channel]):
         requests: Iterable[_Request],
         timeout_s: float | None,
     ) -> _Reply:
-        # gRPC would iterate `requests` in a thread of its own, and they may be bound to this one:
-        # rows of a database, lines of standard input.
-        waiting: SimpleQueue[_Request | None] = SimpleQueue()
-        room = Semaphore(_MOST_WAITING)
+        # gRPC iterates in its own thread. `requests` may only work in this one (rows
+        # of a database, lines of standard input), so they are iterated here and handed over.
+        queue: SimpleQueue[_Request | None] = SimpleQueue()
+        room = Semaphore(_MAX_QUEUED)
 
-        def taken() -> Iterator[_Request]:
-            while (request := waiting.get()) is not None:
+        def queued() -> Iterator[_Request]:
+            while (request := queue.get()) is not None:
                 room.release()
                 yield request
 
-        call = method.future(taken(), timeout=self._limit_s(timeout_s))
+        call = method.future(queued(), timeout=self._limit_s(timeout_s))
         call.add_done_callback(lambda _: room.release())
         try:
             for request in requests:
                 room.acquire()
                 if call.done():
                     break
-                waiting.put(request)
-            waiting.put(None)
+                queue.put(request)
+            queue.put(None)
             with client_errors():
                 return call.result()
         finally:
             call.cancel()
-            waiting.put(None)
+            queue.put(None)

@@ -1,4 +1,4 @@
-"""Columns of equal length that read as a sequence of rows, which are built when asked for."""
+"""Columns of equal length that read as a sequence of rows, each built on access."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def u64_column(name: str, values: Iterable[int]) -> tuple[int, ...]:
     """Return `values` as a tuple, checked to be unsigned 64-bit integers.
 
     Raises:
-        ValueError: A value is no such integer. The message starts with `name`.
+        ValueError: A value is not such an integer. The message starts with `name`.
     """
     return _column("Q", 64, name, values)
 
@@ -25,15 +25,15 @@ def u32_column(name: str, values: Iterable[int]) -> tuple[int, ...]:
     """Return `values` as a tuple, checked to be unsigned 32-bit integers.
 
     Raises:
-        ValueError: A value is no such integer. The message starts with `name`.
+        ValueError: A value is not such an integer. The message starts with `name`.
     """
     return _column("I", 32, name, values)
 
 
 def _column(typecode: str, bits: int, name: str, values: Iterable[int]) -> tuple[int, ...]:
-    if isinstance(values, bytes | bytearray):  # an array would take them for its own memory
+    if isinstance(values, bytes | bytearray):  # an array would take them as its memory
         raise ValueError(f"{name}: must be integers from 0 to 2**{bits} - 1, is bytes")
-    # An array checks in C what a loop would check fifty times slower.
+    # An array checks in C; a loop in Python takes fifty times as long.
     try:
         return tuple(array(typecode, values))
     except (OverflowError, TypeError) as error:
@@ -44,11 +44,11 @@ def _column(typecode: str, bits: int, name: str, values: Iterable[int]) -> tuple
 class Columns(Sequence[_Row]):
     """A sequence of rows that is stored as columns, each a field of the dataclass.
 
-    A subclass names in `_may_be_empty` the columns that stay empty where nothing is known. A slice
-    is again columns.
+    A subclass names in `_may_be_empty` the columns that are empty if nothing is known. A slice has
+    the same type.
 
     Attributes:
-        post_ids: Ids of the posts. Every other column is as long.
+        post_ids: Ids of the posts. Every other column has the same length.
     """
 
     _may_be_empty: ClassVar[frozenset[str]] = frozenset()

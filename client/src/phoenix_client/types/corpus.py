@@ -1,6 +1,6 @@
-"""What the server answers about the corpus and its changes, as immutable values.
+"""Immutable results of calls about the corpus and its changes.
 
-Changes are numbered, from 1, in the order in which they take effect.
+Changes are numbered from 1, in the order in which they take effect.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from phoenix_client.types.posts import Posts
 
 @dataclass(frozen=True)
 class Upserted:
-    """What came of writing posts.
+    """Result of writing posts.
 
     Attributes:
         sequence: Number of the change; of a stream, of its last change, or 0 if it had none.
-        inserted: How many of the posts were new.
-        replaced: How many took the place of others with the same ids.
-        evicted: How many posts, the oldest, were deleted to make room.
+        inserted: Number of posts that were new.
+        replaced: Number of posts that replaced others with the same ids.
+        evicted: Number of posts, the oldest, that were deleted to make room.
     """
 
     sequence: int
@@ -30,11 +30,11 @@ class Upserted:
 
 @dataclass(frozen=True)
 class Deleted:
-    """What came of deleting posts.
+    """Result of deleting posts.
 
     Attributes:
         sequence: Number of the change.
-        deleted: How many posts were deleted; the corpus did not hold the others.
+        deleted: Number of posts that were deleted; the corpus did not hold the others.
     """
 
     sequence: int
@@ -43,10 +43,10 @@ class Deleted:
 
 @dataclass(frozen=True)
 class FoundPosts:
-    """What the corpus holds of posts.
+    """Result of looking up posts.
 
     Attributes:
-        sequence: Number of the last change that was seen; no later one was.
+        sequence: Number of the last change that the lookup includes.
         posts: The posts that were found, in the order of the request.
         missing_post_ids: The ids that the corpus does not hold.
     """
@@ -58,19 +58,19 @@ class FoundPosts:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusState:
-    """The corpus as it is now.
+    """The current state of the corpus.
 
     Attributes:
-        rows: Posts that it holds.
-        capacity: Most posts that it may hold.
+        rows: Number of posts.
+        capacity: Largest number of posts.
         label_names: Labels that any post has had, sorted.
-        max_labels: Most labels that there may be.
+        max_labels: Largest number of distinct labels.
         sequence: Number of the last change; 0 if the corpus is as it was built.
-        snapshot_sequence: Number of the last change in the snapshot that a restart begins with.
+        snapshot_sequence: Number of the last change in the snapshot from which a restart begins.
         journal_posts: Posts written and deleted by the changes after that one.
         newest_created_at: When the newest post was created, in UTC; None if no post has a time.
-        read_only: Whether changes are refused.
-        evict_oldest: Whether posts for which there is no room take that of the oldest.
+        read_only: Whether changes are rejected.
+        evict_oldest: Whether a full corpus evicts its oldest posts to make room for new ones.
     """
 
     rows: int
@@ -87,14 +87,14 @@ class CorpusState:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A whole corpus on the server's disk, with which a restart can begin.
+    """A whole corpus on the server's disk, from which a restart can begin.
 
     Attributes:
-        sequence: Number of the last change that it holds; 0 for the corpus as it was built.
-        rows: Posts that it holds.
+        sequence: Number of the last change that it includes; 0 for the corpus as it was built.
+        rows: Number of posts.
         size_bytes: Size of its files.
         created_at: When it was written, in UTC.
-        directory: Its directory, in the corpus's; empty for the corpus as it was built.
+        directory: Its directory, relative to the corpus's; empty for the corpus as it was built.
     """
 
     sequence: int

@@ -1,4 +1,4 @@
-"""What posts must be to be retrieved."""
+"""Conditions on the posts to retrieve."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from phoenix_client.types.labels import label_column
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Conditions that a post must meet, all of them. Without any, every post does.
+    """Conditions, all of which a post must meet. Without any, every post is eligible.
 
-    They are applied before the best posts are chosen: the answer is the exact top k of the posts
-    that meet them. The server refuses a label that no post of the corpus has ever had.
+    They apply before selection: the answer is the exact top k of the eligible posts. The server
+    rejects a label that no post of the corpus has ever had.
 
     Attributes:
-        created_since: Created at this time or later, with a time zone; it counts to the
-            millisecond. With this condition or the next, posts of unknown time are not returned.
-        created_before: Created before this time, with a time zone; it counts to the millisecond.
-        any_labels: Has at least one of these labels; empty: whatever it has. At most 64, as the
+        created_since: Created at this time or later; with a time zone, to the millisecond. With
+            this condition or the next, posts of unknown time are not eligible.
+        created_before: Created before this time; with a time zone, to the millisecond.
+        any_labels: Has at least one of these labels; empty: no condition. At most 64, as for the
             next two.
         all_labels: Has all of these labels.
         none_labels: Has none of these labels.
-        excluded_post_ids: Is not one of these posts, as those that the user has seen; never 0. They
-            need not be in the corpus. At most `Model.max_excluded` together with the next.
-        excluded_author_ids: Is by none of these authors, as those that the user has blocked; never
-            0.
-        min_score: Has at least this score, as a float32. Posts with less count in
-            `RetrieveResult.rows_eligible`, and are not returned.
+        excluded_post_ids: Is none of these posts, for example those that the user has seen; never
+            0. They need not be in the corpus. At most `Model.max_excluded` together with the next.
+        excluded_author_ids: Is by none of these authors, for example those that the user has
+            blocked; never 0.
+        min_score: Has at least this score, as a float32. Posts with lower scores count in
+            `RetrieveResult.rows_eligible` but are not returned.
 
     Raises:
-        ValueError: A time has no zone or lies before 1970, a label is no text, an id is no unsigned
-            64-bit integer, or the score is no number. The message starts with the field.
+        ValueError: A time has no zone or lies before 1970, a label is not valid text, an id is not
+            an unsigned 64-bit integer, or the score is not a number. The message starts with the
+            field.
     """
 
     created_since: datetime | None = None
@@ -49,7 +50,7 @@ class Filter:
     min_score: float | None = None
 
     def __post_init__(self) -> None:
-        """Turn the sequences into tuples and check what could not be sent."""
+        """Turn the sequences into tuples and check that all values can be sent."""
         for name in ("created_since", "created_before"):
             _check_time(name, getattr(self, name))
         for name in ("any_labels", "all_labels", "none_labels"):

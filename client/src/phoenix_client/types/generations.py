@@ -1,4 +1,4 @@
-"""What the server could serve: bundles and corpora that it has loaded, one of which answers."""
+"""Generations: pairs of a bundle and a corpus that the server has loaded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from enum import StrEnum
 
 
 class GenerationState(StrEnum):
-    """What a generation is doing: `phoenix_retrieval.v1.GenerationState` without the prefix.
+    """The state of a generation: `phoenix_retrieval.v1.GenerationState` without the prefix.
 
-    LOADING: it is being loaded. READY: it can be activated. ACTIVE: it answers. FAILED: it could
-    not be loaded.
+    LOADING: being loaded. READY: can be activated (standby or rollback). ACTIVE: answers queries.
+    FAILED: could not be loaded.
     """
 
     LOADING = "loading"
@@ -24,17 +24,17 @@ class Generation:
     """A bundle and a corpus that belong together.
 
     Attributes:
-        number: Counts what this server has loaded, from 1.
-        state: What it is doing.
-        generation: Its name, as answers have it; empty while it is being loaded or if it failed.
+        number: Counts the generations of this server process, from 1.
+        state: Its state.
+        generation: Its name, as in answers; empty while LOADING and if FAILED.
         bundle: The bundle's directory, on the server.
         corpus: The corpus's directory, on the server.
-        tower_fingerprint: Hash of all that decides an embedding; empty as the name is.
-        corpus_rows: Posts in its corpus; 0 where the name is empty.
-        sequence: Number of the last change that it has seen. One that does not answer falls behind,
-            and is brought up to date when it is activated.
-        previous: Whether `roll_back_generation` would go back to it.
-        reason: Why it could not be loaded; empty unless it failed.
+        tower_fingerprint: Hash of all that decides an embedding; empty if the name is.
+        corpus_rows: Posts in its corpus; 0 if the name is empty.
+        sequence: Number of the last change that it includes. A generation that is not active falls
+            behind; activation replays what it lacks.
+        previous: Whether it is the rollback generation, to which `roll_back_generation` returns.
+        reason: Why it could not be loaded; empty unless FAILED.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""Labels of posts, checked before they are sent."""
+"""Check labels before they are sent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def label_column(name: str, labels: Sequence[str]) -> tuple[str, ...]:
     """Return `labels` as a tuple, checked to be text.
 
     Raises:
-        ValueError: They are one string, or one of them is no text. The message starts with `name`.
+        ValueError: They are one string, or one is not valid text. The message starts with `name`.
     """
     check_sequence(labels, name)
     column = tuple(labels)
@@ -19,17 +19,17 @@ def label_column(name: str, labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_sequence(labels: object, at: str) -> None:
-    """Check that `labels` are not one string, whose letters would be taken for labels.
+    """Check that `labels` are not one string, whose letters would count as labels.
 
     Raises:
-        ValueError: They are. The message starts with `at`.
+        ValueError: They are one string. The message starts with `at`.
     """
     if isinstance(labels, str):
         raise ValueError(f"{at}: must be a sequence of strings, is one string")
 
 
 def check_label(label: object, at: str) -> None:
-    """Check that a label is text.
+    """Check that a label is a string that UTF-8 can encode.
 
     Raises:
         ValueError: It is not. The message starts with `at`.
@@ -39,4 +39,4 @@ def check_label(label: object, at: str) -> None:
     try:
         label.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{at}: {label!a} is no text ({error.reason})") from error
+        raise ValueError(f"{at}: {label!a} is not valid text ({error.reason})") from error

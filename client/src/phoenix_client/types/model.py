@@ -1,4 +1,4 @@
-"""What the server serves."""
+"""The model and the corpus that the server serves."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The model and the corpus that answer now, and what the server accepts.
+    """The active generation's model and corpus, and the server's limits.
 
     Attributes:
         generation: Names this pair of bundle and corpus.
         tower_fingerprint: Hash of all that decides an embedding.
         embedding_size: Width of a representation.
-        history_length: Longest history that counts, in engagements.
-        num_actions: Actions that the model knows, from 0.
-        product_surface_vocab_size: Product surfaces that the model knows, from 0.
+        history_length: Longest history that the model uses, in engagements.
+        num_actions: Number of actions that the model knows, from 0.
+        product_surface_vocab_size: Number of product surfaces that the model knows, from 0.
         compute_dtype: Element type of the forward pass.
         corpus_rows: Posts in the corpus.
         corpus_dtype: Element type of the corpus's vectors.
         label_names: The distinct labels in the corpus.
-        shards: How many shards the corpus is cut into.
+        shards: Number of shards of the corpus.
         devices: The devices that hold them.
         max_top_k: Largest `top_k`.
-        max_batch_users: Most queries in a batch.
-        max_candidates: Most posts to encode or to score at once.
-        max_request_bytes: Largest request.
-        max_excluded: Most posts and authors that a `Filter` excludes, together.
+        max_batch_users: Largest number of queries in a batch.
+        max_candidates: Largest number of posts in a call that encodes, scores or changes posts.
+        max_request_bytes: Size of the largest request.
+        max_excluded: Largest number of posts and authors, together, that a `Filter` excludes.
         server_version: Version of the server.
     """
 

@@ -17,13 +17,13 @@ class Post(NamedTuple):
     Attributes:
         post_id: The post; never 0.
         author_id: The post's author; never 0.
-        created_at: When the post was created, with a time zone; it is kept to the millisecond. None
-            where that is not known. If no post of a call, or of a batch of a stream, has one, the
-            server takes the times that the ids carry.
+        created_at: When the post was created, with a time zone; stored to the millisecond. None:
+            not known. If no post of a call, or of a batch of a stream, has one, the server derives
+            the times from the ids.
         labels: The post's labels, each once.
-        vector: The post's unit vector, `Model.embedding_size` floats. None: the server makes it
-            from the two ids. Either all posts of a call have one or none has. Posts that were
-            looked up have none.
+        vector: The post's unit vector, `Model.embedding_size` floats. None: the server encodes the
+            post from the two ids. Either all posts of a call have one or none has. Posts that
+            were looked up have none.
     """
 
     post_id: int
@@ -37,13 +37,13 @@ class Post(NamedTuple):
 class Posts(Columns[Post]):
     """Posts as the corpus holds them, in columns.
 
-    Indexing and iterating build `Post`s; a slice is again `Posts`.
+    Indexing and iterating build `Post`s; a slice is `Posts`.
 
     Attributes:
         post_ids: Ids of the posts.
         author_ids: Ids of their authors.
-        created_at_unix_ms: When they were created, in milliseconds since 1970 UTC; 0 where the
-            corpus does not know.
+        created_at_unix_ms: When they were created, in milliseconds since 1970 UTC; 0 if not
+            known.
         labels: Their labels.
     """
 

@@ -1,4 +1,4 @@
-"""What to retrieve: one query of a batch."""
+"""Queries of a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from phoenix_client.types.users import User
 
 @dataclass(frozen=True, kw_only=True)
 class RetrieveQuery:
-    """One user, and what to return for them.
+    """A user, and what to return.
 
     Attributes:
         user: The user.
@@ -20,12 +20,11 @@ class RetrieveQuery:
         with_labels: Return the posts' labels.
         with_created_at: Return when the posts were created.
         with_representation: Return the user's representation.
-        min_sequence: Answer over a corpus that holds at least the change of this number; wait for
-            it until the time limit.
-        filter: What posts must be to be returned; None: any.
+        min_sequence: Wait, within the time limit, until the corpus holds the change of this number.
+        filter: Conditions that the posts must meet. None: all posts are eligible.
 
     Raises:
-        ValueError: `top_k` is no unsigned 32-bit integer, or `min_sequence` none of 64 bits.
+        ValueError: `top_k` is not an unsigned 32-bit integer, or `min_sequence` not one of 64 bits.
     """
 
     user: User
@@ -38,6 +37,6 @@ class RetrieveQuery:
     filter: Filter | None = None
 
     def __post_init__(self) -> None:
-        """Check what could not be sent."""
+        """Check that the numbers can be sent."""
         u32_column("top_k", (self.top_k,))
         u64_column("min_sequence", (self.min_sequence,))

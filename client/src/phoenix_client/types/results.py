@@ -1,4 +1,4 @@
-"""What the server answers, as immutable values. Columns stay columns; rows are built on demand."""
+"""Immutable results. Columns stay columns; rows are built on access."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Candidate(NamedTuple):
     Attributes:
         post_id: The post.
         score: Dot product of the user's and the post's unit vectors, -1 to 1.
-        author_id: The post's author; None unless asked for.
-        labels: The post's labels; empty unless asked for.
-        created_at: When the post was created, in UTC; None unless asked for and known.
+        author_id: The post's author; None unless requested.
+        labels: The post's labels; empty unless requested.
+        created_at: When the post was created, in UTC; None unless requested and known.
     """
 
     post_id: int
@@ -33,15 +33,15 @@ class Candidate(NamedTuple):
 class Candidates(Columns[Candidate]):
     """Retrieved posts, best first, in columns.
 
-    Indexing and iterating build `Candidate`s; a slice is again `Candidates`.
+    Indexing and iterating build `Candidate`s; a slice is `Candidates`.
 
     Attributes:
         post_ids: Ids of the posts.
         scores: Their scores, descending.
-        author_ids: Ids of their authors. Empty unless asked for.
-        created_at_unix_ms: When they were created, in milliseconds since 1970 UTC; 0 where the
-            corpus does not know. Empty unless asked for.
-        labels: Their labels. Empty unless asked for.
+        author_ids: Ids of their authors. Empty unless requested.
+        created_at_unix_ms: When they were created, in milliseconds since 1970 UTC; 0 if not
+            known. Empty unless requested.
+        labels: Their labels. Empty unless requested.
     """
 
     _may_be_empty = frozenset({"author_ids", "created_at_unix_ms", "labels"})
@@ -69,12 +69,12 @@ class RetrieveResult:
 
     Attributes:
         generation: Names the bundle and the corpus that answered.
-        rows_scanned: How many posts were scanned: all of the corpus.
-        rows_eligible: How many of them meet the filter, its least score apart.
-        candidates: The `min(top_k, rows_eligible)` best posts, fewer only if the filter has a least
-            score: score descending, then post id ascending.
-        user_representation: The user's unit vector; None unless asked for.
-        sequence: Number of the last change of the corpus that was seen; no later one was.
+        rows_scanned: Number of posts scanned: all of the corpus.
+        rows_eligible: Number of them that meet the filter, not counting its `min_score`.
+        candidates: The `min(top_k, rows_eligible)` best posts, fewer only if the filter has a
+            `min_score`. Order: score descending, then post id ascending.
+        user_representation: The user's unit vector; None unless requested.
+        sequence: Number of the last change of the corpus that the answer includes.
     """
 
     generation: str
@@ -123,10 +123,10 @@ class ScoreResult:
 
     Attributes:
         generation: Names the bundle and the corpus that answered.
-        rows_scanned: How many posts were scanned: all of the corpus.
-        rows_eligible: How many of them are ranked.
+        rows_scanned: Number of posts scanned: all of the corpus.
+        rows_eligible: Number of them that are ranked.
         posts: The posts, in the order of the request.
-        sequence: Number of the last change of the corpus that was seen; no later one was.
+        sequence: Number of the last change of the corpus that the answer includes.
     """
 
     generation: str
@@ -143,7 +143,7 @@ class EncodedUser:
     Attributes:
         generation: Names the bundle and the corpus that answered.
         user_representation: The user's unit vector, `embedding_size` floats.
-        user_norm: Length of the mean over the transformer's outputs before it became a unit vector.
+        user_norm: Norm of the mean of the transformer's outputs, before normalisation.
     """
 
     generation: str

@@ -1,11 +1,11 @@
-"""Moments as the contract has them, in milliseconds since 1970 UTC, and as datetimes."""
+"""Convert times between the contract's milliseconds since 1970 UTC and datetimes."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
 UNKNOWN = 0
-"""Stands for a moment that is not known."""
+"""Stands for a time that is not known."""
 
 LAST_UNIX_MS = 253_402_300_799_999
 """9999-12-31T23:59:59.999 UTC, the last millisecond that a datetime can hold."""
@@ -15,15 +15,15 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 def from_unix_ms(unix_ms: int) -> datetime | None:
-    """Return a moment up to `LAST_UNIX_MS`, in UTC; None if it is not known."""
+    """Return a time up to `LAST_UNIX_MS`, in UTC; None if it is not known."""
     return None if unix_ms == UNKNOWN else _EPOCH + unix_ms * _MILLISECOND
 
 
 def to_unix_ms(moment: datetime) -> int:
-    """Return the millisecond in which a moment lies.
+    """Return the millisecond in which a time lies.
 
     Raises:
-        ValueError: The moment has no time zone, or does not lie after the start of 1970.
+        ValueError: It has no time zone, or is not after the start of 1970.
     """
     unix_ms = _milliseconds(moment)
     if unix_ms <= UNKNOWN:
@@ -32,10 +32,10 @@ def to_unix_ms(moment: datetime) -> int:
 
 
 def bound_to_unix_ms(moment: datetime) -> int:
-    """Return the millisecond in which a bound of moments lies; the start of 1970 may be one.
+    """Return the millisecond in which the bound of a time range lies; it may be the start of 1970.
 
     Raises:
-        ValueError: The moment has no time zone, or lies before 1970.
+        ValueError: It has no time zone, or is before 1970.
     """
     unix_ms = _milliseconds(moment)
     if unix_ms < 0:

@@ -1,4 +1,4 @@
-"""What is known of a user: an id, and a history of engagements."""
+"""Users: an id, and a history of engagements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_ACTION = 63
 class Action(IntEnum):
     """What a user did with a post: `phoenix_retrieval.v1.Action` without the prefix.
 
-    The published model names six of its 19 actions; the others go by their index.
+    The published model names six of its 19 actions; the others are named by their index.
     """
 
     UNSPECIFIED = 0
@@ -42,7 +42,7 @@ class Action(IntEnum):
     INDEX_18 = 18
 
 
-# What a set bit reads as: an Action, or its number where a later model uses a bit unknown here.
+# What a set bit reads as: an Action, or its number if a later model uses a bit unknown here.
 _ACTIONS: tuple[int, ...] = (*Action, *range(len(Action), MAX_ACTION + 1))
 
 
@@ -66,12 +66,12 @@ def actions_of(mask: int) -> frozenset[int]:
 
 
 class Engagement(NamedTuple):
-    """One thing a user did.
+    """An engagement of a user with a post.
 
     Attributes:
         post_id: The post; never 0.
         author_id: The post's author; never 0.
-        actions: What the user did: `Action`s, or numbers up to 63 for a model that has more.
+        actions: What the user did: `Action`s, or numbers up to 63 for a model with more actions.
         product_surface: Where in the product it happened.
     """
 
@@ -85,18 +85,18 @@ class Engagement(NamedTuple):
 class History(Columns[Engagement]):
     """A user's engagements, oldest first, in columns of equal length.
 
-    Indexing and iterating build `Engagement`s; a slice is again a history. Histories are equal if
-    their engagements are.
+    Indexing and iterating build `Engagement`s; a slice is a history. Histories are equal if their
+    engagements are.
 
     Attributes:
         post_ids: Ids of the posts; never 0.
         author_ids: Ids of the posts' authors; never 0.
-        action_masks: What the user did: bit a stands for action a.
-        product_surfaces: Where in the product it happened. Empty means 0 throughout.
+        action_masks: What the user did: bit a is set for action a.
+        product_surfaces: Where in the product it happened. Empty means 0 for all.
 
     Raises:
-        ValueError: A column has another length or holds what is no unsigned integer: 64 bits for
-            ids and masks, 32 for product surfaces.
+        ValueError: A column has another length, or a value is not an unsigned integer: of 64 bits
+            for ids and masks, of 32 for product surfaces.
     """
 
     _may_be_empty = frozenset({"product_surfaces"})
@@ -113,7 +113,7 @@ class History(Columns[Engagement]):
         surfaces = u32_column("product_surfaces", self.product_surfaces)
         object.__setattr__(self, "product_surfaces", surfaces)
         super().__post_init__()
-        if not any(surfaces):  # one way to say it, so that equal histories compare equal
+        if not any(surfaces):  # one form, so that equal histories compare equal
             object.__setattr__(self, "product_surfaces", ())
 
     @classmethod
@@ -143,15 +143,15 @@ class History(Columns[Engagement]):
 
 @dataclass(frozen=True)
 class User:
-    """A user. One with neither an id nor a history has no representation; the server refuses it.
+    """A user. The server rejects a user with neither an id nor a history: it has no representation.
 
     Attributes:
-        user_id: The user's id. 0 means unknown: the answer then rests on the history alone.
-        history: What the user did, oldest first. The server keeps the newest if it is longer than
-            the model's.
+        user_id: The user's id. 0 means unknown: the answer then depends on the history alone.
+        history: What the user did, oldest first. Of one that is longer than the model's, the
+            server uses the newest engagements.
 
     Raises:
-        ValueError: `user_id` is no unsigned 64-bit integer.
+        ValueError: `user_id` is not an unsigned 64-bit integer.
     """
 
     user_id: int = 0

@@ -1,4 +1,4 @@
-"""Builds requests to `CorpusService` and reads its replies, for the sync and the async client."""
+"""Build requests to `CorpusService` and read its replies, for the sync and the async client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from phoenix_client.types.columns import u64_column
 from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
 from phoenix_client.types.labels import check_label, check_sequence
 from phoenix_client.types.posts import Post, Posts
-from phoenix_client.wire.messages import check_times, read_labels
+from phoenix_client.wire.messages import check_times, malformed_reply, read_labels, same_fields
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 
 
@@ -20,9 +20,9 @@ def upsert_request(posts: Iterable[Post]) -> corpus_pb2.UpsertPostsRequest:
     """Write posts, in columns.
 
     Raises:
-        ValueError: An id is no unsigned 64-bit integer, a time has no zone or lies before 1970,
-            labels are no strings, or some posts have vectors and others none or longer ones. The
-            message names the field.
+        ValueError: An id is not an unsigned 64-bit integer, a time has no zone or lies before 1970,
+            labels are not strings, or some posts have vectors and others have none or longer ones.
+            The message names the field.
     """
     rows = tuple(posts)
     request = corpus_pb2.UpsertPostsRequest(
@@ -45,7 +45,7 @@ def stream_upsert_request(posts: Iterable[Post]) -> corpus_pb2.StreamUpsertPosts
 
 
 def _times(rows: Sequence[Post]) -> list[int]:
-    """Return when posts were created; nothing if that is known of none."""
+    """Return when posts were created; an empty list if no post has a time."""
     if all(row.created_at is None for row in rows):
         return []
     return [_time(row, index) for index, row in enumerate(rows)]
@@ -61,7 +61,7 @@ def _time(row: Post, index: int) -> int:
 
 
 def _vectors(rows: Sequence[Post]) -> array[float]:
-    """Return the posts' vectors, one after the other; nothing if no post has one."""
+    """Return the posts' vectors, one after the other; an empty array if no post has one."""
     floats = array("f")
     first = rows[0].vector if rows else None
     for index, row in enumerate(rows):
@@ -77,7 +77,7 @@ def _vectors(rows: Sequence[Post]) -> array[float]:
                 f"{at}: has {len(row.vector)} floats where posts[0].vector has {len(first)}"
             )
         try:
-            # An array takes no other kind of array as a whole, but its numbers.
+            # An array extends by an array of its own type only; of others it takes the numbers.
             whole = not isinstance(row.vector, array) or row.vector.typecode == floats.typecode
             floats.extend(row.vector if whole else iter(row.vector))
         except (OverflowError, TypeError) as error:
@@ -103,7 +103,7 @@ def _write_labels(rows: Sequence[Post], request: corpus_pb2.UpsertPostsRequest) 
 def read_upserted(
     reply: corpus_pb2.UpsertPostsResponse | corpus_pb2.StreamUpsertPostsResponse,
 ) -> Upserted:
-    """Read what came of writing posts."""
+    """Read the counts of a write."""
     return Upserted(reply.sequence, reply.inserted, reply.replaced, reply.evicted)
 
 
@@ -111,13 +111,13 @@ def delete_request(post_ids: Iterable[int]) -> corpus_pb2.DeletePostsRequest:
     """Write a request to delete posts.
 
     Raises:
-        ValueError: An id is no unsigned 64-bit integer.
+        ValueError: An id is not an unsigned 64-bit integer.
     """
     return corpus_pb2.DeletePostsRequest(post_ids=u64_column("post_ids", post_ids))
 
 
 def read_deleted(reply: corpus_pb2.DeletePostsResponse) -> Deleted:
-    """Read what came of deleting posts."""
+    """Read the count of a delete."""
     return Deleted(reply.sequence, reply.deleted)
 
 
@@ -125,16 +125,16 @@ def get_posts_request(post_ids: Iterable[int]) -> corpus_pb2.GetPostsRequest:
     """Write a request for posts.
 
     Raises:
-        ValueError: An id is no unsigned 64-bit integer.
+        ValueError: An id is not an unsigned 64-bit integer.
     """
     return corpus_pb2.GetPostsRequest(post_ids=u64_column("post_ids", post_ids))
 
 
 def read_found_posts(reply: corpus_pb2.GetPostsResponse, num_posts: int) -> FoundPosts:
-    """Read what the corpus holds of posts.
+    """Read posts as the corpus holds them.
 
     Raises:
-        MalformedReplyError: The reply contradicts itself, or is not about as many posts.
+        MalformedReplyError: The reply contradicts itself, or is not about `num_posts` posts.
     """
     found, missing = len(reply.post_ids), len(reply.missing_post_ids)
     if found + missing != num_posts:
@@ -142,15 +142,13 @@ def read_found_posts(reply: corpus_pb2.GetPostsResponse, num_posts: int) -> Foun
             f"post_ids: has {found} entries and missing_post_ids {missing}, not {num_posts}"
         )
     check_times("created_at_unix_ms", reply.created_at_unix_ms)
-    try:
+    with malformed_reply():
         posts = Posts(
             post_ids=tuple(reply.post_ids),
             author_ids=tuple(reply.author_ids),
             created_at_unix_ms=tuple(reply.created_at_unix_ms),
-            labels=read_labels(reply.label_names, reply.label_counts, reply.label_indices),
+            labels=read_labels(reply),
         )
-    except ValueError as error:
-        raise MalformedReplyError(str(error)) from error
     return FoundPosts(reply.sequence, posts, tuple(reply.missing_post_ids))
 
 
@@ -158,20 +156,14 @@ def read_corpus(reply: corpus_pb2.GetCorpusResponse) -> CorpusState:
     """Read the description of the corpus.
 
     Raises:
-        MalformedReplyError: The newest post is of a time that no datetime can hold.
+        MalformedReplyError: The time of the newest post is later than a datetime can hold.
     """
     check_times("newest_created_at_unix_ms", [reply.newest_created_at_unix_ms])
-    return CorpusState(
-        rows=reply.rows,
-        capacity=reply.capacity,
+    return same_fields(
+        CorpusState,
+        reply,
         label_names=tuple(reply.label_names),
-        max_labels=reply.max_labels,
-        sequence=reply.sequence,
-        snapshot_sequence=reply.snapshot_sequence,
-        journal_posts=reply.journal_posts,
         newest_created_at=times.from_unix_ms(reply.newest_created_at_unix_ms),
-        read_only=reply.read_only,
-        evict_oldest=reply.evict_oldest,
     )
 
 
@@ -185,7 +177,7 @@ def read_created_snapshot(reply: corpus_pb2.CreateSnapshotResponse) -> Snapshot:
 
 
 def read_snapshots(reply: corpus_pb2.ListSnapshotsResponse) -> tuple[Snapshot, ...]:
-    """Read which snapshots there are.
+    """Read the list of snapshots.
 
     Raises:
         MalformedReplyError: One does not say when it was written.
@@ -203,10 +195,4 @@ def _read_snapshot(snapshot: corpus_pb2.CorpusSnapshot, at: str) -> Snapshot:
         created_at = snapshot.created_at.ToDatetime(tzinfo=UTC)
     except (OverflowError, ValueError) as error:
         raise MalformedReplyError(f"{at}.created_at: {error}") from error
-    return Snapshot(
-        sequence=snapshot.sequence,
-        rows=snapshot.rows,
-        size_bytes=snapshot.size_bytes,
-        created_at=created_at,
-        directory=snapshot.directory,
-    )
+    return same_fields(Snapshot, snapshot, created_at=created_at)

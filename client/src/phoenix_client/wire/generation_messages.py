@@ -1,4 +1,4 @@
-"""Builds requests about generations and reads replies, for the sync and the async client."""
+"""Build requests about generations and read replies, for the sync and the async client."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from pathlib import PurePath
 from phoenix_client.errors import MalformedReplyError
 from phoenix_client.types.columns import u32_column
 from phoenix_client.types.generations import Generation, GenerationState
+from phoenix_client.wire.messages import same_fields
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 
 _STATES: dict[int, GenerationState] = {
-    model_pb2.GENERATION_STATE_LOADING: GenerationState.LOADING,
-    model_pb2.GENERATION_STATE_READY: GenerationState.READY,
-    model_pb2.GENERATION_STATE_ACTIVE: GenerationState.ACTIVE,
-    model_pb2.GENERATION_STATE_FAILED: GenerationState.FAILED,
+    model_pb2.GenerationState.Value(f"GENERATION_STATE_{state.name}"): state
+    for state in GenerationState
 }
 
 
 def load_request(
     bundle: str | PurePath | None, corpus: str | PurePath | None, activate: bool
 ) -> model_pb2.LoadGenerationRequest:
-    """Write what to load; the directories are the server's, and go as they are given.
+    """Write what to load. The directories name the server's and are sent unchanged.
 
     Raises:
-        ValueError: Neither is given, or one is empty or no text. The message names the field.
+        ValueError: Neither is given, or one is empty or not valid text; names the field.
     """
     if bundle is None and corpus is None:
         raise ValueError("bundle: is needed, or corpus, or both")
@@ -36,7 +35,7 @@ def load_request(
 
 
 def _directory(name: str, given: str | PurePath | None) -> str:
-    """Return a directory as the contract has it, where empty text stands for none."""
+    """Return a directory as the contract writes it: empty text stands for none."""
     if given is None:
         return ""
     directory = os.fspath(given)
@@ -45,15 +44,15 @@ def _directory(name: str, given: str | PurePath | None) -> str:
     try:
         directory.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name}: {directory!a} is no text ({error.reason})") from error
+        raise ValueError(f"{name}: {directory!a} is not valid text ({error.reason})") from error
     return directory
 
 
 def activate_request(number: int) -> model_pb2.ActivateGenerationRequest:
-    """Write which generation shall answer.
+    """Write which generation to activate.
 
     Raises:
-        ValueError: `number` is no unsigned 32-bit integer.
+        ValueError: `number` is not an unsigned 32-bit integer.
     """
     (checked,) = u32_column("number", [number])
     return model_pb2.ActivateGenerationRequest(number=checked)
@@ -64,10 +63,10 @@ def read_generation(
     | model_pb2.ActivateGenerationResponse
     | model_pb2.RollbackGenerationResponse,
 ) -> Generation:
-    """Read what was loaded, or answers now.
+    """Read the generation that was loaded or activated.
 
     Raises:
-        MalformedReplyError: It is missing, or its state is none that is known.
+        MalformedReplyError: It is missing, or its state is unknown.
     """
     if not reply.HasField("generation"):
         raise MalformedReplyError("generation: is missing")
@@ -75,10 +74,10 @@ def read_generation(
 
 
 def read_generations(reply: model_pb2.ListGenerationsResponse) -> tuple[Generation, ...]:
-    """Read which generations there are.
+    """Read the list of generations.
 
     Raises:
-        MalformedReplyError: The state of one is none that is known.
+        MalformedReplyError: The state of one is unknown.
     """
     return tuple(
         _read(each, f"generations[{index}]") for index, each in enumerate(reply.generations)
@@ -88,15 +87,4 @@ def read_generations(reply: model_pb2.ListGenerationsResponse) -> tuple[Generati
 def _read(message: model_pb2.Generation, at: str) -> Generation:
     if message.state not in _STATES:
         raise MalformedReplyError(f"{at}.state: {message.state} is not known")
-    return Generation(
-        number=message.number,
-        state=_STATES[message.state],
-        generation=message.generation,
-        bundle=message.bundle,
-        corpus=message.corpus,
-        tower_fingerprint=message.tower_fingerprint,
-        corpus_rows=message.corpus_rows,
-        sequence=message.sequence,
-        previous=message.previous,
-        reason=message.reason,
-    )
+    return same_fields(Generation, message, state=_STATES[message.state])

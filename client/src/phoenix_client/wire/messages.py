@@ -1,15 +1,20 @@
-"""Builds requests and reads replies: all that the sync and the async client have in common.
+"""Build requests and read replies of `RetrievalService` and `ModelService`.
 
-`corpus_messages` does it for `CorpusService`, `generation_messages` for generations.
+The sync and the async client share these pure functions. `corpus_messages` has those of
+`CorpusService`, `generation_messages` those of generations.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.message import Message
 
 from phoenix_client.errors import MalformedReplyError, PhoenixClientError
 from phoenix_client.types.columns import u64_column
@@ -28,9 +33,15 @@ from phoenix_client.types.stats import ServingStats
 from phoenix_client.types.times import LAST_UNIX_MS, bound_to_unix_ms
 from phoenix_client.types.users import User
 from phoenix_client.wire.statuses import from_request_status
+from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 from phoenix_retrieval.v1 import user_pb2
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Value = TypeVar("_Value", bound="DataclassInstance")
 
 
 def user_message(user: User) -> user_pb2.User:
@@ -59,7 +70,7 @@ def retrieve_request(query: RetrieveQuery) -> retrieval_pb2.RetrieveRequest:
 
 
 def filter_message(filter: Filter) -> retrieval_pb2.Filter:
-    """Write conditions. Those that are None stay unset; 0 is a value."""
+    """Write a filter. Conditions that are None stay unset; 0 is a value."""
     return retrieval_pb2.Filter(
         created_since_unix_ms=_bound(filter.created_since),
         created_before_unix_ms=_bound(filter.created_before),
@@ -92,7 +103,8 @@ def encode_candidates_request(
     """Write a request for posts' vectors.
 
     Raises:
-        ValueError: An id is no unsigned 64-bit integer, or there are not as many authors as posts.
+        ValueError: An id is not an unsigned 64-bit integer, or there are more or fewer authors than
+            posts.
     """
     posts, authors = u64_column("post_ids", post_ids), u64_column("author_ids", author_ids)
     if len(posts) != len(authors):
@@ -104,7 +116,7 @@ def score_posts_request(user: User, post_ids: Iterable[int]) -> retrieval_pb2.Sc
     """Write a request for scores and ranks.
 
     Raises:
-        ValueError: An id is no unsigned 64-bit integer.
+        ValueError: An id is not an unsigned 64-bit integer.
     """
     return retrieval_pb2.ScorePostsRequest(
         user=user_message(user), post_ids=u64_column("post_ids", post_ids)
@@ -118,55 +130,60 @@ def read_retrieve(reply: retrieval_pb2.RetrieveResponse) -> RetrieveResult:
         MalformedReplyError: The reply contradicts itself.
     """
     check_times("created_at_unix_ms", reply.created_at_unix_ms)
-    try:
+    with malformed_reply():
         candidates = Candidates(
             post_ids=tuple(reply.post_ids),
             scores=tuple(reply.scores),
             author_ids=tuple(reply.author_ids),
             created_at_unix_ms=tuple(reply.created_at_unix_ms),
-            labels=read_labels(reply.label_names, reply.label_counts, reply.label_indices),
+            labels=read_labels(reply),
         )
-    except ValueError as error:
-        raise MalformedReplyError(str(error)) from error
-    return RetrieveResult(
-        generation=reply.generation,
-        rows_scanned=reply.rows_scanned,
-        rows_eligible=reply.rows_eligible,
-        candidates=candidates,
-        user_representation=tuple(reply.user_representation) or None,
-        sequence=reply.sequence,
+    representation = tuple(reply.user_representation) or None
+    return same_fields(
+        RetrieveResult, reply, candidates=candidates, user_representation=representation
     )
 
 
 def check_times(name: str, times_unix_ms: Iterable[int]) -> None:
-    """Check that times, in milliseconds since 1970, fit a datetime.
+    """Check that times, in milliseconds since 1970, are not after the year 9999.
 
     Raises:
-        MalformedReplyError: One does not. The message starts with `name`.
+        MalformedReplyError: A time is later than a datetime can hold. The message starts with
+            `name`.
     """
     if max(times_unix_ms, default=0) > LAST_UNIX_MS:
         raise MalformedReplyError(f"{name}: lies after the year 9999")
 
 
 def read_labels(
-    names: Sequence[str], counts: Sequence[int], indices: Sequence[int]
+    reply: retrieval_pb2.RetrieveResponse | corpus_pb2.GetPostsResponse,
 ) -> tuple[tuple[str, ...], ...]:
-    """Read the labels of posts, as all replies write them.
+    """Read the labels of posts.
 
     Raises:
         ValueError: The columns do not fit together.
     """
-    ends = list(accumulate(counts, initial=0))
+    names, indices = reply.label_names, reply.label_indices
+    ends = list(accumulate(reply.label_counts, initial=0))
     if ends[-1] != len(indices) or max(indices, default=-1) >= len(names):
         raise ValueError("label_indices: do not fit label_counts and label_names")
     flat = [names[index] for index in indices]
     return tuple(tuple(flat[start:end]) for start, end in pairwise(ends))
 
 
+@contextmanager
+def malformed_reply() -> Generator[None, None, None]:
+    """Raise `MalformedReplyError` where the values of a reply do not fit together (ValueError)."""
+    try:
+        yield
+    except ValueError as error:
+        raise MalformedReplyError(str(error)) from error
+
+
 def read_batch_retrieve(
     reply: retrieval_pb2.BatchRetrieveResponse, num_queries: int
 ) -> list[RetrieveResult | PhoenixClientError]:
-    """Read the results of a batch: one a query, in order, an exception where a query failed.
+    """Read the results of a batch: one per query, in order; an exception where a query failed.
 
     Raises:
         MalformedReplyError: There are not as many results as queries.
@@ -218,46 +235,35 @@ def read_score_posts(
     Raises:
         MalformedReplyError: There are not as many of them as posts.
     """
-    try:
+    with malformed_reply():
         posts = ScoredPosts(tuple(post_ids), tuple(reply.scores), tuple(reply.ranks))
-    except ValueError as error:
-        raise MalformedReplyError(str(error)) from error
-    return ScoreResult(
-        generation=reply.generation,
-        rows_scanned=reply.rows_scanned,
-        rows_eligible=reply.rows_eligible,
-        posts=posts,
-        sequence=reply.sequence,
-    )
+    return same_fields(ScoreResult, reply, posts=posts)
 
 
 def read_model(reply: model_pb2.GetModelResponse) -> Model:
     """Read the description of the model and the corpus."""
-    return Model(
-        generation=reply.generation,
+    sizes = reply.bundle.model
+    return same_fields(
+        Model,
+        reply,
         tower_fingerprint=reply.bundle.tower_fingerprint,
-        embedding_size=reply.bundle.model.embedding_size,
-        history_length=reply.bundle.model.history_length,
-        num_actions=reply.bundle.model.num_actions,
-        product_surface_vocab_size=reply.bundle.model.product_surface_vocab_size,
+        embedding_size=sizes.embedding_size,
+        history_length=sizes.history_length,
+        num_actions=sizes.num_actions,
+        product_surface_vocab_size=sizes.product_surface_vocab_size,
         compute_dtype=reply.bundle.compute_dtype,
-        corpus_rows=reply.corpus_rows,
         corpus_dtype=reply.corpus.dtype,
         label_names=tuple(reply.corpus.label_names),
-        shards=reply.shards,
         devices=tuple(reply.devices),
-        max_top_k=reply.max_top_k,
-        max_batch_users=reply.max_batch_users,
-        max_candidates=reply.max_candidates,
-        max_request_bytes=reply.max_request_bytes,
-        max_excluded=reply.max_excluded,
-        server_version=reply.server_version,
     )
 
 
 def read_serving_stats(reply: model_pb2.GetServingStatsResponse) -> ServingStats:
-    """Read the queue's state and counts."""
-    # The message and the class name their fields alike.
-    return ServingStats(
-        **{field.name: getattr(reply, field.name) for field in fields(ServingStats)}
-    )
+    """Read the state of the request queue and the counts."""
+    return same_fields(ServingStats, reply)
+
+
+def same_fields(kind: type[_Value], message: Message, **others: object) -> _Value:
+    """Build a dataclass from the fields that a message names alike, and from `others`."""
+    names = {field.name for field in fields(kind)} - others.keys()
+    return kind(**{name: getattr(message, name) for name in names}, **others)

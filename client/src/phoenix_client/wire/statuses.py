@@ -1,16 +1,17 @@
-"""From a gRPC status to an exception."""
+"""Turn a gRPC status into an exception."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import status_pb2
+from google.rpc.error_details_pb2 import BadRequest, ResourceInfo, RetryInfo
 
 from phoenix_client import errors
 from phoenix_client.errors import FieldViolation, PhoenixClientError
@@ -38,7 +39,7 @@ _Detail = TypeVar("_Detail", bound=Message)
 
 @contextmanager
 def client_errors() -> Generator[None, None, None]:
-    """Raise the exception that stands for it where a call in the block, sync or async, fails."""
+    """Raise the client's exception for a call in the block, sync or async, that fails."""
     try:
         yield
     except grpc.RpcError as error:
@@ -47,55 +48,55 @@ def client_errors() -> Generator[None, None, None]:
 
 def from_rpc_error(error: grpc.RpcError) -> PhoenixClientError:
     """Return the exception that stands for a failed call, sync or async."""
-    message = error.details() or ""
     status = _read_status(error)
-    match error.code():
-        case grpc.StatusCode.INVALID_ARGUMENT:
-            return errors.InvalidArgumentError(message, field_violations=_violations(status))
-        case grpc.StatusCode.NOT_FOUND:
-            return errors.NotFoundError(message, missing_post_ids=_missing_post_ids(status))
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            # gRPC itself gives this status, without details, to a message that is too large.
-            retry_after_s = _retry_after_s(status)
-            return errors.ResourceExhaustedError(
-                message, retry_after_s=retry_after_s, retryable=retry_after_s is not None
-            )
-        case code:
-            return _without_details(code, message)
+    return _exception(
+        error.code(),
+        error.details() or "",
+        violations=[v for d in _details(status, BadRequest) for v in d.field_violations],
+        missing=[detail.resource_name for detail in _details(status, ResourceInfo)],
+        # gRPC itself gives RESOURCE_EXHAUSTED, without details, to a message that is too large.
+        delays=[detail.retry_delay for detail in _details(status, RetryInfo)],
+    )
 
 
 def from_request_status(status: retrieval_pb2.RequestStatus) -> PhoenixClientError:
     """Return the exception that stands for a failed request of a batch."""
-    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    return _exception(
+        _CODES.get(status.code, grpc.StatusCode.UNKNOWN),
+        status.message,
+        violations=status.field_violations,
+        delays=[status.retry_delay] if status.HasField("retry_delay") else [],
+    )
+
+
+def _exception(
+    code: grpc.StatusCode,
+    message: str,
+    *,
+    violations: Iterable[BadRequest.FieldViolation | retrieval_pb2.FieldViolation],
+    missing: Iterable[str] = (),
+    delays: Sequence[Duration],
+) -> PhoenixClientError:
     match code:
         case grpc.StatusCode.INVALID_ARGUMENT:
-            return errors.InvalidArgumentError(
-                status.message,
-                field_violations=tuple(
-                    FieldViolation(v.field, v.description) for v in status.field_violations
-                ),
-            )
+            fields = tuple(FieldViolation(v.field, v.description) for v in violations)
+            return errors.InvalidArgumentError(message, field_violations=fields)
         case grpc.StatusCode.NOT_FOUND:
-            return errors.NotFoundError(status.message)
+            post_ids = tuple(int(name) for name in missing if _DECIMAL_ID.fullmatch(name))
+            return errors.NotFoundError(message, missing_post_ids=post_ids)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            told = status.HasField("retry_delay")
+            retry_after_s = delays[0].seconds + delays[0].nanos / 1e9 if delays else None
             return errors.ResourceExhaustedError(
-                status.message,
-                retry_after_s=_seconds(status.retry_delay) if told else None,
-                retryable=told,
+                message, retry_after_s=retry_after_s, retryable=bool(delays)
             )
+        case _ if code in _PLAIN:
+            return _PLAIN[code](message)
         case _:
-            return _without_details(code, status.message)
-
-
-def _without_details(code: grpc.StatusCode, message: str) -> PhoenixClientError:
-    if code in _PLAIN:
-        return _PLAIN[code](message)
-    return errors.UnknownStatusError(message, code=code)
+            return errors.UnknownStatusError(message, code=code)
 
 
 def _read_status(error: grpc.RpcError) -> status_pb2.Status:
-    """Return the status with its details; an empty one where there is none to be read."""
+    """Return the status with its details, or an empty one if there is none or it is damaged."""
     metadata = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
     for key, value in metadata:
         if key == _DETAILS_KEY and isinstance(value, bytes):
@@ -116,26 +117,3 @@ def _details(status: status_pb2.Status, kind: type[_Detail]) -> list[_Detail]:
         except DecodeError:
             continue
     return found
-
-
-def _violations(status: status_pb2.Status) -> tuple[FieldViolation, ...]:
-    return tuple(
-        FieldViolation(violation.field, violation.description)
-        for detail in _details(status, error_details_pb2.BadRequest)
-        for violation in detail.field_violations
-    )
-
-
-def _missing_post_ids(status: status_pb2.Status) -> tuple[int, ...]:
-    names = [d.resource_name for d in _details(status, error_details_pb2.ResourceInfo)]
-    return tuple(int(name) for name in names if _DECIMAL_ID.fullmatch(name))
-
-
-def _retry_after_s(status: status_pb2.Status) -> float | None:
-    for detail in _details(status, error_details_pb2.RetryInfo):
-        return _seconds(detail.retry_delay)
-    return None
-
-
-def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9

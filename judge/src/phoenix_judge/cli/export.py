@@ -1,109 +1,103 @@
 """The command `phoenix-judge export`."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from phoenix_judge.export import Options
     from phoenix_judge.index_builders import Report
 
-Format = Literal["faiss", "scann", "npy"]
+_AT_LEAST_ONE = click.IntRange(1)
 
 
-def export_command(
-    corpus: Annotated[
-        Path,
-        typer.Argument(
-            envvar="PHOENIX_CORPUS", help="The corpus's directory; a server may be changing it."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="The directory to write; must not exist.")],
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            help="The bundle whose towers' vectors to write. Needed where the corpus holds those "
-            "of several.",
-            show_default=False,
-        ),
-    ] = None,
-    format: Annotated[
-        Format, typer.Option(help="The index to make; npy: the vectors and ids alone.")
-    ] = "faiss",
-    factory: Annotated[
-        str | None,
-        typer.Option(
-            help="faiss: the index as FAISS's index_factory names it, as in IVF256,PQ64. "
-            "Default: HNSW32.",
-            show_default=False,
-        ),
-    ] = None,
-    leaves: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="scann: leaves of the tree. Default: the square root of the number of posts.",
-            show_default=False,
-        ),
-    ] = None,
-    reorder: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="scann: how many of the best by hashes are scored exactly. Default: 250.",
-            show_default=False,
-        ),
-    ] = None,
-    train_posts: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="faiss, scann: most posts to train on. Default: 262144.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """Write a corpus for FAISS or ScaNN, to be graded with `phoenix-judge grade`."""
-    options = _options(
-        format, factory=factory, leaves=leaves, reorder=reorder, train_posts=train_posts
-    )
+@click.command()
+@click.argument("corpus", type=click.Path(path_type=Path), envvar="PHOENIX_CORPUS")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The directory to write; must not exist.",
+)
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="The bundle whose towers' vectors to write. Needed if the corpus holds vectors of several "
+    "towers.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["faiss", "scann", "npy"]),
+    default="faiss",
+    help="The index to build; npy: the vectors and ids alone.",
+)
+@click.option(
+    "--factory",
+    help="faiss: the index as FAISS's index_factory names it, as in IVF256,PQ64. Default: HNSW32.",
+)
+@click.option(
+    "--leaves",
+    type=_AT_LEAST_ONE,
+    help="scann: leaves of the tree. Default: the square root of the number of posts.",
+)
+@click.option(
+    "--reorder",
+    type=_AT_LEAST_ONE,
+    help="scann: how many of the best results by hash are scored exactly. Default: 250.",
+)
+@click.option(
+    "--train-posts",
+    type=_AT_LEAST_ONE,
+    help="faiss, scann: number of posts to train on, at most. Default: 262144.",
+)
+def export(corpus: Path, out: Path, bundle: Path | None, format: str, **index: Any) -> None:
+    """Write the posts of CORPUS, a directory, and an index of them for `phoenix-judge grade`.
+
+    A server may change the corpus at the same time.
+    """
+    options = _options(format, index)
+    from rich.console import Console
+
     from phoenix_judge.export import export_index
     from phoenix_server.bundle.bundle import open_bundle
 
     tower = open_bundle(bundle).manifest.tower_fingerprint if bundle else ""
-    console = Console(stderr=True, highlight=False, emoji=False)
     began = time.monotonic()
-    with _progress(console) as report:
+    with _progress(Console(stderr=True, highlight=False, emoji=False)) as report:
         rows = export_index(corpus, out, options, tower=tower, report=report)
-    what = f"Wrote {out}: {rows:,} posts in {time.monotonic() - began:.1f} s."
-    console.print(what, markup=False, soft_wrap=True)
+    elapsed_s = time.monotonic() - began
+    click.echo(f"Wrote {out}: {rows:,} posts in {elapsed_s:.1f} s.", err=True)
 
 
-def _options(format: Format, **given: str | int | None) -> "Options":
-    """Return how to make an index.
+def _options(format: str, given: dict[str, Any]) -> Options:
+    """Return how to build an index.
 
     Raises:
-        BadParameter: An option is not for this format.
+        BadParameter: An option does not belong to this format.
     """
     from phoenix_judge.index_builders import FaissOptions, ScannOptions
 
-    kind = {"faiss": FaissOptions, "scann": ScannOptions, "npy": None}[format]
+    kind = {"faiss": FaissOptions, "scann": ScannOptions}.get(format)
     chosen = {name: value for name, value in given.items() if value is not None}
     known = kind.__dataclass_fields__ if kind else {}
     for name in chosen.keys() - known.keys():
         hint = f"--{name.replace('_', '-')}"
-        raise typer.BadParameter(f"is not for --format {format}", param_hint=hint)
-    return kind(**chosen) if kind else None  # pyright: ignore[reportArgumentType]
+        raise click.BadParameter(f"is not for --format {format}", param_hint=hint)
+    return kind(**chosen) if kind else None
 
 
 @contextmanager
-def _progress(console: Console) -> Generator["Report", None, None]:
+def _progress(console: Console) -> Generator[Report, None, None]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn())
     hidden = not console.is_terminal  # or it leaves an empty line in logs
     with Progress(

@@ -5,92 +5,78 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
-from rich.console import Console
+import click
 
-from phoenix_client.cli import output
-from phoenix_client.cli.options import AsJson, CaFile, Target, TimeoutS, Tls, connect
-from phoenix_client.files.sequence import load_sequences
-from phoenix_client.transport import channels
+from phoenix_client.cli.options import Connection, server_options, top_k_option
 from phoenix_judge.errors import MissingPackageError
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _EXTRAS = {"faiss": "faiss", "matplotlib": "plot", "scann": "scann"}
 
 
-def _persistence(p: float) -> float:
-    if not 0 < p < 1:
-        raise typer.BadParameter("must be above 0 and below 1")
-    return p
-
-
-def _picture(path: Path | None) -> Path | None:
+def _check_plot(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
     if path is not None and path.suffix not in _SUFFIXES:
-        raise typer.BadParameter(f"must end in {', '.join(_SUFFIXES)}")
+        raise click.BadParameter(f"must end in {', '.join(_SUFFIXES)}")
     if path is not None and not path.parent.is_dir():
-        raise typer.BadParameter(f"there is no directory {path.parent}")
+        raise click.BadParameter(f"there is no directory {path.parent}")
     return path
 
 
-def grade_command(
-    index_dirs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="INDEX_DIR...", help="Indexes, as phoenix-judge export writes them."
-        ),
-    ],
-    users: Annotated[
-        Path,
-        typer.Argument(
-            metavar="USERS", help="Users: an array of histories as in example_sequence.json."
-        ),
-    ],
-    top_k: Annotated[
-        int, typer.Option(envvar="PHOENIX_TOP_K", min=1, max=2**32 - 1, help="How many posts.")
-    ] = 100,
-    search: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE,...",
-            help="What to try, as in efSearch=100,200, nprobe=1,4,16 or leaves_to_search=10,20; "
-            "may be repeated, one for each kind of index.",
-        ),
-    ] = None,
-    rbo_p: Annotated[
-        float,
-        typer.Option(
-            callback=_persistence,
-            help="Persistence of the rank-biased overlap: the nearer to 1, the deeper ranks count.",
-        ),
-    ] = 0.9,
-    repeat: Annotated[int, typer.Option(min=1, help="How often to time each query.")] = 3,
-    allow_stale: Annotated[
-        bool,
-        typer.Option(
-            "--allow-stale",
-            help="Judge an index of an older state of the corpus, and say so.",
-        ),
-    ] = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            dir_okay=False, callback=_picture, help="Draw recall against latency to this file."
-        ),
-    ] = None,
-    as_json: AsJson = False,
-    target: Target = channels.DEFAULT_TARGET,
-    timeout_s: TimeoutS = channels.DEFAULT_TIMEOUT_S,
-    tls: Tls = False,
-    ca_file: CaFile = None,
+@click.command()
+@click.argument("index_dirs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("users", type=click.Path(path_type=Path))
+@top_k_option(100)
+@click.option(
+    "--search",
+    multiple=True,
+    metavar="NAME=VALUE,...",
+    help="Search parameters to try, as in efSearch=100,200, nprobe=1,4,16 or "
+    "leaves_to_search=10,20; may be repeated, one for each kind of index.",
+)
+@click.option(
+    "--rbo-p",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.9,
+    help="Persistence of the rank-biased overlap: the nearer to 1, the deeper ranks count.",
+)
+@click.option(
+    "--repeat", type=click.IntRange(1), default=3, help="How many times to time each query."
+)
+@click.option(
+    "--allow-stale",
+    is_flag=True,
+    help="Grade an index of an older state of the corpus too, and report it as stale.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_check_plot,
+    help="Draw recall against latency to this file.",
+)
+@server_options()
+def grade(
+    index_dirs: tuple[Path, ...],
+    users: Path,
+    search: tuple[str, ...],
+    plot: Path | None,
+    as_json: bool,
+    connection: Connection,
+    **settings: Any,
 ) -> None:
-    """Grade approximate indexes by the exact answers of the server."""
-    people = load_sequences(users)
+    """Grade approximate indexes by the exact answers of the server.
+
+    INDEX_DIRS are indexes as `phoenix-judge export` writes them. USERS is a JSON array of histories
+    as in example_sequence.json.
+    """
+    from phoenix_client.files.sequence import load_sequences
+
+    queries = load_sequences(users)
     with _extras():
-        from phoenix_judge import judge as judging
         from phoenix_judge.exported_index import ExportedIndex
-        from phoenix_judge.report import print_report, report_json
+        from phoenix_judge.judge import Settings, choose_sweeps, judge
+        from phoenix_judge.report import report_json, report_text
         from phoenix_judge.sweeps import parse_sweep
 
         if plot is not None:
@@ -98,29 +84,25 @@ def grade_command(
         else:
             draw = None
         indexes = [ExportedIndex(path) for path in index_dirs]
-    settings = judging.Settings(top_k=top_k, rbo_p=rbo_p, repeat=repeat, allow_stale=allow_stale)
     try:
-        sweeps = judging.choose_sweeps(indexes, [parse_sweep(text) for text in search or ()], top_k)
+        sweeps = choose_sweeps(indexes, [parse_sweep(text) for text in search], settings["top_k"])
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--search") from error
-    with connect(target, timeout_s, tls, ca_file) as client, _status() as report:
-        judged = judging.judge(
-            client, indexes, people, sweeps, settings, name=str(users), report=report
+        raise click.BadParameter(str(error), param_hint="--search") from error
+    with connection.open() as client, _status() as report:
+        judged = judge(
+            client, indexes, queries, sweeps, Settings(**settings), name=str(users), report=report
         )
     if draw is not None and plot is not None:
         draw(judged, plot)
-    if as_json:
-        typer.echo(report_json(judged))
-    else:
-        print_report(judged, output.unbounded_console())
+    click.echo(report_json(judged) if as_json else report_text(judged))
 
 
 @contextmanager
 def _extras() -> Generator[None, None, None]:
-    """Say of a package that is not installed which extra has it.
+    """Name the extra that installs a package which the block does not find.
 
     Raises:
-        MissingPackageError: One is not.
+        MissingPackageError: A package of an extra is not installed.
     """
     try:
         yield
@@ -134,7 +116,9 @@ def _extras() -> Generator[None, None, None]:
 
 @contextmanager
 def _status() -> Generator[Callable[[str], None], None, None]:
-    """Show what is done now, where somebody looks on."""
+    """Show the current step on a terminal; in a log, show nothing."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda step: None

@@ -1,38 +1,39 @@
 """The command line, `phoenix-judge`: export a corpus, and grade indexes of it."""
 
-import sys
+from __future__ import annotations
+
 from collections.abc import Sequence
 
-import typer
+import click
 
-from phoenix_client.errors import FileError, PhoenixClientError
-from phoenix_judge.cli import export, grade
-from phoenix_judge.errors import MissingPackageError
-from phoenix_server.artifacts import describe_error
-from phoenix_server.errors import PhoenixServerError
+from phoenix_client.cli.failure import describe_call, fail
+from phoenix_judge.cli.export import export
+from phoenix_judge.cli.grade import grade
 
-app = typer.Typer(
-    help="Grade approximate indexes by the exact answers of a Phoenix retrieval server.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command(name="export")(export.export_command)
-app.command(name="grade")(grade.grade_command)
+
+@click.group(context_settings={"show_default": True})
+def commands() -> None:
+    """Grade approximate indexes by the exact answers of a Phoenix retrieval server."""
+
+
+commands.add_command(export)
+commands.add_command(grade)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the exit status is 1 for a failure and 2 for wrong usage."""
     try:
-        app(args=arguments)
-    except PhoenixClientError as exc:
-        _fail(f"{exc.code.name}: {exc.message}")
-    except (FileError, MissingPackageError) as exc:
-        _fail(str(exc))
-    except (PhoenixServerError, OSError) as exc:
-        _fail(describe_error(exc))
+        commands.main(arguments)
+    except Exception as error:
+        from phoenix_client.errors import FileError, PhoenixClientError
+        from phoenix_judge.errors import MissingPackageError
+        from phoenix_server.artifacts import describe_error
+        from phoenix_server.errors import PhoenixServerError
 
-
-def _fail(problem: str) -> None:
-    typer.echo(f"phoenix-judge: {' '.join(problem.split())}", err=True)
-    sys.exit(1)
+        if isinstance(error, PhoenixClientError):
+            fail("phoenix-judge", describe_call(error))
+        if isinstance(error, FileError | MissingPackageError):
+            fail("phoenix-judge", str(error))
+        if isinstance(error, PhoenixServerError | OSError):
+            fail("phoenix-judge", describe_error(error))
+        raise

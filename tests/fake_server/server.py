@@ -16,9 +16,11 @@ import grpc
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import status_pb2
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthServicer, add_HealthServicer_to_server
 
-from client.corpus_servicer import Context, FakeCorpus
-from client.generation_servicer import FakeGenerations
+from fake_server.corpus import Context, FakeCorpus
+from fake_server.generations import FakeGenerations
 from phoenix_retrieval.v1 import (
     corpus_service_pb2_grpc,
     manifest_pb2,
@@ -80,6 +82,7 @@ class FakeServer(
     FakeCorpus,
     FakeGenerations,
     retrieval_service_pb2_grpc.RetrievalServiceServicer,
+    HealthServicer,
 ):
     """The services, and what a test may see and set."""
 
@@ -183,17 +186,20 @@ class FakeServer(
     ) -> model_pb2.GetServingStatsResponse:
         return self._enter(request, context) or STATS
 
-    def health_check(self, request: bytes, context: Context) -> bytes:
-        return b"\x08\x01" if self.serving.is_set() else b"\x08\x02"
+    def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
+        serving = self.serving.is_set()
+        return HealthCheckResponse(
+            status=HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
+        )
 
-    def health_watch(self, request: bytes, context: Context) -> Iterator[bytes]:
-        yield self.health_check(request, context)
+    def Watch(self, request: HealthCheckRequest, context: Context) -> Iterator[HealthCheckResponse]:
+        yield self.Check(request, context)
         self.watched.set()
         context.add_callback(self.serving.set)
         if self.watch_ends:
             return
         self.serving.wait()
-        yield self.health_check(request, context)
+        yield self.Check(request, context)
 
 
 def top_k(
@@ -248,13 +254,7 @@ def run_fake_server(credentials: grpc.ServerCredentials | None = None) -> Genera
     retrieval_service_pb2_grpc.add_RetrievalServiceServicer_to_server(fake, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(fake, server)
     corpus_service_pb2_grpc.add_CorpusServiceServicer_to_server(fake, server)
-    health = {
-        "Check": grpc.unary_unary_rpc_method_handler(fake.health_check),
-        "Watch": grpc.unary_stream_rpc_method_handler(fake.health_watch),
-    }
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("grpc.health.v1.Health", health),)
-    )
+    add_HealthServicer_to_server(fake, server)
     if credentials is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:

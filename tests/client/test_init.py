@@ -1,0 +1,52 @@
+"""The package's public names, and what importing and starting it loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import phoenix_client
+
+
+def test_names_for_the_type_checker_are_the_names_at_run_time() -> None:
+    tree = ast.parse(Path(phoenix_client.__file__).read_text())
+    typed = {
+        (each.module, alias.asname)
+        for node in tree.body
+        if isinstance(node, ast.If)
+        for each in node.body
+        if isinstance(each, ast.ImportFrom)
+        for alias in each.names
+    }
+    assert {name for _, name in typed} == set(phoenix_client.__all__)
+    for module, name in typed:
+        assert getattr(phoenix_client, name or "") is getattr(sys.modules[module or ""], name or "")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Unknown'"):
+        getattr(phoenix_client, "Unknown")  # noqa: B009
+
+
+@pytest.mark.parametrize(
+    ("program", "absent"),
+    [
+        ("from phoenix_client import PhoenixClient", {"phoenix_client.aio", "rich", "numpy"}),
+        (
+            "from phoenix_client.cli import main",
+            {"grpc", "google", "rich", "phoenix_client.client"},
+        ),
+    ],
+)
+def test_what_is_not_used_is_not_imported(program: str, absent: set[str]) -> None:
+    program = f"{program}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "phoenix_client" in loaded
+    assert not loaded & absent
