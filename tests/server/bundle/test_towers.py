@@ -12,9 +12,9 @@ from phoenix_server.bundle.towers import Towers
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.disk.reencode import Encoder
 from phoenix_server.errors import BundleError
+from phoenix_server.generations.loader import load_engine
 from phoenix_server.runtime.compile_counter import CompileCounter
 from phoenix_server.runtime.program_cache import ProgramCache
-from phoenix_server.server import load
 from server.cases import copied, resum
 
 Arrays = dict[str, Any]
@@ -151,7 +151,7 @@ def test_a_tampered_self_test_keeps_a_server_from_starting(
     arrays["rows/user"][0] += 1
     np.savez(path / "selftest.npz", **arrays)
     with pytest.raises(BundleError, match=r"selftest\.npz: was truncated or|was changed"):
-        load(ServeConfig(bundle=path, corpus=golden_corpus, read_only=True))
+        load_engine(ServeConfig(bundle=path, corpus=golden_corpus, read_only=True))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

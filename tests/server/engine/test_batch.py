@@ -26,7 +26,7 @@ class _Batch(NamedTuple):
     eligible: Any
 
     def launched(self, *queries: Query) -> LaunchedBatch:
-        vectors, norms = np.arange(6, dtype=np.float32).reshape(2, 3), np.float32([2, 5])
+        vectors, norms = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([2, 5], np.float32)
         users = EncodedUsers(*map(jnp.asarray, (vectors, norms)))
         return LaunchedBatch(queries, users, TopK(*map(jnp.asarray, (*self, np.int32(0)))))
 
@@ -49,10 +49,9 @@ def test_each_query_gets_its_own_number_of_posts(corpus: CorpusIndex, batch: _Ba
     np.testing.assert_array_equal(first.scores, batch.scores[0, :3])
     np.testing.assert_array_equal(second.scores, batch.scores[1, :2])  # only two are eligible
     for answer, rows in ((first, batch.rows[0, :3]), (second, batch.rows[1, :2])):
-        post_ids, author_ids, created_at = corpus.posts_at(rows)
-        np.testing.assert_array_equal(answer.post_ids, post_ids)
-        np.testing.assert_array_equal(answer.author_ids, author_ids)
-        np.testing.assert_array_equal(answer.created_at_unix_ms, created_at)
+        np.testing.assert_array_equal(answer.post_ids, corpus.post_ids[rows])
+        np.testing.assert_array_equal(answer.author_ids, corpus.author_ids[rows])
+        np.testing.assert_array_equal(answer.created_at_unix_ms, corpus.created_at_unix_ms[rows])
         assert (answer.scanned, answer.sequence) == (len(corpus), corpus.sequence)
         assert answer.labels is None
     assert (first.eligible, second.eligible) == (3000, 2)

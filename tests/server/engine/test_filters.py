@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from phoenix_server.corpus.changes import Ids
-from phoenix_server.corpus.disk.snapshot import PostColumns, Snapshot
+from phoenix_server.corpus.changes import Ids, PostColumns
+from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.filters import Filter, FilterMasks
 from phoenix_server.runtime.program_cache import ProgramCache
@@ -19,7 +19,6 @@ class _Masks:
 
     def __init__(self, engine: Engine, snapshot: Snapshot) -> None:
         self.columns: PostColumns = snapshot.columns()
-        self.names = snapshot.manifest.label_names
         self._rows = engine.corpus.layout.spread(len(engine.corpus))
         self._masks = FilterMasks(engine.corpus, ProgramCache())
         self._masks.compile(BATCH)
@@ -33,10 +32,10 @@ class _Masks:
 
     def has(self, label: str) -> npt.NDArray[np.bool_]:
         """Return which posts have a label: [N]."""
-        counts = np.diff(self.columns.label_offsets)
+        counts = self.columns.labels.counts
         found = np.zeros(len(counts), np.bool_)
-        code = list(self.names).index(label)
-        found[np.repeat(np.arange(len(counts)), counts)[self.columns.label_codes == code]] = True
+        code = self.columns.labels.names.index(label)
+        found[np.repeat(np.arange(len(counts)), counts)[self.columns.labels.indices == code]] = True
         return found
 
 

@@ -1,6 +1,6 @@
 """Generations over fake engines."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ def attach(generation: Generation, store: Any = None, *, torn: bool = False) -> 
 @contextmanager
 def loaded(
     generation: Generation, store: Any = None, *, torn: bool = False
-) -> Iterator[Generation]:
+) -> Generator[Generation, None, None]:
     """Have a generation in memory until the block ends."""
     attach(generation, store, torn=torn)
     try:

@@ -18,7 +18,7 @@ from phoenix_bench.load.thread_server import ThreadServer
 from phoenix_server.config import ServeConfig
 from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.query import Query
-from phoenix_server.server import load
+from phoenix_server.generations.loader import load_engine
 from phoenix_server.service.requests import read_user
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -46,8 +46,8 @@ def run_single(engine: Engine, query: Query) -> float:
 @app.command()
 def main(bundle: Path, corpus: Path, requests: Path) -> None:
     """Load, print the address of the threaded server, and run commands from standard input."""
-    engine, _ = load(ServeConfig(bundle=bundle, corpus=corpus, read_only=True))
-    engine.compile_rest()
+    config = ServeConfig(bundle=bundle, corpus=corpus, read_only=True)
+    engine = load_engine(config, compile_all=True)
     sizes = engine.bundle.manifest.model
     queries = [
         Query(read_user(request.user, sizes), request.top_k) for request in read_requests(requests)

@@ -1,7 +1,6 @@
 """`phoenix-server compile`."""
 
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +11,7 @@ from phoenix_server.cli.bundles import open_verified
 from phoenix_server.cli.console import say
 from phoenix_server.config import DEVICE, FLAT, EngineConfig, ServeConfig
 from phoenix_server.engine.engine import compile_towers
-from phoenix_server.generations.loader import Loader
-from phoenix_server.generations.sources import Sources
+from phoenix_server.generations.loader import load_engine
 from phoenix_server.runtime.devices import choose_devices, split_cpu
 from phoenix_server.runtime.persistent_cache import compiled_path, writing_compiled
 
@@ -46,6 +44,5 @@ def compile(
             config = ServeConfig(
                 bundle=bundle, corpus=corpus, read_only=True, shards=shards, engine=engine
             )
-            with closing(Sources(read_only=True)) as sources:
-                Loader(config, sources).load(sources.open(bundle, corpus), compile_all=True)
+            load_engine(config, compile_all=True)
     say(f"Wrote {path} in {time.monotonic() - began:.1f} s.")

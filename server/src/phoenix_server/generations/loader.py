@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -158,6 +158,19 @@ class Loader:
         if config.capacity is not None:
             return config
         return replace(config, capacity=default_capacity(store.built.manifest.rows))
+
+
+def load_engine(config: ServeConfig, *, compile_all: bool = False) -> Engine:
+    """Load an engine without a server; its corpus takes no changes. Errors as `Loader.load`.
+
+    Args:
+        config: The bundle, the corpus, the devices and the sizes.
+        compile_all: Compile the programs of all sizes.
+    """
+    with closing(Sources(read_only=True, encode_anew=config.encode_anew)) as sources:
+        source = sources.open(config.bundle, config.corpus)
+        engine, _ = Loader(config, sources).load(source, compile_all=compile_all)
+        return engine
 
 
 def _answer(engine: Engine, queries: Sequence[Query], throttle: Callable[[], None]) -> None:

@@ -15,7 +15,8 @@ _MAX_PENDING_POSTS = 1 << 16
 _MAX_GROUP_POSTS = 1 << 13  # a group ends with the change that reaches it
 _RETRY_S = 0.1
 
-Command = PendingChange | SnapshotCommand | SnapshotFinished | SwitchCommand
+ControlCommand = SnapshotCommand | SnapshotFinished | SwitchCommand
+Command = PendingChange | ControlCommand
 
 
 class CommandQueue:
@@ -62,7 +63,7 @@ class CommandQueue:
             self._closed = True
             self._arrived.notify()
 
-    def take(self, *, until_empty: bool) -> Command | list[PendingChange] | None:
+    def take(self, *, until_empty: bool) -> ControlCommand | list[PendingChange] | None:
         """Wait for commands; return the next one, or consecutive changes together.
 
         Args:
