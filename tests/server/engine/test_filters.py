@@ -60,7 +60,7 @@ def test_times_are_from_since_on_and_before_before(masks: _Masks) -> None:
 
 
 def test_labels_are_any_of_all_of_and_none_of(masks: _Masks) -> None:
-    first, second, third = masks.names[:3]
+    first, second, third = masks.columns.labels.names[:3]
     found = masks.of(
         Filter(any_labels=(first, second)),
         Filter(all_labels=(first,), none_labels=(second, third)),
