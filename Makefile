@@ -15,6 +15,7 @@ ARGS       ?=
 OPS        ?= 1000
 SEED       ?= 0
 TIMES      ?= 20
+WORKERS    ?= 2
 
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
@@ -31,8 +32,8 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
 	  awk -F ':.*## ' '{printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: CHECKPOINT, DTYPE, BUNDLE, CORPUS, LISTEN, SHARDS, SUITE, PROFILE, CAPACITY; IMPORT"
-	@echo "and ARGS are passed to import-corpus and to serve, pytest, bench or load. For example:"
+	@echo "Variables: CHECKPOINT, DTYPE, BUNDLE, CORPUS, LISTEN, SHARDS, SUITE, PROFILE, CAPACITY,"
+	@echo "WORKERS; IMPORT and ARGS are passed to import-corpus and to serve, pytest, bench or load. For example:"
 	@echo "  make serve CHECKPOINT=../oss-phoenix-artifacts IMPORT=--trust-pickle SHARDS=2"
 
 install: $(TESTABLE) ## Install everything into .venv, but for the peers of the benchmarks
@@ -73,8 +74,8 @@ serve: $(CORPUS).compiled ## Install, export, build the corpus and serve
 	exec $(BIN)/phoenix-server serve --bundle $(BUNDLE) --corpus $(CORPUS) --listen $(LISTEN) \
 	  $(SHARDS:%=--shards %) $(ARGS)
 
-test: $(TESTABLE) ## Run the tests (ARGS go to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(TESTABLE) ## Run the tests in WORKERS processes (ARGS go to pytest)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 soak: $(TESTABLE) ## Compare a corpus under change with a model of it: OPS=50000 SEED=1
 	PYTHONPATH=tests $(BIN)/python tests/soak.py --ops $(OPS) --seed $(SEED)

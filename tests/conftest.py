@@ -1,5 +1,6 @@
-"""What several folders share: eight CPU devices, the golden checkpoint, and what is made of it."""
+"""What all tests share: eight CPU devices, a cache of compiled programs, the golden checkpoint."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -14,20 +15,31 @@ from phoenix_server.bundle.bundle import open_bundle
 # Before anything looks at a device: afterwards JAX refuses.
 jax.config.update("jax_num_cpu_devices", 8)
 
+_CACHE = {
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+    # XLA's own caches would put the directory's name into every program's key.
+    "jax_persistent_cache_enable_xla_caches": "none",
+}
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have what one test compiles loaded by the others, as servers load what is compiled ahead.
+    """Share compiled programs among all tests, the workers of pytest-xdist and their servers.
 
     Many engines are of the same sizes. Loaded programs are the compiled ones, bit for bit, and
-    count as compiled (`CompileCounter.total`).
+    count as compiled (`CompileCounter.total`). JAX in other processes reads the same settings from
+    the environment; a server whose bundle has programs compiled ahead uses those instead.
     """
-    folder = tempfile.TemporaryDirectory(prefix="compiled-")
-    config.add_cleanup(folder.cleanup)
-    jax.config.update("jax_compilation_cache_dir", folder.name)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)  # else not worth a file
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-    # What is read while another thread writes it is compiled too.
+    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if directory is None:
+        folder = tempfile.TemporaryDirectory(prefix="compiled-")
+        config.add_cleanup(folder.cleanup)
+        directory = os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        os.environ |= {name.upper(): str(value) for name, value in _CACHE.items()}
+    jax.config.update("jax_compilation_cache_dir", directory)
+    for name, value in _CACHE.items():
+        jax.config.update(name, value)
+    # A program is compiled if its file is read while another thread or process writes it.
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 
 

@@ -1,19 +1,26 @@
 """Servers that tests of the wire share, and what starts others quickly."""
 
-import subprocess
-import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from commands import run_module
+from integration.generation_cases import serve, write_variant
+from integration.wire import Stubs
 from phoenix_server.build.import_npz import import_corpus
 from phoenix_server.bundle.bundle import open_bundle
 from phoenix_server.config import EngineConfig, Limits, ServeConfig
-from running import run_server
 from server.cases import copied
+from servers import run_server
 
 SMALL = EngineConfig(batch_sizes=(1, 4), history_lengths=(16,), result_sizes=(32,), max_top_k=4000)
+
+QUICK = replace(
+    SMALL, user_batches=(1,), batch_sizes=(1,), history_lengths=(), result_sizes=(), max_top_k=100
+)
 
 COMPILED_FOR = ("--max-top-k", "100")  # few sizes of searches: quick to compile
 
@@ -34,16 +41,54 @@ def compiled_bundle(
 ) -> Path:
     """Return `bundle_f32`, compiled for the golden posts on one shard. Read-only."""
     bundle = copied(bundle_f32, tmp_path_factory.mktemp("compiled") / "bundle")
-    command = [sys.executable, "-m", "phoenix_server", "compile", "--bundle", str(bundle)]
-    command += COMPILED_FOR
-    subprocess.run(command, check=True, capture_output=True)
+    command = ("phoenix_server", "compile", "--bundle", bundle, *COMPILED_FOR)
+    run_module(*command).checked()
     (towers,) = (bundle / "compiled").iterdir()
     first = {path.name for path in towers.iterdir()}
-    subprocess.run([*command, "--corpus", str(golden_corpus)], check=True, capture_output=True)
+    run_module(*command, "--corpus", golden_corpus).checked()
     (both,) = (bundle / "compiled").iterdir()
     assert both == towers
     assert first < {path.name for path in both.iterdir()}
     return bundle
+
+
+@pytest.fixture
+def corpus(golden_corpus: Path, tmp_path: Path) -> Path:
+    """Return the golden posts as a corpus that the test may change."""
+    return copied(golden_corpus, tmp_path / "corpus")
+
+
+@pytest.fixture(scope="session")
+def others(golden_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return two bundles like `bundle_f32`, with other weights. Read-only."""
+    folder = tmp_path_factory.mktemp("others")
+    bundles = [folder / "2", folder / "3"]
+    for bundle in bundles:
+        write_variant(golden_layout, int(bundle.name), bundle)
+    return bundles
+
+
+@pytest.fixture
+def config(bundle_f32: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
+    """Return how to serve that corpus on one shard, with few programs to compile."""
+    allowed = tmp_path_factory.getbasetemp()
+    return ServeConfig(
+        bundle=bundle_f32, corpus=corpus, shards=1, allow_load=(allowed,), engine=QUICK
+    )
+
+
+@pytest.fixture
+def served(config: ServeConfig) -> Iterator[Stubs]:
+    """Yield a server of that corpus, which may load whatever tests have written."""
+    with serve(config) as stubs:
+        yield stubs
+
+
+@pytest.fixture(scope="session")
+def posts(golden_layout: Path) -> list[int]:
+    """Return the ids of the golden posts."""
+    with np.load(golden_layout / "sports_corpus.npz") as file:
+        return file["post_ids"].tolist()
 
 
 @pytest.fixture(scope="session")

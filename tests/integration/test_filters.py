@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pytest
 
 from integration.conftest import SMALL
-from integration.test_requests import user, violations
+from integration.wire import user, violations
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
-from running import run_server
+from servers import run_server
 
 Bools = npt.NDArray[np.bool_]
 

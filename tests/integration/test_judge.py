@@ -21,8 +21,8 @@ from phoenix_server.build.import_npz import import_corpus
 from phoenix_server.bundle.bundle import open_bundle
 from phoenix_server.config import ServeConfig
 from phoenix_server.errors import StartupError
-from running import run_server
 from server.cases import copied
+from servers import run_server
 
 K = 20
 Judge = Callable[..., Any]

@@ -1,14 +1,14 @@
 """Each member installs alone, with its own dependencies and no more, and does its work."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from running import READY
+from commands import run_command
+from servers import spawn_server
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "published_layout"
@@ -45,19 +45,14 @@ def test_the_server_alone_serves(
 ) -> None:
     absent = ["dm-haiku", "phoenix-model", "tensorflow", "tensorflow-cpu"]
     install(environment, "server", "proto", absent=absent)
-    paths = ["--bundle", str(bundle_f32), "--corpus", str(golden_corpus)]
-    command = [str(environment / "phoenix-server"), "serve", *paths, "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=clean_environment(), cwd=tmp_path
-    ) as process:
-        assert process.stderr is not None
-        log: list[str] = []
-        for line in process.stderr:
-            log.append(line)
-            if READY.search(line):
-                process.terminate()
-        assert process.wait(timeout=60) == 0, log
-    assert any(READY.search(line) for line in log)
+    with spawn_server(
+        *("--bundle", bundle_f32, "--corpus", golden_corpus),
+        program=[environment / "phoenix-server"],
+        env=clean_environment(),
+        folder=tmp_path,
+    ) as server:
+        server.await_ready()
+        assert server.end() == 0, server.log()
 
 
 def test_the_client_alone_writes_requests(environment: Path) -> None:
@@ -80,11 +75,7 @@ def install(environment: Path, *members: str, absent: Iterable[str]) -> None:
 
 
 def run(*command: str, folder: Path = ROOT.parent) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=clean_environment(), cwd=folder
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_command(*command, env=clean_environment(), folder=folder).checked().out
 
 
 def clean_environment() -> dict[str, str]:

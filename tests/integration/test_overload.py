@@ -25,7 +25,7 @@ from phoenix_retrieval.v1 import user_pb2
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from phoenix_server.config import ServeConfig
 from phoenix_server.engine.engine import Answer, Engine, LaunchedBatch, PreparedBatch, Query
-from running import run_server
+from servers import run_server
 
 PATIENCE_S = 60.0
 

@@ -1,14 +1,13 @@
 """The published layout in, the published answers out: through export, import and the server."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from commands import run_module
 from phoenix_client import PhoenixClient, User, parse_sequence
 
 USERS = range(6)
@@ -39,14 +38,9 @@ def test_command_line_reproduces_the_published_answers(
     wanted = expected[i]
     sequence = tmp_path / "sequence.json"
     sequence.write_text(json.dumps(wanted["sequence"]))
-    options = ["--sequence", str(sequence), "--top-k", "200", "--json", "--with-representation"]
-    done = subprocess.run(
-        [sys.executable, "-m", "phoenix_client", "retrieve", "--target", server_bf16, *options],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    answer = json.loads(done.stdout)
+    options = ("--sequence", sequence, "--top-k", "200", "--json", "--with-representation")
+    done = run_module("phoenix_client", "retrieve", "--target", server_bf16, *options).checked()
+    answer = json.loads(done.out)
     representation = np.array(answer["user_representation"])
     np.testing.assert_allclose(representation, wanted["user_representation"], atol=5e-3, rtol=0)
     found = answer["candidates"]

@@ -7,16 +7,16 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_status import rpc_status
 
+from integration.wire import failure, user, violations
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1.model_service_pb2 import GetModelRequest
 from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
-from phoenix_retrieval.v1.user_pb2 import Action, User
+from phoenix_retrieval.v1.user_pb2 import User
 
 SERVICES = tuple(
     f"phoenix_retrieval.v1.{name}" for name in ("RetrievalService", "ModelService", "CorpusService")
@@ -32,36 +32,6 @@ def channel(server_f32: str) -> Generator[grpc.Channel, None, None]:
 @pytest.fixture(scope="module")
 def stub(channel: grpc.Channel) -> RetrievalServiceStub:
     return RetrievalServiceStub(channel)
-
-
-def user(**changes: Any) -> User:
-    fields: dict[str, Any] = {
-        "user_id": 7,
-        "post_ids": [11, 12, 13],
-        "author_ids": [21, 22, 23],
-        "action_masks": [1 << Action.ACTION_FAVORITE, 0, 1 << 18],
-    }
-    return User(**{**fields, **changes})
-
-
-def failure(call: Callable[[], Any]) -> status_pb2.Status:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    error: Any = caught.value
-    status = rpc_status.from_call(error)
-    if status is None:
-        return status_pb2.Status(code=error.code().value[0], message=error.details())
-    return status
-
-
-def violations(call: Callable[[], Any]) -> dict[str, str]:
-    status = failure(call)
-    assert status.code == code_pb2.INVALID_ARGUMENT
-    bad_request = error_details_pb2.BadRequest()
-    assert status.details[0].Unpack(bad_request)
-    for violation in bad_request.field_violations:
-        assert violation.field in status.message
-    return {violation.field: violation.description for violation in bad_request.field_violations}
 
 
 @pytest.mark.parametrize(
