@@ -80,7 +80,7 @@ test: $(TESTABLE) ## Run the tests in WORKERS processes (ARGS go to pytest)
 soak: $(TESTABLE) ## Compare a corpus under change with a model of it: OPS=50000 SEED=1
 	PYTHONPATH=tests $(BIN)/python tests/soak.py --ops $(OPS) --seed $(SEED)
 
-crash: $(INSTALLED) ## Kill a server while its corpus changes, and see what it kept: TIMES=200 SEED=1
+crash: $(TESTABLE) ## Kill a server while its corpus changes, and see what it kept: TIMES=200 SEED=1
 	PYTHONPATH=tests $(BIN)/python tests/crash.py --times $(TIMES) --seed $(SEED)
 
 bench: $(PEERS) $(GHZ) ## Measure beside peers: all suites, or SUITE="topk startup"

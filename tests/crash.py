@@ -7,19 +7,20 @@ with the power.
 import argparse
 import itertools
 import random
-import re
-import subprocess
+import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import grpc
 import numpy as np
 
+from commands import run_module
 from crash_ledger import (
     Answer,
     Change,
@@ -38,8 +39,8 @@ from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from phoenix_retrieval.v1.user_pb2 import User
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
+from servers import ServerProcess, spawn_server
 
-_SERVING = re.compile(r"SERVING on (\S+)")
 _CALLERS = 4
 _LIVES_S = (0.02, 1.2)  # how long a server is changed before it is killed
 _DOOMED = 0.15  # the share of starts that are killed, too
@@ -65,67 +66,46 @@ class Crash:
         # Some posts of the corpus as it was built, and some that it may come to hold.
         self._pool = ids[: len(ids) // 10] + list(range(1, len(ids) // 8))
         self._width = vectors.shape[1]
-        self._serve = (
-            *(sys.executable, "-m", "phoenix_server", "serve", "--listen", "127.0.0.1:0"),
-            *("--bundle", str(bundle), "--corpus", str(corpus)),
-        )
+        self._serve = partial(spawn_server, "--bundle", bundle, "--corpus", corpus)
         self._random = random.Random(seed)
-        self._log: list[str] = []
         self.ledger = Ledger(posts, built.manifest.sequence)
         self.start_s = 3.0
         self.killed_starting = 0
 
     def live(self) -> None:
-        """Start a server, check what it holds, change it, and kill it at some instant.
+        """Start a server, check what it holds, change it, and kill it at a random instant.
 
         Raises:
-            LostError: It does not hold what it should, or does not start.
+            LostError: It does not hold what it should.
+            ServerEndedError: It does not start.
         """
-        process = self._spawn()
-        began = time.monotonic()
-        try:
+        with self._spawn() as server:
+            began = time.monotonic()
             if self._random.random() < _DOOMED:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(self._random.uniform(0, self.start_s))
+                time.sleep(self._random.uniform(0, self.start_s))
                 self.killed_starting += 1
                 return
-            address = self._await_serving(process)
+            address = server.await_ready()
             self.start_s = time.monotonic() - began
             with grpc.insecure_channel(address) as channel:
                 self._check(channel)
-                self._change(channel, process)
-        finally:
-            process.kill()
-            process.wait()
+                self._change(channel, kill=lambda: server.end(signal.SIGKILL))
 
     def check(self) -> None:
-        """Start a server, check what it holds, and have it end in peace."""
-        process = self._spawn()
-        try:
-            with grpc.insecure_channel(self._await_serving(process)) as channel:
+        """Start a server, check what it holds, and shut it down.
+
+        Raises:
+            LostError: It does not hold what it should, or its exit status is not 0.
+            ServerEndedError: It does not start.
+        """
+        with self._spawn() as server:
+            with grpc.insecure_channel(server.await_ready()) as channel:
                 self._check(channel)
-            process.terminate()
-            if process.wait(60):
-                raise LostError(f"it ended with {process.returncode}:\n{''.join(self._log)}")
-        finally:
-            process.kill()
-            process.wait()
+            if status := server.end():
+                raise LostError(f"the server ended with status {status}:\n{server.log()}")
 
-    def _spawn(self) -> subprocess.Popen[str]:
-        after = ("--snapshot-after", str(self._random.choice(_SNAPSHOTS)))
-        process = subprocess.Popen((*self._serve, *after), stderr=subprocess.PIPE, text=True)
-        self._log = []
-        return process
-
-    def _await_serving(self, process: subprocess.Popen[str]) -> str:
-        assert process.stderr is not None
-        for line in process.stderr:
-            self._log.append(line)
-            if found := _SERVING.search(line):
-                reader = threading.Thread(target=process.stderr.read, daemon=True)
-                reader.start()  # or the pipe fills, and the server waits
-                return found[1]
-        raise LostError(f"the server does not start any more:\n{''.join(self._log)}")
+    def _spawn(self) -> AbstractContextManager[ServerProcess]:
+        return self._serve("--snapshot-after", str(self._random.choice(_SNAPSHOTS)))
 
     def _check(self, channel: grpc.Channel) -> None:
         """Compare all posts that can have changed, and some answers, with the ledger."""
@@ -168,7 +148,7 @@ class Crash:
             vectors |= zip(part, np.array(made, np.float32).reshape(-1, self._width), strict=True)
         return vectors
 
-    def _change(self, channel: grpc.Channel, process: subprocess.Popen[str]) -> None:
+    def _change(self, channel: grpc.Channel, kill: Callable[[], object]) -> None:
         """Change the corpus from several threads until the server is killed."""
         corpus, faults = CorpusServiceStub(channel), list[BaseException]()
 
@@ -192,7 +172,7 @@ class Crash:
         for caller in callers:
             caller.start()
         time.sleep(self._random.uniform(*_LIVES_S))
-        process.kill()
+        kill()
         for caller in callers:
             caller.join()
         if faults:
@@ -273,7 +253,7 @@ def _make(folder: Path) -> tuple[Path, Path]:
         ),
         ("phoenix_server", "compile", *paths),
     ):
-        subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True)
+        run_module(module, *arguments).checked()
     return bundle, corpus
 
 

@@ -64,6 +64,10 @@ def run_server(config: ServeConfig) -> Generator[ThreadServer, None, None]:
                 other.join()
 
 
+class ServerEndedError(Exception):
+    """The process of a server ended before what was waited for."""
+
+
 class ServerProcess:
     """`phoenix-server serve` in a process of its own, with its log.
 
@@ -94,7 +98,7 @@ class ServerProcess:
         """Wait until the server answers; return its address.
 
         Raises:
-            AssertionError: It ended before.
+            ServerEndedError: It ended before.
         """
         return self.await_line(_SERVING)[1]
 
@@ -102,7 +106,7 @@ class ServerProcess:
         """Wait for a line of the log in which a pattern is found, and return the match.
 
         Raises:
-            AssertionError: The log ended without one.
+            ServerEndedError: The log ended without one.
         """
         seen = 0
         with self._changed:
@@ -111,7 +115,8 @@ class ServerProcess:
                     if found := re.search(pattern, line):
                         return found
                 seen = len(self._lines)
-                assert not self._ended, f"the server ended before it was ready:\n{self._text()}"
+                if self._ended:
+                    raise ServerEndedError(f"not logged: {pattern}; but\n{self._text()}")
                 self._changed.wait()
 
     def log(self) -> str:

@@ -1,7 +1,6 @@
 """Servers that tests of the wire share, and what starts others quickly."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,18 @@ from phoenix_server.config import EngineConfig, Limits, ServeConfig
 from server.cases import copied
 from servers import run_server
 
-SMALL = EngineConfig(batch_sizes=(1, 4), history_lengths=(16,), result_sizes=(32,), max_top_k=4000)
-
-QUICK = replace(
-    SMALL, user_batches=(1,), batch_sizes=(1,), history_lengths=(), result_sizes=(), max_top_k=100
+# Programs take seconds to compile: servers of tests are of these sizes, and compile few of them.
+SMALL = EngineConfig(
+    user_batches=(1, 4),
+    batch_sizes=(1, 4),
+    history_lengths=(16,),
+    result_sizes=(32,),
+    max_top_k=4000,
 )
-
-COMPILED_FOR = ("--max-top-k", "100")  # few sizes of searches: quick to compile
+QUICK = EngineConfig(
+    user_batches=(1,), batch_sizes=(1,), history_lengths=(), result_sizes=(), max_top_k=100
+)
+COMPILED_FOR = ("--max-top-k", "100")
 
 
 @pytest.fixture(scope="session")

@@ -2,27 +2,20 @@
 
 import threading
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from google.rpc import code_pb2
 
+from integration.conftest import QUICK
 from integration.wire import Stubs, failure, open_stubs, user, violations
 from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
-from phoenix_server.config import EngineConfig, ServeConfig
+from phoenix_server.config import ServeConfig
 from server.cases import copied
 from servers import run_server
-
-_ENGINE = EngineConfig(
-    batch_sizes=(1, 4),
-    history_lengths=(16,),
-    result_sizes=(),
-    max_top_k=100,
-    capacity=3100,
-    max_labels=40,
-)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +23,8 @@ def shared(
     bundle_f32: Path, golden_corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[Stubs, None, None]:
     corpus = copied(golden_corpus, tmp_path_factory.mktemp("shared") / "corpus")
-    config = ServeConfig(bundle=bundle_f32, corpus=corpus, shards=2, engine=_ENGINE)
+    engine = replace(QUICK, capacity=3100, max_labels=40)
+    config = ServeConfig(bundle=bundle_f32, corpus=corpus, shards=2, engine=engine)
     with run_server(config) as server, open_stubs(server.address) as stubs:
         yield stubs
 

@@ -12,7 +12,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from commands import Outcome, run_module
-from integration.conftest import COMPILED_FOR, SMALL
+from integration.conftest import COMPILED_FOR, QUICK
+from integration.wire import PATIENCE_S
 from phoenix_client import CallCancelledError, PhoenixClient, UnavailableError, User
 from phoenix_server import server as serve
 from phoenix_server.config import ServeConfig
@@ -22,8 +23,6 @@ from phoenix_server.generations.opening_tmp import Opened
 from phoenix_server.runtime.program_cache import ProgramCache
 from server.cases import copied, edit_manifest
 from servers import run_server, spawn_server
-
-QUICK = replace(SMALL, batch_sizes=(1,), history_lengths=(), result_sizes=())
 
 
 @pytest.fixture
@@ -45,17 +44,17 @@ def test_while_it_drains_calls_in_flight_finish_and_new_ones_are_refused(
 
     def wait_then_collect(engine: Engine, launched: LaunchedBatch) -> list[Answer]:
         entered.set()
-        assert release.wait(timeout=30)
+        assert release.wait(PATIENCE_S)
         return collect(engine, launched)
 
     monkeypatch.setattr(Engine, "collect", wait_then_collect)
     with (
         ThreadPoolExecutor() as pool,
         run_server(config) as server,
-        PhoenixClient(server.address, timeout_s=30) as client,
+        PhoenixClient(server.address, timeout_s=PATIENCE_S) as client,
     ):
         in_flight = pool.submit(client.retrieve, User(user_id=1), top_k=3)
-        assert entered.wait(timeout=30)
+        assert entered.wait(PATIENCE_S)
         server.stop()
         while health(server.address) == health_pb2.HealthCheckResponse.SERVING:
             pass  # until the server's thread has taken the signal
@@ -73,17 +72,17 @@ def test_calls_that_outlast_the_grace_are_cut_off(
 
     def never_answer(engine: Engine, launched: LaunchedBatch) -> list[Answer]:
         entered.set()
-        assert release.wait(timeout=30)
+        assert release.wait(PATIENCE_S)
         return []
 
     monkeypatch.setattr(Engine, "collect", never_answer)
     with (
         ThreadPoolExecutor() as pool,
         run_server(replace(config, grace_s=0.1)) as server,
-        PhoenixClient(server.address, timeout_s=30) as client,
+        PhoenixClient(server.address, timeout_s=PATIENCE_S) as client,
     ):
         in_flight = pool.submit(client.retrieve, User(user_id=1), top_k=3)
-        assert entered.wait(timeout=30)
+        assert entered.wait(PATIENCE_S)
         server.stop()
         with pytest.raises((UnavailableError, CallCancelledError)):
             in_flight.result()

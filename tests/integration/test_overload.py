@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from integration.conftest import SMALL
+from integration.wire import PATIENCE_S
 from phoenix_client import (
     DeadlineExceededError,
     PhoenixClient,
@@ -26,8 +27,6 @@ from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from phoenix_server.config import ServeConfig
 from phoenix_server.engine.engine import Answer, Engine, LaunchedBatch, PreparedBatch, Query
 from servers import run_server
-
-PATIENCE_S = 60.0
 
 
 class Gate:
@@ -123,14 +122,14 @@ def test_what_cannot_be_in_time_is_refused_while_the_device_is_busy(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
 ) -> None:
     before = client.get_serving_stats()
-    with gate.closed(user_s=4.0):
+    with gate.closed(user_s=200.0):
         first = pool.submit(client.retrieve, User(user_id=1), top_k=1)
         gate.wait_entered()
         with pytest.raises(ResourceExhaustedError, match=r"would be .* late") as caught:
-            client.retrieve(User(user_id=2), top_k=2, timeout_s=5.0)
+            client.retrieve(User(user_id=2), top_k=2, timeout_s=250.0)
         assert caught.value.retryable
         assert caught.value.retry_after_s is not None
-        assert 0 < caught.value.retry_after_s < 60
+        assert 0 < caught.value.retry_after_s < 400
         assert not first.done()
         second = pool.submit(client.retrieve, User(user_id=3), top_k=3)
         _await_stats(client, lambda stats: stats.waiting == 1)
@@ -149,8 +148,11 @@ def test_what_has_expired_never_reaches_the_device(
     with gate.closed(user_s=0.0):
         first = pool.submit(client.retrieve, User(user_id=1), top_k=1)
         gate.wait_entered()
-        with pytest.raises(DeadlineExceededError):
-            client.retrieve(User(user_id=2), top_k=2, timeout_s=0.2)
+        timeout_s = 0.2
+        while client.get_serving_stats().accepted < before.accepted + 2:
+            with pytest.raises(DeadlineExceededError):
+                client.retrieve(User(user_id=2), top_k=2, timeout_s=timeout_s)
+            timeout_s *= 2  # a busy machine may not see a call before its deadline
         _await_stats(
             client,
             lambda stats: stats.expired + stats.cancelled > before.expired + before.cancelled,
@@ -164,7 +166,7 @@ def test_a_call_that_is_cancelled_leaves_the_queue(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor, gated: tuple[Gate, str]
 ) -> None:
     before = client.get_serving_stats()
-    with gate.closed(user_s=4.0), grpc.insecure_channel(gated[1]) as channel:
+    with gate.closed(user_s=1.0), grpc.insecure_channel(gated[1]) as channel:
         first = pool.submit(client.retrieve, User(user_id=1), top_k=1)
         gate.wait_entered()
         stub: Any = RetrievalServiceStub(channel)
@@ -184,7 +186,7 @@ def test_the_most_urgent_goes_first(
     with gate.closed(user_s=1.0):
         calls = [pool.submit(client.retrieve, User(user_id=1), top_k=1)]
         gate.wait_entered()
-        for i, timeout_s in enumerate((55.0, 50.0, 45.0, 40.0, 35.0), start=2):
+        for i, timeout_s in enumerate((450.0, 440.0, 430.0, 420.0, 410.0), start=2):
             calls.append(
                 pool.submit(client.retrieve, User(user_id=i), top_k=i, timeout_s=timeout_s)
             )
@@ -196,7 +198,7 @@ def test_the_most_urgent_goes_first(
 def test_requests_of_a_batch_are_refused_one_by_one(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
 ) -> None:
-    with gate.closed(user_s=4.0):
+    with gate.closed(user_s=PATIENCE_S / 15):
         first = pool.submit(client.retrieve, User(user_id=1), top_k=1)
         gate.wait_entered()
         queries = [RetrieveQuery(user=User(user_id=i), top_k=i) for i in range(2, 22)]

@@ -11,7 +11,7 @@ from google.rpc import code_pb2, error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from integration.wire import failure, user, violations
+from integration.wire import PATIENCE_S, failure, user, violations
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1.model_service_pb2 import GetModelRequest
 from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
@@ -126,10 +126,10 @@ def test_more_calls_than_the_queue_holds_are_answered_or_told_to_come_back(
     with grpc.insecure_channel(server_f32_sharded) as channel:
         stub: Any = RetrievalServiceStub(channel)
         request = pb.RetrieveRequest(user=user(), top_k=5)
-        futures = [stub.Retrieve.future(request, timeout=120) for _ in range(calls)]
+        futures = [stub.Retrieve.future(request, timeout=PATIENCE_S) for _ in range(calls)]
         for future in futures:
             future.add_done_callback(count)
-        assert all_done.wait(timeout=150)
+        assert all_done.wait(PATIENCE_S)
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert codes[grpc.StatusCode.OK] > 0
 
