@@ -1,7 +1,9 @@
 """What all tests share: eight CPU devices, a cache of compiled programs, the golden checkpoint."""
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -43,9 +45,31 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of this run, which the workers of pytest-xdist share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def make_once(path: Path, make: Callable[[Path], object]) -> Path:
+    """Make a directory in `shared_folder` unless another worker has made it; return its path.
+
+    Args:
+        path: The directory.
+        make: Writes it, all of it or nothing.
+    """
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            make(path)
+    return path
+
+
 def _bundle(layout: Path, out: Path, dtype: str) -> Path:
-    write_bundle(open_checkpoint(layout, dtype), out, saved_model=False)
-    return out
+    return make_once(
+        out, lambda path: write_bundle(open_checkpoint(layout, dtype), path, saved_model=False)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -55,22 +79,24 @@ def golden_layout() -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle_f32(golden_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle_f32(golden_layout: Path, shared_folder: Path) -> Path:
     """Return a bundle of the golden checkpoint, computing in float32. Read-only."""
-    return _bundle(golden_layout, tmp_path_factory.mktemp("f32") / "bundle", "float32")
+    return _bundle(golden_layout, shared_folder / "bundle_f32", "float32")
 
 
 @pytest.fixture(scope="session")
-def bundle_bf16(golden_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle_bf16(golden_layout: Path, shared_folder: Path) -> Path:
     """Return a bundle of the golden checkpoint, computing in bfloat16. Read-only."""
-    return _bundle(golden_layout, tmp_path_factory.mktemp("bf16") / "bundle", "bfloat16")
+    return _bundle(golden_layout, shared_folder / "bundle_bf16", "bfloat16")
 
 
 @pytest.fixture(scope="session")
-def golden_corpus(
-    golden_layout: Path, bundle_f32: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def golden_corpus(golden_layout: Path, bundle_f32: Path, shared_folder: Path) -> Path:
     """Return the golden posts as a corpus of `bundle_f32`. Read-only."""
-    out = tmp_path_factory.mktemp("golden") / "corpus"
-    import_corpus(golden_layout / "sports_corpus.npz", open_bundle(bundle_f32), out)
-    return out
+    return golden_corpus_of(golden_layout, bundle_f32, shared_folder / "corpus_f32")
+
+
+def golden_corpus_of(golden_layout: Path, bundle: Path, out: Path) -> Path:
+    """Import the golden posts with a bundle, once in all workers; return the corpus."""
+    posts = golden_layout / "sports_corpus.npz"
+    return make_once(out, lambda path: import_corpus(posts, open_bundle(bundle), path))

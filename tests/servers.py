@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from phoenix_server.config import ServeConfig
+from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.server import Server
 
 _SERVING = re.compile(r"SERVING on (\S+)")
 _LOOPBACK = "127.0.0.1:0"  # a free port
+# Programs of all servers of this process: tracing and loading them takes seconds each time. They
+# are kept when a server ends: the cache refers to them weakly.
+_PROGRAMS = ProgramCache()
+_PROGRAMS._shared._programs = {}  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
 
 class ThreadServer(NamedTuple):
@@ -39,7 +44,7 @@ def run_server(config: ServeConfig) -> Generator[ThreadServer, None, None]:
     ready: Future[ThreadServer] = Future()
 
     async def run() -> None:
-        server = Server(replace(config, listen=_LOOPBACK))
+        server = Server(replace(config, listen=_LOOPBACK), programs=_PROGRAMS)
         loop = asyncio.get_running_loop()
         stop = partial(loop.call_soon_threadsafe, server.stop)
         await server.run(on_ready=lambda: ready.set_result(ThreadServer(server.address, stop)))

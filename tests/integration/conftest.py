@@ -1,17 +1,17 @@
 """Servers that tests of the wire share, and what starts others quickly."""
 
 from collections.abc import Generator, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from commands import run_module
+from conftest import golden_corpus_of, make_once
 from integration.generation_cases import serve, write_variant
 from integration.wire import Stubs
-from phoenix_server.build.import_npz import import_corpus
-from phoenix_server.bundle.bundle import open_bundle
-from phoenix_server.config import EngineConfig, Limits, ServeConfig
+from phoenix_server.config import EngineConfig, Limits, QueueConfig, ServeConfig
 from server.cases import copied
 from servers import run_server
 
@@ -30,30 +30,28 @@ COMPILED_FOR = ("--max-top-k", "100")
 
 
 @pytest.fixture(scope="session")
-def golden_corpus_bf16(
-    golden_layout: Path, bundle_bf16: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def golden_corpus_bf16(golden_layout: Path, bundle_bf16: Path, shared_folder: Path) -> Path:
     """Return the golden posts as a corpus of `bundle_bf16`. Read-only."""
-    out = tmp_path_factory.mktemp("golden_bf16") / "corpus"
-    import_corpus(golden_layout / "sports_corpus.npz", open_bundle(bundle_bf16), out)
-    return out
+    return golden_corpus_of(golden_layout, bundle_bf16, shared_folder / "corpus_bf16")
 
 
 @pytest.fixture(scope="session")
-def compiled_bundle(
-    bundle_f32: Path, golden_corpus: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def compiled_bundle(bundle_f32: Path, golden_corpus: Path, shared_folder: Path) -> Path:
     """Return `bundle_f32`, compiled for the golden posts on one shard. Read-only."""
-    bundle = copied(bundle_f32, tmp_path_factory.mktemp("compiled") / "bundle")
-    command = ("phoenix_server", "compile", "--bundle", bundle, *COMPILED_FOR)
-    run_module(*command).checked()
-    (towers,) = (bundle / "compiled").iterdir()
-    first = {path.name for path in towers.iterdir()}
-    run_module(*command, "--corpus", golden_corpus).checked()
-    (both,) = (bundle / "compiled").iterdir()
-    assert both == towers
-    assert first < {path.name for path in both.iterdir()}
-    return bundle
+
+    def compile_copy(path: Path) -> None:
+        bundle = copied(bundle_f32, path.with_name("compiling"))
+        command = ("phoenix_server", "compile", "--bundle", bundle, *COMPILED_FOR)
+        run_module(*command).checked()
+        (towers,) = (bundle / "compiled").iterdir()
+        first = {file.name for file in towers.iterdir()}
+        run_module(*command, "--corpus", golden_corpus).checked()
+        (both,) = (bundle / "compiled").iterdir()
+        assert both == towers
+        assert first < {file.name for file in both.iterdir()}
+        bundle.rename(path)
+
+    return make_once(shared_folder / "compiled_f32", compile_copy)
 
 
 @pytest.fixture
@@ -63,27 +61,28 @@ def corpus(golden_corpus: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def others(golden_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def others(golden_layout: Path, shared_folder: Path) -> list[Path]:
     """Return two bundles like `bundle_f32`, with other weights. Read-only."""
-    folder = tmp_path_factory.mktemp("others")
-    bundles = [folder / "2", folder / "3"]
-    for bundle in bundles:
-        write_variant(golden_layout, int(bundle.name), bundle)
-    return bundles
+    return [
+        make_once(shared_folder / f"other{seed}", partial(write_variant, golden_layout, seed))
+        for seed in (2, 3)
+    ]
 
 
 @pytest.fixture
-def config(bundle_f32: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
-    """Return how to serve that corpus on one shard, with few programs to compile."""
-    allowed = tmp_path_factory.getbasetemp()
+def config(bundle_f32: Path, corpus: Path, shared_folder: Path) -> ServeConfig:
+    """Return how to serve that corpus on one shard, with few programs to compile.
+
+    The server may load whatever tests have written.
+    """
     return ServeConfig(
-        bundle=bundle_f32, corpus=corpus, shards=1, allow_load=(allowed,), engine=QUICK
+        bundle=bundle_f32, corpus=corpus, shards=1, allow_load=(shared_folder,), engine=QUICK
     )
 
 
 @pytest.fixture
 def served(config: ServeConfig) -> Iterator[Stubs]:
-    """Yield a server of that corpus, which may load whatever tests have written."""
+    """Yield a server of that corpus."""
     with serve(config) as stubs:
         yield stubs
 
@@ -118,6 +117,7 @@ def server_f32(bundle_f32: Path, golden_corpus: Path) -> Generator[str, None, No
             shards=1,
             engine=SMALL,
             limits=limits,
+            queue=QueueConfig(max_waiting=64),
         )
     ) as server:
         yield server.address

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from commands import run_command
+from integration.conftest import COMPILED_FOR
 from servers import spawn_server
 
 ROOT = Path(__file__).parents[2]
@@ -41,12 +42,12 @@ def test_the_export_alone_writes_a_bundle(environment: Path, tmp_path: Path) -> 
 
 
 def test_the_server_alone_serves(
-    environment: Path, bundle_f32: Path, golden_corpus: Path, tmp_path: Path
+    environment: Path, compiled_bundle: Path, golden_corpus: Path, tmp_path: Path
 ) -> None:
     absent = ["dm-haiku", "phoenix-model", "tensorflow", "tensorflow-cpu"]
     install(environment, "server", "proto", absent=absent)
     with spawn_server(
-        *("--bundle", bundle_f32, "--corpus", golden_corpus),
+        *("--bundle", compiled_bundle, "--corpus", golden_corpus, *COMPILED_FOR),
         program=[environment / "phoenix-server"],
         env=clean_environment(),
         folder=tmp_path,

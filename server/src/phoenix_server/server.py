@@ -72,8 +72,21 @@ class Server:
         address: Where it listens, once it does.
     """
 
-    def __init__(self, config: ServeConfig, opened: Opened | None = None) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        opened: Opened | None = None,
+        programs: ProgramCache | None = None,
+    ) -> None:
+        """Build the parts; nothing is loaded yet.
+
+        Args:
+            config: What to serve, and how.
+            opened: The bundle and the corpus, if they are open.
+            programs: Share compiled programs with these. Default: with none.
+        """
         self.address = config.listen
+        self._programs = programs or ProgramCache()
         self._opened = opened
         self._config = config
         self._state = ServingState(config.limits)
@@ -102,7 +115,7 @@ class Server:
         server = self._listen()
         await server.start()
         stopped = asyncio.create_task(self._stop.wait())
-        programs = ProgramCache()
+        programs = self._programs
         loading = in_thread(lambda: load(self._config, self._opened, programs), "load")
         watching: asyncio.Task[None] | None = None
         try:
