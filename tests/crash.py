@@ -1,7 +1,6 @@
 """Kill a server at random instants while its corpus changes: `make crash TIMES=200 SEED=1`.
 
-SIGKILL takes the process and leaves the machine: what the kernel holds is not lost, as it would be
-with the power.
+SIGKILL ends the process only: unlike a power failure, it loses nothing that the kernel buffers.
 """
 
 import argparse
@@ -43,7 +42,7 @@ from servers import ServerProcess, spawn_server
 
 _CALLERS = 4
 _LIVES_S = (0.02, 1.2)  # how long a server is changed before it is killed
-_DOOMED = 0.15  # the share of starts that are killed, too
+_DOOMED = 0.15  # share of servers that are killed while they start
 _SNAPSHOTS = (500, 5_000, 10**6)  # --snapshot-after
 _PAGE = 2000  # posts of one call
 _TOP_K = 100
@@ -52,10 +51,10 @@ _SIZES = ("--posts", "4000", "--vocab", "10000", "--layers", "2")
 
 
 class Crash:
-    """Servers over one corpus, one after the other, and what they should hold."""
+    """Servers of one corpus, one after the other, and what they should hold."""
 
     def __init__(self, bundle: Path, corpus: Path, seed: int) -> None:
-        """Take a corpus as it was built; it has no changes yet."""
+        """Begin with a corpus that has no changes yet."""
         built = open_snapshot(corpus)
         vectors = np.concatenate(list(built.vectors()))
         ids = built.columns().post_ids.tolist()
@@ -108,7 +107,7 @@ class Crash:
         return self._serve("--snapshot-after", str(self._random.choice(_SNAPSHOTS)))
 
     def _check(self, channel: grpc.Channel) -> None:
-        """Compare all posts that can have changed, and some answers, with the ledger."""
+        """Compare all posts that may have changed, and some answers, with the ledger."""
         corpus, retrieval = CorpusServiceStub(channel), RetrievalServiceStub(channel)
         sequence = corpus.GetCorpus(pb.GetCorpusRequest()).sequence
         held: dict[int, Mark] = {}
@@ -135,7 +134,7 @@ class Crash:
             check_answer(answer, _TOP_K, vectors, _TOLERANCE)
 
     def _vectors(self, retrieval: RetrievalServiceStub) -> dict[int, Floats]:
-        """Return the vectors of all posts; those that the tower made, from the tower."""
+        """Return the vectors of all posts; posts without one are encoded by the server."""
         posts = self.ledger.posts
         vectors = {i: post.vector for i, post in posts.items() if post.vector is not None}
         encoded = [i for i, post in posts.items() if post.vector is None]
@@ -212,7 +211,7 @@ def _send(corpus: CorpusServiceStub, change: Change) -> int:
 
 
 def _marks(found: pb.GetPostsResponse) -> dict[int, Mark]:
-    """Return what a server says of posts."""
+    """Return the marks of posts in a response."""
     names, indices = found.label_names, iter(found.label_indices)
     return {
         post_id: Mark(
@@ -229,7 +228,7 @@ def _marks(found: pb.GetPostsResponse) -> dict[int, Mark]:
 
 
 def _built_marks(built: Snapshot) -> Iterator[Mark]:
-    """Yield what tells the posts of a corpus as it was built."""
+    """Yield the marks of the posts of a snapshot."""
     columns, names = built.columns(), built.manifest.label_names
     codes, ends = columns.label_codes.tolist(), columns.label_offsets[1:].tolist()
     begin = 0
@@ -241,7 +240,7 @@ def _built_marks(built: Snapshot) -> Iterator[Mark]:
 
 
 def _make(folder: Path) -> tuple[Path, Path]:
-    """Make a small bundle, compiled ahead, and a corpus."""
+    """Write a small bundle, compiled ahead, and a corpus."""
     checkpoint, bundle, corpus = folder / "checkpoint", folder / "bundle" / "1", folder / "corpus"
     paths = ("--bundle", bundle, "--corpus", corpus)
     for module, *arguments in (
@@ -258,7 +257,7 @@ def _make(folder: Path) -> tuple[Path, Path]:
 
 
 def main() -> None:
-    """Run, and say how far it is."""
+    """Run, and print the progress."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=20, help="How often to kill.")
     parser.add_argument("--seed", type=int, default=0)
