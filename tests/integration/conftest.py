@@ -1,4 +1,4 @@
-"""Servers that tests of the wire share, and what starts others quickly."""
+"""Servers that tests over the wire share, and small sizes for others."""
 
 from collections.abc import Generator, Iterator
 from functools import partial

@@ -32,7 +32,7 @@ def test_changes_survive_a_kill(compiled_bundle: Path, corpus: Path) -> None:
         assert stubs.state().sequence == 1
 
 
-def test_a_snapshot_holds_the_changes_and_the_journal_those_since(
+def test_a_snapshot_has_all_changes_and_the_journal_those_after_it(
     config: ServeConfig, corpus: Path
 ) -> None:
     def write(stubs: Stubs, *ids: int) -> None:
@@ -64,7 +64,7 @@ def test_a_snapshot_holds_the_changes_and_the_journal_those_since(
         assert stubs.state() == state
 
 
-def test_one_server_takes_changes_and_others_only_read(config: ServeConfig) -> None:
+def test_only_one_server_takes_changes_and_others_read(config: ServeConfig) -> None:
     with run_server(config) as server, open_stubs(server.address) as stubs:
         other = run_server(config)
         with pytest.raises(CorpusError, match="another server takes its changes"), other:
@@ -79,7 +79,7 @@ def test_one_server_takes_changes_and_others_only_read(config: ServeConfig) -> N
             assert reader.state().read_only
 
 
-def test_a_snapshot_that_is_written_while_another_server_begins_is_taken_instead(
+def test_a_server_that_starts_while_another_writes_a_snapshot_opens_the_new_one(
     config: ServeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = 0

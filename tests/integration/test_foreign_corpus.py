@@ -1,4 +1,4 @@
-"""Vectors that came ready, imported with the wrong bundle, do not pass unnoticed."""
+"""Vectors that were made by another model than the bundle's are noticed at import."""
 
 import shutil
 from pathlib import Path

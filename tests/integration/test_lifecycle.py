@@ -1,4 +1,4 @@
-"""A server's life: loading, serving, draining, and all that keeps it from starting."""
+"""A server's life: loading, serving, shutting down, and errors that keep it from starting."""
 
 import signal
 import threading
@@ -36,7 +36,7 @@ def health(address: str, service: str = "") -> int:
         return stub.Check(health_pb2.HealthCheckRequest(service=service)).status
 
 
-def test_while_it_drains_calls_in_flight_finish_and_new_ones_are_refused(
+def test_during_shutdown_calls_in_flight_finish_and_new_calls_are_refused(
     config: ServeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, release = threading.Event(), threading.Event()
@@ -65,7 +65,7 @@ def test_while_it_drains_calls_in_flight_finish_and_new_ones_are_refused(
         assert len(in_flight.result().candidates) == 3
 
 
-def test_calls_that_outlast_the_grace_are_cut_off(
+def test_calls_that_outlast_the_grace_period_are_cancelled(
     config: ServeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, release = threading.Event(), threading.Event()
@@ -89,14 +89,14 @@ def test_calls_that_outlast_the_grace_are_cut_off(
         release.set()
 
 
-def test_while_it_loads_calls_are_unavailable_and_health_says_so(
+def test_while_the_server_loads_calls_are_unavailable_and_health_says_so(
     config: ServeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listening: list[str] = []
     seen: list[object] = []
     load = serve.load
 
-    def look_around_then_load(
+    def call_then_load(
         config: ServeConfig, opened: Opened | None, programs: ProgramCache
     ) -> tuple[Engine, Store]:
         (address,) = listening
@@ -112,7 +112,7 @@ def test_while_it_loads_calls_are_unavailable_and_health_says_so(
         listening.append(server.address)
         return result
 
-    monkeypatch.setattr(serve, "load", look_around_then_load)
+    monkeypatch.setattr(serve, "load", call_then_load)
     monkeypatch.setattr(serve.Server, "_listen", note_address)
     with run_server(config) as server:
         assert health(server.address) == health_pb2.HealthCheckResponse.SERVING
@@ -120,7 +120,7 @@ def test_while_it_loads_calls_are_unavailable_and_health_says_so(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_and_exits_with_0(
+def test_a_signal_shuts_the_server_down_with_status_0(
     number: signal.Signals, compiled_bundle: Path, golden_corpus: Path
 ) -> None:
     paths = ("--bundle", compiled_bundle, "--corpus", golden_corpus)
@@ -139,7 +139,7 @@ def test_a_signal_drains_and_exits_with_0(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_it_loads_exits_with_0(
+def test_a_signal_while_the_server_loads_ends_it_with_status_0(
     number: signal.Signals, bundle_f32: Path, golden_corpus: Path
 ) -> None:
     with spawn_server("--bundle", bundle_f32, "--corpus", golden_corpus) as server:

@@ -1,4 +1,4 @@
-"""Each member installs alone, with its own dependencies and no more, and does its work."""
+"""Each member installs alone, with its own dependencies only, and works."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ GOLDEN = ROOT / "tests" / "golden" / "published_layout"
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """Return the folder of an empty environment's programs."""
+    """Return the `bin` folder of an empty virtual environment."""
     run(uv(), "venv", "--quiet", "--python", sys.executable, str(tmp_path / "venv"))
     return tmp_path / "venv" / "bin"
 
@@ -64,7 +64,7 @@ def test_the_client_alone_writes_requests(environment: Path) -> None:
 
 
 def install(environment: Path, *members: str, absent: Iterable[str]) -> None:
-    """Install members, and check what did not come along."""
+    """Install members, and check that some packages are absent."""
     python = ["--python", str(environment / "python")]
     constraints = ["-c", str(ROOT / "constraints.txt")]
     folders = [str(ROOT / member) for member in members]
@@ -80,7 +80,7 @@ def run(*command: str, folder: Path = ROOT.parent) -> str:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without what leads to its packages."""
+    """Return this process's environment without the variables that lead to its packages."""
     leads = ("PYTHONPATH", "VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if name not in leads}
 

@@ -1,4 +1,4 @@
-"""A server with more to do than it can: on the wire, with a device that waits for the test."""
+"""An overloaded server over the wire, with a device that waits for the test."""
 
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -30,10 +30,10 @@ from servers import run_server
 
 
 class Gate:
-    """Stands before the device.
+    """A gate in front of the device.
 
     Attributes:
-        user_s: What the engine says that a user takes.
+        user_s: The cost of a user that the engine forecasts, in seconds.
         launched: The `top_k` of every query that has reached the device.
     """
 
@@ -46,7 +46,7 @@ class Gate:
 
     @contextmanager
     def closed(self, *, user_s: float) -> Generator[None, None, None]:
-        """Keep the device busy with what it has until the block ends."""
+        """Keep the device busy with its current batch until the block ends."""
         self.user_s = user_s
         self._entered = threading.Semaphore(0)
         self._open.clear()
@@ -57,7 +57,7 @@ class Gate:
             self._open.set()
 
     def wait_entered(self) -> None:
-        """Wait until the device has one more batch since it was closed."""
+        """Wait until the device has one more batch since the gate was closed."""
         assert self._entered.acquire(timeout=PATIENCE_S)
 
     def patch(self, patch: pytest.MonkeyPatch) -> None:
@@ -112,13 +112,13 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def _await_stats(client: PhoenixClient, reached: Callable[[ServingStats], bool]) -> ServingStats:
-    """Ask until the server's counts are as they should become."""
+    """Ask for the counts until they are as expected; return them."""
     while not reached(stats := client.get_serving_stats()):
         pass  # a test that hangs is ended by its time limit
     return stats
 
 
-def test_what_cannot_be_in_time_is_refused_while_the_device_is_busy(
+def test_a_request_that_would_be_late_is_refused_while_the_device_is_busy(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
 ) -> None:
     before = client.get_serving_stats()
@@ -141,7 +141,7 @@ def test_what_cannot_be_in_time_is_refused_while_the_device_is_busy(
     assert stats.accepted == before.accepted + 2
 
 
-def test_what_has_expired_never_reaches_the_device(
+def test_an_expired_request_never_reaches_the_device(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
 ) -> None:
     before = client.get_serving_stats()
@@ -162,7 +162,7 @@ def test_what_has_expired_never_reaches_the_device(
     assert gate.launched == [1, 3]
 
 
-def test_a_call_that_is_cancelled_leaves_the_queue(
+def test_a_cancelled_call_leaves_the_queue(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor, gated: tuple[Gate, str]
 ) -> None:
     before = client.get_serving_stats()
@@ -180,7 +180,7 @@ def test_a_call_that_is_cancelled_leaves_the_queue(
     assert gate.launched == [1]
 
 
-def test_the_most_urgent_goes_first(
+def test_the_request_with_the_earliest_deadline_runs_first(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
 ) -> None:
     with gate.closed(user_s=1.0):

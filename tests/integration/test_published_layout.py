@@ -1,4 +1,4 @@
-"""The published layout in, the published answers out: through export, import and the server."""
+"""A checkpoint in the published layout gives the published answers, through all members."""
 
 import json
 from pathlib import Path

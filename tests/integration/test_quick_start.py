@@ -1,4 +1,4 @@
-"""What the README promises: a demo checkpoint, served, returns posts of the liked topic."""
+"""The quick start of the README: a served demo checkpoint returns posts of the liked topic."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 
 from commands import run_module
+from integration.conftest import COMPILED_FOR
 from servers import spawn_server
 
 DEMO = ("--posts", "2000", "--vocab", "5000", "--history", "32", "--layers", "2")
@@ -17,17 +18,18 @@ def test_a_user_who_liked_nfl_posts_gets_nfl_posts(tmp_path: Path) -> None:
     run_module(
         "phoenix_export", "bundle", checkpoint, "--out", bundle, "--no-saved-model"
     ).checked()
-    posts, paths = checkpoint / "sports_corpus.npz", ("--bundle", bundle, "--corpus", corpus)
+    posts = checkpoint / "sports_corpus.npz"
+    options = ("--bundle", bundle, "--corpus", corpus, *COMPILED_FOR)
     imported = run_module(
         "phoenix_server", "import-corpus", posts, "--bundle", bundle, "--out", corpus
     ).checked()
     assert "warning" not in imported.err
     explained = run_module("phoenix_server", "inspect", bundle, corpus).checked()
     assert "they fit together" in explained.out
-    assert "Wrote" in run_module("phoenix_server", "compile", *paths).checked().err
+    assert "Wrote" in run_module("phoenix_server", "compile", *options).checked().err
     sequence = checkpoint / "example_sequence.json"
     liked = {engagement["post_id"] for engagement in json.loads(sequence.read_text())["history"]}
-    with spawn_server(*paths) as server:
+    with spawn_server(*options) as server:
         target = ("--target", server.await_ready())
         query = ("retrieve", *target, "--sequence", sequence, "--top-k", "20")
         answer = json.loads(run_module("phoenix_client", *query, "--json").checked().out)

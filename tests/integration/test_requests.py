@@ -1,4 +1,4 @@
-"""What the server makes of requests, good and bad, on the wire."""
+"""Valid and invalid requests over the wire."""
 
 import threading
 from collections import Counter
@@ -82,7 +82,7 @@ def test_top_k_out_of_range_is_refused_and_the_limit_named(
     }
 
 
-def test_top_k_above_the_corpus_returns_what_there_is(stub: RetrievalServiceStub) -> None:
+def test_top_k_above_the_corpus_returns_all_posts(stub: RetrievalServiceStub) -> None:
     response = stub.Retrieve(pb.RetrieveRequest(user=user(), top_k=4000))
     assert len(response.post_ids) == response.rows_eligible == response.rows_scanned == 3000
     assert len(set(response.post_ids)) == 3000
@@ -106,12 +106,12 @@ def test_a_request_far_above_the_limit_never_reaches_the_server_whole(
     assert "262144" in status.message
 
 
-def test_bytes_that_are_no_message_are_refused_by_name(channel: grpc.Channel) -> None:
+def test_bytes_that_are_not_a_message_are_refused_by_name(channel: grpc.Channel) -> None:
     method: Any = channel.unary_unary("/phoenix_retrieval.v1.RetrievalService/Retrieve")
     assert "is not a message" in violations(lambda: method(b"\x0a\xff\xff"))["request"]
 
 
-def test_more_calls_than_the_queue_holds_are_answered_or_told_to_come_back(
+def test_more_calls_than_the_queue_holds_are_answered_or_refused(
     server_f32: str,
 ) -> None:
     calls = 2000  # the queue holds 64; gRPC itself would take 1000
@@ -134,7 +134,7 @@ def test_more_calls_than_the_queue_holds_are_answered_or_told_to_come_back(
     assert codes[grpc.StatusCode.OK] > 0
 
 
-def test_a_long_history_keeps_the_newest(stub: RetrievalServiceStub) -> None:
+def test_of_a_long_history_the_newest_engagements_count(stub: RetrievalServiceStub) -> None:
     count, kept = 500, 127
     columns = {
         "post_ids": list(range(1, count + 1)),
@@ -148,7 +148,7 @@ def test_a_long_history_keeps_the_newest(stub: RetrievalServiceStub) -> None:
     assert whole == cut
 
 
-def test_missing_surfaces_mean_zeros(stub: RetrievalServiceStub) -> None:
+def test_missing_product_surfaces_mean_zeros(stub: RetrievalServiceStub) -> None:
     absent = stub.EncodeUser(pb.EncodeUserRequest(user=user()))
     zeros = stub.EncodeUser(pb.EncodeUserRequest(user=user(product_surfaces=[0, 0, 0])))
     others = stub.EncodeUser(pb.EncodeUserRequest(user=user(product_surfaces=[0, 3, 0])))
@@ -156,7 +156,7 @@ def test_missing_surfaces_mean_zeros(stub: RetrievalServiceStub) -> None:
     assert absent != others
 
 
-def test_columns_come_only_when_asked_for(stub: RetrievalServiceStub) -> None:
+def test_optional_columns_are_returned_only_when_asked_for(stub: RetrievalServiceStub) -> None:
     bare = stub.Retrieve(pb.RetrieveRequest(user=user(), top_k=3))
     optional = (
         "author_ids",
@@ -186,7 +186,9 @@ def test_columns_come_only_when_asked_for(stub: RetrievalServiceStub) -> None:
     assert len(full.user_representation) == 128
 
 
-def test_a_batch_answers_in_order_and_fails_only_what_is_bad(stub: RetrievalServiceStub) -> None:
+def test_a_batch_is_answered_in_order_and_only_invalid_requests_fail(
+    stub: RetrievalServiceStub,
+) -> None:
     good = [pb.RetrieveRequest(user=user(user_id=i + 1), top_k=i + 1) for i in range(5)]
     bad = pb.RetrieveRequest(user=user(author_ids=[]), top_k=3)
     response = stub.BatchRetrieve(pb.BatchRetrieveRequest(requests=[*good[:2], bad, *good[2:]]))
