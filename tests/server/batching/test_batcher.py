@@ -35,7 +35,7 @@ async def test_it_is_idle_unless_somebody_waits() -> None:
         device.release(2)
         assert await norms(tasks) == [1, 2]
         while not batcher.is_idle:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
 
 
 async def test_cancelled_queries_leave_the_queue_and_never_run() -> None:
