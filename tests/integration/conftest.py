@@ -1,6 +1,7 @@
 """Servers that tests over the wire share, and small sizes for others."""
 
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ SMALL = EngineConfig(
     result_sizes=(32,),
     max_top_k=4000,
 )
+SHARDED = replace(SMALL, batch_sizes=(4,))
 QUICK = EngineConfig(
     user_batches=(1,), batch_sizes=(1,), history_lengths=(), result_sizes=(), max_top_k=100
 )
@@ -127,6 +129,8 @@ def server_f32(bundle_f32: Path, golden_corpus: Path) -> Generator[str, None, No
 def server_f32_sharded(bundle_f32: Path, golden_corpus: Path) -> Generator[str, None, None]:
     """Serve the same, over seven shards."""
     with run_server(
-        ServeConfig(bundle=bundle_f32, corpus=golden_corpus, read_only=True, shards=7, engine=SMALL)
+        ServeConfig(
+            bundle=bundle_f32, corpus=golden_corpus, read_only=True, shards=7, engine=SHARDED
+        )
     ) as server:
         yield server.address

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from integration.conftest import SMALL
+from integration.conftest import SHARDED, SMALL
 from integration.wire import user, violations
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
@@ -79,7 +79,7 @@ def stub(
         corpus=golden_corpus,
         read_only=True,
         shards=request.param,
-        engine=SMALL,
+        engine=SMALL if request.param == 1 else SHARDED,
     )
     with run_server(config) as server, grpc.insecure_channel(server.address) as channel:
         yield RetrievalServiceStub(channel)

@@ -126,14 +126,7 @@ def test_a_signal_shuts_the_server_down_with_status_0(
     paths = ("--bundle", compiled_bundle, "--corpus", golden_corpus)
     arguments = (*paths, *COMPILED_FOR, "--read-only")
     with spawn_server(*arguments) as server:
-        address = server.await_ready()
-        with PhoenixClient(address) as client:
-            second = run_module("phoenix_server", "serve", *arguments, "--listen", address)
-            assert second.status == 1
-            assert one_line(second) == (
-                f"error: cannot listen on {address}: it is in use, or not an address of this "
-                "machine; choose another with --listen"
-            )
+        with PhoenixClient(server.await_ready(), timeout_s=PATIENCE_S) as client:
             assert len(client.retrieve(User(user_id=1), top_k=3).candidates) == 3
         assert server.end(number) == 0
 
@@ -177,10 +170,19 @@ def test_a_missing_corpus_ends_the_server_with_one_line(bundle_f32: Path, tmp_pa
     assert one_line(_failed(bundle_f32, missing)) == f"error: {missing}: no such directory"
 
 
-def _failed(bundle: Path, corpus: Path) -> Outcome:
+def test_an_address_in_use_ends_the_server_with_one_line(
+    server_f32: str, bundle_f32: Path, golden_corpus: Path
+) -> None:
+    assert one_line(_failed(bundle_f32, golden_corpus, "--read-only", listen=server_f32)) == (
+        f"error: cannot listen on {server_f32}: it is in use, or not an address of this "
+        "machine; choose another with --listen"
+    )
+
+
+def _failed(bundle: Path, corpus: Path, *options: str, listen: str = "127.0.0.1:0") -> Outcome:
     """Start a server which must end with status 1."""
-    paths = ("--bundle", bundle, "--corpus", corpus, "--listen", "127.0.0.1:0")
-    done = run_module("phoenix_server", "serve", *paths, "--log-level", "WARNING")
+    paths = ("--bundle", bundle, "--corpus", corpus, "--listen", listen)
+    done = run_module("phoenix_server", "serve", *paths, *options, "--log-level", "WARNING")
     assert done.status == 1
     return done
 
