@@ -1,18 +1,13 @@
 """What all tests share: eight CPU devices, a cache of compiled programs, the golden checkpoint."""
 
-import fcntl
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import pytest
 
-from phoenix_export.bundle import write_bundle
-from phoenix_export.checkpoint import open_checkpoint
-from phoenix_server.build.import_npz import import_corpus
-from phoenix_server.bundle.bundle import open_bundle
+from golden_artifacts import import_golden_corpus, write_golden_bundle
 
 # Before anything looks at a device: afterwards JAX refuses.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -52,26 +47,6 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
-def make_once(path: Path, make: Callable[[Path], object]) -> Path:
-    """Make a directory in `shared_folder` unless another worker has made it; return its path.
-
-    Args:
-        path: The directory.
-        make: Writes it, all of it or nothing.
-    """
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            make(path)
-    return path
-
-
-def _bundle(layout: Path, out: Path, dtype: str) -> Path:
-    return make_once(
-        out, lambda path: write_bundle(open_checkpoint(layout, dtype), path, saved_model=False)
-    )
-
-
 @pytest.fixture(scope="session")
 def golden_layout() -> Path:
     """Return a small checkpoint in the published layout, with its corpus and answers."""
@@ -81,22 +56,16 @@ def golden_layout() -> Path:
 @pytest.fixture(scope="session")
 def bundle_f32(golden_layout: Path, shared_folder: Path) -> Path:
     """Return a bundle of the golden checkpoint, computing in float32. Read-only."""
-    return _bundle(golden_layout, shared_folder / "bundle_f32", "float32")
+    return write_golden_bundle(golden_layout, "float32", shared_folder / "bundle_f32")
 
 
 @pytest.fixture(scope="session")
 def bundle_bf16(golden_layout: Path, shared_folder: Path) -> Path:
     """Return a bundle of the golden checkpoint, computing in bfloat16. Read-only."""
-    return _bundle(golden_layout, shared_folder / "bundle_bf16", "bfloat16")
+    return write_golden_bundle(golden_layout, "bfloat16", shared_folder / "bundle_bf16")
 
 
 @pytest.fixture(scope="session")
 def golden_corpus(golden_layout: Path, bundle_f32: Path, shared_folder: Path) -> Path:
     """Return the golden posts as a corpus of `bundle_f32`. Read-only."""
-    return golden_corpus_of(golden_layout, bundle_f32, shared_folder / "corpus_f32")
-
-
-def golden_corpus_of(golden_layout: Path, bundle: Path, out: Path) -> Path:
-    """Import the golden posts with a bundle, once in all workers; return the corpus."""
-    posts = golden_layout / "sports_corpus.npz"
-    return make_once(out, lambda path: import_corpus(posts, open_bundle(bundle), path))
+    return import_golden_corpus(golden_layout, bundle_f32, shared_folder / "corpus_f32")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from commands import run_module
-from conftest import golden_corpus_of, make_once
+from golden_artifacts import import_golden_corpus, make_once
 from integration.generation_cases import serve, write_variant
-from integration.wire import Stubs
+from integration.wire import PATIENCE_S, Stubs
 from phoenix_server.config import EngineConfig, Limits, QueueConfig, ServeConfig
 from server.cases import copied
 from servers import run_server
@@ -31,10 +31,18 @@ QUICK = EngineConfig(
 COMPILED_FOR = ("--max-top-k", "100")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """Let calls of `phoenix-client` take as long as a busy machine needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PHOENIX_TIMEOUT_S", str(PATIENCE_S))
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden_corpus_bf16(golden_layout: Path, bundle_bf16: Path, shared_folder: Path) -> Path:
     """Return the golden posts as a corpus of `bundle_bf16`. Read-only."""
-    return golden_corpus_of(golden_layout, bundle_bf16, shared_folder / "corpus_bf16")
+    return import_golden_corpus(golden_layout, bundle_bf16, shared_folder / "corpus_bf16")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 
 from integration.conftest import COMPILED_FOR
-from phoenix_client import PhoenixClient, User
+from integration.wire import connect
+from phoenix_client import User
 from phoenix_server.runtime.persistent_cache import use_compiled
 from server.cases import copied, flip_bit
 from servers import ServerProcess, spawn_server
@@ -24,7 +25,7 @@ def test_a_server_loads_all_its_programs(compiled_bundle: Path, golden_corpus: P
     with spawn_server(*paths, *COMPILED_FOR) as server:
         total, loaded = _await_counts(server)
         assert loaded == total > 20
-        with PhoenixClient(server.await_ready()) as client:
+        with connect(server.await_ready()) as client:
             assert len(client.retrieve(User(user_id=7), top_k=5).candidates) == 5
     assert sorted((compiled_bundle / "compiled").rglob("*")) == before
 
@@ -53,6 +54,6 @@ def test_damaged_programs_are_not_run(
     with spawn_server(*paths, "--shards", "2") as server:
         address = server.await_ready()
         assert re.search(r"WARNING .*compiled/cpu-\w+ is damaged: compiling anew", server.log())
-        with PhoenixClient(address) as client:
+        with connect(address) as client:
             assert client.get_model().shards == 2
             assert len(client.retrieve(User(user_id=7), top_k=5).candidates) == 5

@@ -13,8 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from commands import Outcome, run_module
 from integration.conftest import COMPILED_FOR, QUICK
-from integration.wire import PATIENCE_S
-from phoenix_client import CallCancelledError, PhoenixClient, UnavailableError, User
+from integration.wire import PATIENCE_S, connect
+from phoenix_client import CallCancelledError, UnavailableError, User
 from phoenix_server import server as serve
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.disk.store import Store
@@ -51,7 +51,7 @@ def test_during_shutdown_calls_in_flight_finish_and_new_calls_are_refused(
     with (
         ThreadPoolExecutor() as pool,
         run_server(config) as server,
-        PhoenixClient(server.address, timeout_s=PATIENCE_S) as client,
+        connect(server.address) as client,
     ):
         in_flight = pool.submit(client.retrieve, User(user_id=1), top_k=3)
         assert entered.wait(PATIENCE_S)
@@ -79,7 +79,7 @@ def test_calls_that_outlast_the_grace_period_are_cancelled(
     with (
         ThreadPoolExecutor() as pool,
         run_server(replace(config, grace_s=0.1)) as server,
-        PhoenixClient(server.address, timeout_s=PATIENCE_S) as client,
+        connect(server.address) as client,
     ):
         in_flight = pool.submit(client.retrieve, User(user_id=1), top_k=3)
         assert entered.wait(PATIENCE_S)
@@ -101,7 +101,7 @@ def test_while_the_server_loads_calls_are_unavailable_and_health_says_so(
     ) -> tuple[Engine, Store]:
         (address,) = listening
         seen.append(health(address))
-        with PhoenixClient(address) as client, pytest.raises(UnavailableError, match="loads"):
+        with connect(address) as client, pytest.raises(UnavailableError, match="loads"):
             client.get_model()
         return load(config, opened, programs)
 
@@ -126,7 +126,7 @@ def test_a_signal_shuts_the_server_down_with_status_0(
     paths = ("--bundle", compiled_bundle, "--corpus", golden_corpus)
     arguments = (*paths, *COMPILED_FOR, "--read-only")
     with spawn_server(*arguments) as server:
-        with PhoenixClient(server.await_ready(), timeout_s=PATIENCE_S) as client:
+        with connect(server.await_ready()) as client:
             assert len(client.retrieve(User(user_id=1), top_k=3).candidates) == 3
         assert server.end(number) == 0
 

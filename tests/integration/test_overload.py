@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from integration.conftest import SMALL
-from integration.wire import PATIENCE_S
+from integration.wire import PATIENCE_S, connect
 from phoenix_client import (
     DeadlineExceededError,
     PhoenixClient,
@@ -101,7 +101,7 @@ def gate(gated: tuple[Gate, str]) -> Gate:
 
 @pytest.fixture
 def client(gated: tuple[Gate, str]) -> Iterator[PhoenixClient]:
-    with PhoenixClient(gated[1], timeout_s=PATIENCE_S) as client:
+    with connect(gated[1]) as client:
         yield client
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from commands import run_module
-from phoenix_client import PhoenixClient, User, parse_sequence
+from integration.wire import connect
+from phoenix_client import User, parse_sequence
 
 USERS = range(6)
 
@@ -63,7 +64,7 @@ def test_float32_answers_equal_a_float64_oracle(
     i: int, expected: list[dict[str, Any]], server_f32: str, vectors: dict[int, np.ndarray]
 ) -> None:
     user = as_user(expected[i])
-    with PhoenixClient(server_f32) as client:
+    with connect(server_f32) as client:
         result = client.retrieve(user, top_k=200, with_representation=True)
         post_ids = [candidate.post_id for candidate in result.candidates]
         scored = client.score_posts(user, post_ids[:64])
@@ -82,7 +83,7 @@ def test_ranks_are_exact_for_posts_far_down(
     expected: list[dict[str, Any]], server_f32: str, vectors: dict[int, np.ndarray]
 ) -> None:
     user = as_user(expected[2])
-    with PhoenixClient(server_f32) as client:
+    with connect(server_f32) as client:
         everything = client.retrieve(user, top_k=3000)
         ranked = [candidate.post_id for candidate in everything.candidates]
         asked = ranked[::-47]
@@ -96,7 +97,7 @@ def test_shards_do_not_change_an_answer(
     top_k: int, expected: list[dict[str, Any]], server_f32: str, server_f32_sharded: str
 ) -> None:
     user = as_user(expected[4])
-    with PhoenixClient(server_f32) as one, PhoenixClient(server_f32_sharded) as seven:
+    with connect(server_f32) as one, connect(server_f32_sharded) as seven:
         assert one.get_model().shards == 1
         assert seven.get_model().shards == 7
         first = one.retrieve(user, top_k=top_k, with_representation=True)
@@ -112,7 +113,7 @@ def test_candidate_tower_gives_the_corpus_vectors(
 ) -> None:
     corpus = np.load(golden_layout / "sports_corpus.npz")
     posts, authors = corpus["post_ids"][:50].tolist(), corpus["author_ids"][:50].tolist()
-    with PhoenixClient(server_f32) as client:
+    with connect(server_f32) as client:
         encoded = client.encode_candidates(posts, authors)
     rows = np.array(encoded.values).reshape(50, -1)
     np.testing.assert_allclose(rows, [vectors[post] for post in posts], atol=2e-6, rtol=0)
@@ -122,7 +123,7 @@ def test_encoding_a_user_gives_what_retrieval_uses(
     expected: list[dict[str, Any]], server_f32: str
 ) -> None:
     user = as_user(expected[0])
-    with PhoenixClient(server_f32) as client:
+    with connect(server_f32) as client:
         encoded = client.encode_user(user)
         result = client.retrieve(user, top_k=1, with_representation=True)
     assert list(encoded.user_representation) == list(result.user_representation or ())

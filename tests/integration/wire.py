@@ -12,6 +12,7 @@ import pytest
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from phoenix_client import PhoenixClient
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
@@ -112,6 +113,11 @@ def open_stubs(address: str) -> Generator[Stubs, None, None]:
         yield Stubs(
             ModelServiceStub(channel), CorpusServiceStub(channel), RetrievalServiceStub(channel)
         )
+
+
+def connect(address: str) -> PhoenixClient:
+    """Return a client of a server; its calls may take as long as a busy machine needs."""
+    return PhoenixClient(address, timeout_s=PATIENCE_S)
 
 
 def user(**changes: Any) -> User:
