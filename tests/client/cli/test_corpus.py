@@ -249,5 +249,4 @@ def _run(server: FakeServer, *arguments: str, text: str) -> subprocess.Completed
         input=text.encode(),
         env=os.environ | {"PHOENIX_TARGET": server.target},
         capture_output=True,
-        timeout=60,
     )

@@ -11,7 +11,7 @@ import pytest
 
 from phoenix_server.config import QueueConfig
 from phoenix_server.errors import NotReadyError, OverloadedError
-from server.batching.fakes import Device, norms, query, running, start
+from server.batching.fakes import PATIENCE_S, Device, norms, query, running, start
 
 
 async def test_queries_that_wait_run_together_up_to_the_largest_batch() -> None:
@@ -26,7 +26,7 @@ async def test_queries_that_wait_run_together_up_to_the_largest_batch() -> None:
 
 
 async def test_it_is_idle_unless_somebody_waits() -> None:
-    async with running() as (device, batcher), asyncio.timeout(10):
+    async with running() as (device, batcher), asyncio.timeout(PATIENCE_S):
         assert batcher.is_idle
         tasks = await start(batcher, 1)
         await device.wait_entered()
