@@ -114,7 +114,7 @@ def test_bytes_that_are_not_a_message_are_refused_by_name(channel: grpc.Channel)
 def test_more_calls_than_the_queue_holds_are_answered_or_refused(
     server_f32: str,
 ) -> None:
-    calls = 2000  # the queue holds 64; gRPC itself would take 1000
+    calls = 1200  # the queue holds 64; gRPC by itself would cancel calls beyond 1000
     codes: Counter[grpc.StatusCode] = Counter()
     all_done = threading.Event()
 

@@ -63,6 +63,7 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _TRANSPORT_LIMIT_FACTOR = 4
 _MAX_PORT = 65535
 _MOST_PENDING = 1 << 20
+_MAX_UNREQUESTED_S = 3600
 
 
 class Server:
@@ -195,9 +196,11 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", _TRANSPORT_LIMIT_FACTOR * limit),
                 ("grpc.so_reuseport", 0),  # or a second server would take half of the calls
-                # Or gRPC cancels calls beyond a thousand before ours can say RESOURCE_EXHAUSTED.
+                # Otherwise gRPC cancels calls beyond a thousand, and calls that wait for the event
+                # loop for 30 s, before the server can answer RESOURCE_EXHAUSTED.
                 ("grpc.server.max_pending_requests", _MOST_PENDING),
                 ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
+                ("grpc.server_max_unrequested_time_in_server", _MAX_UNREQUESTED_S),
             ],
         )
         retrieval_service_pb2_grpc.add_RetrievalServiceServicer_to_server(
