@@ -39,12 +39,19 @@ class ThreadServer(NamedTuple):
 
 
 @contextmanager
-def run_server(config: ServeConfig) -> Generator[ThreadServer, None, None]:
-    """Run a server in a thread, on a free port, until the block ends; yield when it is ready."""
+def run_server(
+    config: ServeConfig, programs: ProgramCache = _PROGRAMS
+) -> Generator[ThreadServer, None, None]:
+    """Run a server in a thread, on a free port, until the block ends; yield when it is ready.
+
+    Args:
+        config: What to serve; `listen` is ignored.
+        programs: Compiled programs to share. Default: those of all servers of this process.
+    """
     ready: Future[ThreadServer] = Future()
 
     async def run() -> None:
-        server = Server(replace(config, listen=_LOOPBACK), programs=_PROGRAMS)
+        server = Server(replace(config, listen=_LOOPBACK), programs=programs)
         loop = asyncio.get_running_loop()
         stop = partial(loop.call_soon_threadsafe, server.stop)
         await server.run(on_ready=lambda: ready.set_result(ThreadServer(server.address, stop)))

@@ -21,9 +21,9 @@ TOP_K = 50
 
 
 @contextmanager
-def serve(config: ServeConfig) -> Generator[Stubs, None, None]:
-    """Run a server and connect to it, until the block ends."""
-    with run_server(config) as server, open_stubs(server.address) as stubs:
+def serve(config: ServeConfig, **options: Any) -> Generator[Stubs, None, None]:
+    """Run a server as `run_server` does, and connect to it, until the block ends."""
+    with run_server(config, **options) as server, open_stubs(server.address) as stubs:
         yield stubs
 
 

@@ -19,6 +19,7 @@ from phoenix_server.corpus.disk.store import Store
 from phoenix_server.engine.engine import Engine
 from phoenix_server.generations import manager
 from phoenix_server.generations.generation import Generation
+from phoenix_server.runtime.program_cache import ProgramCache
 
 
 def test_other_weights_answer_over_all_changes_and_compile_nothing(
@@ -110,7 +111,7 @@ def census(monkeypatch: pytest.MonkeyPatch) -> Census:
 def test_a_generation_that_is_not_kept_leaves_memory_and_threads_keep_their_priority(
     census: Census, config: ServeConfig, others: list[Path]
 ) -> None:
-    with serve(config) as served:
+    with serve(config, programs=ProgramCache()) as served:  # programs that are not kept
         before = os.getpriority(os.PRIO_PROCESS, 0)
         for bundle in (*others, *others):
             retrieve(served)

@@ -122,11 +122,11 @@ def test_a_request_that_would_be_late_is_refused_while_the_device_is_busy(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
 ) -> None:
     before = client.get_serving_stats()
-    with gate.closed(user_s=200.0):
+    with gate.closed(user_s=40.0):
         first = pool.submit(client.retrieve, User(user_id=1), top_k=1)
         gate.wait_entered()
         with pytest.raises(ResourceExhaustedError, match=r"would be .* late") as caught:
-            client.retrieve(User(user_id=2), top_k=2, timeout_s=250.0)
+            client.retrieve(User(user_id=2), top_k=2, timeout_s=50.0)
         assert caught.value.retryable
         assert caught.value.retry_after_s is not None
         assert 0 < caught.value.retry_after_s < 400
