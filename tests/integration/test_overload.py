@@ -183,10 +183,10 @@ def test_a_cancelled_call_leaves_the_queue(
 def test_the_request_with_the_earliest_deadline_runs_first(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
 ) -> None:
-    with gate.closed(user_s=1.0):
+    with gate.closed(user_s=5.0):
         calls = [pool.submit(client.retrieve, User(user_id=1), top_k=1)]
         gate.wait_entered()
-        for i, timeout_s in enumerate((450.0, 440.0, 430.0, 420.0, 410.0), start=2):
+        for i, timeout_s in enumerate((275.0, 250.0, 225.0, 200.0, 175.0), start=2):
             calls.append(
                 pool.submit(client.retrieve, User(user_id=i), top_k=i, timeout_s=timeout_s)
             )
