@@ -15,6 +15,7 @@ ARGS       ?=
 OPS        ?= 1000
 SEED       ?= 0
 TIMES      ?= 20
+WORKERS    ?= 2
 
 BIN       := .venv/bin
 INSTALLED := .venv/.installed
@@ -31,7 +32,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
 	  awk -F ':.*## ' '{printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: CHECKPOINT, DTYPE, BUNDLE, CORPUS, LISTEN, SHARDS, SUITE, PROFILE, CAPACITY."
+	@echo "Variables: CHECKPOINT, DTYPE, BUNDLE, CORPUS, LISTEN, SHARDS, SUITE, PROFILE, CAPACITY, WORKERS."
 	@echo "IMPORT is passed to import-corpus; ARGS to serve, pytest, bench or load. For example:"
 	@echo "  make serve CHECKPOINT=../oss-phoenix-artifacts IMPORT=--trust-pickle SHARDS=2"
 
@@ -73,13 +74,13 @@ serve: $(CORPUS).compiled ## Install, export, build the corpus, and serve it on 
 	exec $(BIN)/phoenix-server serve --bundle $(BUNDLE) --corpus $(CORPUS) --listen $(LISTEN) \
 	  $(SHARDS:%=--shards %) $(ARGS)
 
-test: $(TESTABLE) ## Run the tests; ARGS are passed to pytest
-	$(BIN)/python -m pytest $(ARGS)
+test: $(TESTABLE) ## Run the tests in WORKERS processes; ARGS are passed to pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 soak: $(TESTABLE) ## Make random changes and compare each answer with a model: OPS=50000 SEED=1
 	PYTHONPATH=tests $(BIN)/python tests/soak.py --ops $(OPS) --seed $(SEED)
 
-crash: $(INSTALLED) ## Kill a server at random and check what it kept: TIMES=200 SEED=1
+crash: $(TESTABLE) ## Kill a server at random and check what it kept: TIMES=200 SEED=1
 	PYTHONPATH=tests $(BIN)/python tests/crash.py --times $(TIMES) --seed $(SEED)
 
 bench: $(PEERS) $(GHZ) ## Run the benchmarks: all suites, or SUITE="topk startup"

@@ -1,39 +1,50 @@
-"""What several folders share: eight CPU devices, the golden checkpoint, and what is made of it."""
+"""What all tests share: eight CPU devices, a cache of compiled programs, the golden checkpoint."""
 
+import os
 import tempfile
 from pathlib import Path
 
 import jax
 import pytest
 
-from phoenix_export.bundle import write_bundle
-from phoenix_export.checkpoint import open_checkpoint
-from phoenix_server.build.import_npz import import_corpus
-from phoenix_server.bundle.bundle import open_bundle
+from golden_artifacts import import_golden_corpus, write_golden_bundle
 
 # Before anything looks at a device: afterwards JAX refuses.
 jax.config.update("jax_num_cpu_devices", 8)
 
+_CACHE = {
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+    # XLA's own caches would put the directory's name into every program's key.
+    "jax_persistent_cache_enable_xla_caches": "none",
+}
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have what one test compiles loaded by the others, as servers load what is compiled ahead.
+    """Share compiled programs among all tests, the workers of pytest-xdist and their servers.
 
     Many engines are of the same sizes. Loaded programs are the compiled ones, bit for bit, and
-    count as compiled (`CompileCounter.total`).
+    count as compiled (`CompileCounter.total`). JAX in other processes reads the same settings from
+    the environment; a server whose bundle has programs compiled ahead uses those instead.
     """
-    folder = tempfile.TemporaryDirectory(prefix="compiled-")
-    config.add_cleanup(folder.cleanup)
-    jax.config.update("jax_compilation_cache_dir", folder.name)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)  # else not worth a file
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-    # What is read while another thread writes it is compiled too.
+    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if directory is None:
+        folder = tempfile.TemporaryDirectory(prefix="compiled-")
+        config.add_cleanup(folder.cleanup)
+        directory = os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        os.environ |= {name.upper(): str(value) for name, value in _CACHE.items()}
+    jax.config.update("jax_compilation_cache_dir", directory)
+    for name, value in _CACHE.items():
+        jax.config.update(name, value)
+    # A program is compiled if its file is read while another thread or process writes it.
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 
 
-def _bundle(layout: Path, out: Path, dtype: str) -> Path:
-    write_bundle(open_checkpoint(layout, dtype), out, saved_model=False)
-    return out
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of this run, which the workers of pytest-xdist share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")
@@ -43,22 +54,18 @@ def golden_layout() -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle_f32(golden_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle_f32(golden_layout: Path, shared_folder: Path) -> Path:
     """Return a bundle of the golden checkpoint, computing in float32. Read-only."""
-    return _bundle(golden_layout, tmp_path_factory.mktemp("f32") / "bundle", "float32")
+    return write_golden_bundle(golden_layout, "float32", shared_folder / "bundle_f32")
 
 
 @pytest.fixture(scope="session")
-def bundle_bf16(golden_layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle_bf16(golden_layout: Path, shared_folder: Path) -> Path:
     """Return a bundle of the golden checkpoint, computing in bfloat16. Read-only."""
-    return _bundle(golden_layout, tmp_path_factory.mktemp("bf16") / "bundle", "bfloat16")
+    return write_golden_bundle(golden_layout, "bfloat16", shared_folder / "bundle_bf16")
 
 
 @pytest.fixture(scope="session")
-def golden_corpus(
-    golden_layout: Path, bundle_f32: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def golden_corpus(golden_layout: Path, bundle_f32: Path, shared_folder: Path) -> Path:
     """Return the golden posts as a corpus of `bundle_f32`. Read-only."""
-    out = tmp_path_factory.mktemp("golden") / "corpus"
-    import_corpus(golden_layout / "sports_corpus.npz", open_bundle(bundle_f32), out)
-    return out
+    return import_golden_corpus(golden_layout, bundle_f32, shared_folder / "corpus_f32")

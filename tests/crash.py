@@ -1,25 +1,25 @@
 """Kill a server at random instants while its corpus changes: `make crash TIMES=200 SEED=1`.
 
-SIGKILL takes the process and leaves the machine: what the kernel holds is not lost, as it would be
-with the power.
+SIGKILL ends the process only: unlike a power failure, it loses nothing that the kernel buffers.
 """
 
 import argparse
 import itertools
 import random
-import re
-import subprocess
+import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import grpc
 import numpy as np
 
+from commands import run_module
 from crash_ledger import (
     Answer,
     Change,
@@ -38,11 +38,11 @@ from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from phoenix_retrieval.v1.user_pb2 import User
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
+from servers import ServerProcess, spawn_server
 
-_SERVING = re.compile(r"SERVING on (\S+)")
 _CALLERS = 4
 _LIVES_S = (0.02, 1.2)  # how long a server is changed before it is killed
-_DOOMED = 0.15  # the share of starts that are killed, too
+_DOOMED = 0.15  # share of servers that are killed while they start
 _SNAPSHOTS = (500, 5_000, 10**6)  # --snapshot-after
 _PAGE = 2000  # posts of one call
 _TOP_K = 100
@@ -51,10 +51,10 @@ _SIZES = ("--posts", "4000", "--vocab", "10000", "--layers", "2")
 
 
 class Crash:
-    """Servers over one corpus, one after the other, and what they should hold."""
+    """Servers of one corpus, one after the other, and what they should hold."""
 
     def __init__(self, bundle: Path, corpus: Path, seed: int) -> None:
-        """Take a corpus as it was built; it has no changes yet."""
+        """Begin with a corpus that has no changes yet."""
         built = open_snapshot(corpus)
         vectors = np.concatenate(list(built.vectors()))
         ids = built.columns().post_ids.tolist()
@@ -65,70 +65,49 @@ class Crash:
         # Some posts of the corpus as it was built, and some that it may come to hold.
         self._pool = ids[: len(ids) // 10] + list(range(1, len(ids) // 8))
         self._width = vectors.shape[1]
-        self._serve = (
-            *(sys.executable, "-m", "phoenix_server", "serve", "--listen", "127.0.0.1:0"),
-            *("--bundle", str(bundle), "--corpus", str(corpus)),
-        )
+        self._serve = partial(spawn_server, "--bundle", bundle, "--corpus", corpus)
         self._random = random.Random(seed)
-        self._log: list[str] = []
         self.ledger = Ledger(posts, built.manifest.sequence)
         self.start_s = 3.0
         self.killed_starting = 0
 
     def live(self) -> None:
-        """Start a server, check what it holds, change it, and kill it at some instant.
+        """Start a server, check what it holds, change it, and kill it at a random instant.
 
         Raises:
-            LostError: It does not hold what it should, or does not start.
+            LostError: It does not hold what it should.
+            ServerEndedError: It does not start.
         """
-        process = self._spawn()
-        began = time.monotonic()
-        try:
+        with self._spawn() as server:
+            began = time.monotonic()
             if self._random.random() < _DOOMED:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(self._random.uniform(0, self.start_s))
+                time.sleep(self._random.uniform(0, self.start_s))
                 self.killed_starting += 1
                 return
-            address = self._await_serving(process)
+            address = server.await_ready()
             self.start_s = time.monotonic() - began
             with grpc.insecure_channel(address) as channel:
                 self._check(channel)
-                self._change(channel, process)
-        finally:
-            process.kill()
-            process.wait()
+                self._change(channel, kill=lambda: server.end(signal.SIGKILL))
 
     def check(self) -> None:
-        """Start a server, check what it holds, and have it end in peace."""
-        process = self._spawn()
-        try:
-            with grpc.insecure_channel(self._await_serving(process)) as channel:
+        """Start a server, check what it holds, and shut it down.
+
+        Raises:
+            LostError: It does not hold what it should, or its exit status is not 0.
+            ServerEndedError: It does not start.
+        """
+        with self._spawn() as server:
+            with grpc.insecure_channel(server.await_ready()) as channel:
                 self._check(channel)
-            process.terminate()
-            if process.wait(60):
-                raise LostError(f"it ended with {process.returncode}:\n{''.join(self._log)}")
-        finally:
-            process.kill()
-            process.wait()
+            if status := server.end():
+                raise LostError(f"the server ended with status {status}:\n{server.log()}")
 
-    def _spawn(self) -> subprocess.Popen[str]:
-        after = ("--snapshot-after", str(self._random.choice(_SNAPSHOTS)))
-        process = subprocess.Popen((*self._serve, *after), stderr=subprocess.PIPE, text=True)
-        self._log = []
-        return process
-
-    def _await_serving(self, process: subprocess.Popen[str]) -> str:
-        assert process.stderr is not None
-        for line in process.stderr:
-            self._log.append(line)
-            if found := _SERVING.search(line):
-                reader = threading.Thread(target=process.stderr.read, daemon=True)
-                reader.start()  # or the pipe fills, and the server waits
-                return found[1]
-        raise LostError(f"the server does not start any more:\n{''.join(self._log)}")
+    def _spawn(self) -> AbstractContextManager[ServerProcess]:
+        return self._serve("--snapshot-after", str(self._random.choice(_SNAPSHOTS)))
 
     def _check(self, channel: grpc.Channel) -> None:
-        """Compare all posts that can have changed, and some answers, with the ledger."""
+        """Compare all posts that may have changed, and some answers, with the ledger."""
         corpus, retrieval = CorpusServiceStub(channel), RetrievalServiceStub(channel)
         sequence = corpus.GetCorpus(pb.GetCorpusRequest()).sequence
         held: dict[int, Mark] = {}
@@ -155,7 +134,7 @@ class Crash:
             check_answer(answer, _TOP_K, vectors, _TOLERANCE)
 
     def _vectors(self, retrieval: RetrievalServiceStub) -> dict[int, Floats]:
-        """Return the vectors of all posts; those that the tower made, from the tower."""
+        """Return the vectors of all posts; posts without one are encoded by the server."""
         posts = self.ledger.posts
         vectors = {i: post.vector for i, post in posts.items() if post.vector is not None}
         encoded = [i for i, post in posts.items() if post.vector is None]
@@ -168,7 +147,7 @@ class Crash:
             vectors |= zip(part, np.array(made, np.float32).reshape(-1, self._width), strict=True)
         return vectors
 
-    def _change(self, channel: grpc.Channel, process: subprocess.Popen[str]) -> None:
+    def _change(self, channel: grpc.Channel, kill: Callable[[], object]) -> None:
         """Change the corpus from several threads until the server is killed."""
         corpus, faults = CorpusServiceStub(channel), list[BaseException]()
 
@@ -192,7 +171,7 @@ class Crash:
         for caller in callers:
             caller.start()
         time.sleep(self._random.uniform(*_LIVES_S))
-        process.kill()
+        kill()
         for caller in callers:
             caller.join()
         if faults:
@@ -232,7 +211,7 @@ def _send(corpus: CorpusServiceStub, change: Change) -> int:
 
 
 def _marks(found: pb.GetPostsResponse) -> dict[int, Mark]:
-    """Return what a server says of posts."""
+    """Return the marks of posts in a response."""
     names, indices = found.label_names, iter(found.label_indices)
     return {
         post_id: Mark(
@@ -249,7 +228,7 @@ def _marks(found: pb.GetPostsResponse) -> dict[int, Mark]:
 
 
 def _built_marks(built: Snapshot) -> Iterator[Mark]:
-    """Yield what tells the posts of a corpus as it was built."""
+    """Yield the marks of the posts of a snapshot."""
     columns, names = built.columns(), built.manifest.label_names
     codes, ends = columns.labels.indices.tolist(), np.cumsum(columns.labels.counts).tolist()
     begin = 0
@@ -261,7 +240,7 @@ def _built_marks(built: Snapshot) -> Iterator[Mark]:
 
 
 def _make(folder: Path) -> tuple[Path, Path]:
-    """Make a small bundle, compiled ahead, and a corpus."""
+    """Write a small bundle, compiled ahead, and a corpus."""
     checkpoint, bundle, corpus = folder / "checkpoint", folder / "bundle" / "1", folder / "corpus"
     paths = ("--bundle", bundle, "--corpus", corpus)
     for module, *arguments in (
@@ -273,12 +252,12 @@ def _make(folder: Path) -> tuple[Path, Path]:
         ),
         ("phoenix_server", "compile", *paths),
     ):
-        subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True)
+        run_module(module, *arguments).checked()
     return bundle, corpus
 
 
 def main() -> None:
-    """Run, and say how far it is."""
+    """Run, and print the progress."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=20, help="How often to kill.")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""What a server that was killed must still hold: its answered changes, by their numbers.
+"""What a killed server must still hold: its acknowledged changes, in the order of their numbers.
 
 Shapes:
     n  posts of a change        N  posts of the corpus        D  width of a vector
@@ -16,11 +16,11 @@ Floats = npt.NDArray[np.float32]
 
 
 class LostError(Exception):
-    """The server does not hold what it answered for, or something else besides."""
+    """The server has lost an acknowledged change, or holds something that nobody wrote."""
 
 
 class Mark(NamedTuple):
-    """What tells one version of a post from another: no two changes write the same."""
+    """What distinguishes the versions of a post: no two changes write the same mark."""
 
     author: int
     created_at_unix_ms: int
@@ -28,14 +28,14 @@ class Mark(NamedTuple):
 
 
 class Post(NamedTuple):
-    """A post as it should be; without a vector it has the one that the tower gives."""
+    """A post as it should be; without a vector it has that of the candidate tower."""
 
     mark: Mark
     vector: Floats | None
 
 
 class Upsert(NamedTuple):
-    """Posts to write, all with one mark."""
+    """Posts to write, all with the same mark."""
 
     post_ids: Sequence[int]
     mark: Mark
@@ -52,15 +52,15 @@ Change = Upsert | Delete
 
 
 class Ledger:
-    """The changes that were sent, those that were answered, and the state that follows.
+    """The changes that were sent, those that were acknowledged, and the state that follows.
 
-    Callers in several threads may note changes.
+    Several threads may record changes.
 
     Attributes:
         posts: What the corpus holds after the change `sequence`.
-        sequence: The number of the last change that is settled.
-        answered: How many changes were answered, in all.
-        found: How many were not answered, but were found after a restart, in all.
+        sequence: The number of the last settled change.
+        answered: Number of all changes that were acknowledged.
+        found: Number of all changes that a restarted server held without having acknowledged them.
     """
 
     def __init__(self, posts: Mapping[int, Post], sequence: int) -> None:
@@ -72,15 +72,15 @@ class Ledger:
         self._numbered: dict[int, Change] = {}
 
     def sent(self, change: Change) -> None:
-        """Note a change before it is sent."""
+        """Record a change before it is sent."""
         with self._lock:
             self._open.append(change)
 
     def acknowledged(self, change: Change, sequence: int) -> None:
-        """Note the number with which a change was answered.
+        """Record the number with which a change was acknowledged.
 
         Raises:
-            LostError: The number has been given before.
+            LostError: Another change has the number.
         """
         with self._lock:
             if sequence in self._numbered or sequence <= self.sequence:
@@ -90,15 +90,15 @@ class Ledger:
             self.answered += 1
 
     def settle(self, sequence: int, held: Mapping[int, Mark]) -> None:
-        """Compare with what a restarted server holds, and take that as the state.
+        """Compare the changes with what a restarted server holds, which becomes the state.
 
         Args:
-            sequence: The number of its last change.
-            held: All posts that any change may have touched, and that it holds.
+            sequence: The number of the server's last change.
+            held: The posts that it holds, of all posts that any change may have touched.
 
         Raises:
-            LostError: It is not the answered changes in the order of their numbers, with some of
-                those that were not answered in the gaps between and after them.
+            LostError: The state is not that after the acknowledged changes in the order of their
+                numbers, with some of the unacknowledged ones in the gaps between and after them.
         """
         last = max(self._numbered, default=self.sequence)
         gaps = [n for n in range(self.sequence + 1, sequence + 1) if n not in self._numbered]
@@ -124,13 +124,13 @@ class Ledger:
 
 
 class Answer(NamedTuple):
-    """What a server answered to one user.
+    """A server's answer to one user.
 
     Attributes:
-        representation: [D] f32, the user's.
+        representation: [D] f32, of the user.
         post_ids: The best posts.
-        scores: Theirs.
-        scanned: How many posts it says it looked at.
+        scores: Of these posts.
+        scanned: Number of posts that the server says it scanned.
     """
 
     representation: Floats
@@ -146,13 +146,13 @@ def check_answer(
 
     Args:
         answer: To a request for `top_k` posts.
-        top_k: How many were asked for.
-        vectors: [D] f32, of every post there should be.
-        tolerance: Of a score.
+        top_k: Number of posts that were asked for.
+        vectors: [D] f32, of every post that the corpus should hold.
+        tolerance: Largest error of a score.
 
     Raises:
-        LostError: It is not the exact top k: a post that is not there, a wrong score, a better post
-            left out, a wrong order.
+        LostError: The answer is not the exact top k: it has a post that should not exist, a wrong
+            score or a wrong order, or leaves out a better post.
     """
     matrix = np.stack(list(vectors.values())).astype(np.float64)  # [N, D]
     scores = dict(zip(vectors, (matrix @ answer.representation.astype(np.float64)), strict=True))
@@ -175,7 +175,7 @@ def check_answer(
 
 
 def _after(posts: Mapping[int, Post], changes: Iterable[Change]) -> dict[int, Post]:
-    """Return what changes make of some posts."""
+    """Return the posts after some changes."""
     after = dict(posts)
     for change in changes:
         if isinstance(change, Delete):
@@ -189,7 +189,7 @@ def _after(posts: Mapping[int, Post], changes: Iterable[Change]) -> dict[int, Po
 
 
 def _differences(posts: Mapping[int, Post], held: Mapping[int, Mark]) -> list[int]:
-    """Return the posts that only one has, or that are not the same."""
+    """Return the posts that only one of the two has, or that differ."""
     return sorted(
         post_id
         for post_id in posts.keys() | held.keys()

@@ -1,4 +1,4 @@
-"""A long run of the corpus against a model of it: `make soak OPS=50000 SEED=1`."""
+"""Compare a corpus under many changes with a model of it: `make soak OPS=50000 SEED=1`."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from server.corpus.model import soak  # noqa: E402 - after JAX has its devices
 
 
 def main() -> None:
-    """Run, and say how far it is."""
+    """Run, and print the progress."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ops", type=int, default=1000, help="Steps.")
     parser.add_argument("--seed", type=int, default=0)

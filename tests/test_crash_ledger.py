@@ -39,7 +39,7 @@ def _ledger(changes: Sequence[Change], unanswered: set[int]) -> Ledger:
 
 
 @given(_KINDS, st.sets(st.integers(1, 6), max_size=3))
-def test_unanswered_changes_may_lie_in_any_gap_or_be_lost(
+def test_unacknowledged_changes_may_lie_in_any_gap_or_be_lost(
     kinds: list[tuple[bool, list[int]]], unanswered: set[int]
 ) -> None:
     changes = _changes(kinds)
@@ -52,7 +52,7 @@ def test_unanswered_changes_may_lie_in_any_gap_or_be_lost(
 
 
 @given(_KINDS.filter(bool), st.data())
-def test_a_post_that_is_lost_or_odd_is_told(
+def test_a_lost_or_unknown_post_is_reported(
     kinds: list[tuple[bool, list[int]]], data: st.DataObject
 ) -> None:
     changes = _changes(kinds)
@@ -66,7 +66,7 @@ def test_a_post_that_is_lost_or_odd_is_told(
         _ledger(changes, set()).settle(len(changes), held)
 
 
-def test_a_change_that_was_answered_and_is_not_there_is_told() -> None:
+def test_a_lost_acknowledged_change_is_reported() -> None:
     changes = _changes([(True, [1]), (True, [1]), (True, [1])])
     with pytest.raises(LostError, match="at change 2; 3 was answered"):
         _ledger(changes, set()).settle(2, _apply(changes[:2]))
@@ -76,7 +76,7 @@ def test_a_change_that_was_answered_and_is_not_there_is_told() -> None:
         _ledger(changes, set()).acknowledged(changes[0], 1)
 
 
-def test_an_answer_that_is_not_the_best_is_told() -> None:
+def test_an_answer_that_is_not_exact_is_reported() -> None:
     vectors = {post_id: np.eye(4, dtype=np.float32)[i] for i, post_id in enumerate((9, 3, 5, 7))}
     user = np.array([0.5, 0.5, 0.1, 0.7], np.float32)
     good = Answer(user, [7, 3, 9], [0.7, 0.5, 0.5], 4)

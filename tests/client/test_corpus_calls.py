@@ -235,7 +235,7 @@ def test_an_exception_of_the_batches_comes_out_of_the_call(server: FakeServer, a
 
     def batches() -> Iterator[list[Post]]:
         yield [_post(1)]
-        assert server.called.wait(10)
+        server.called.wait()
         raise TestError
 
     with pytest.raises(TestError):
@@ -321,7 +321,7 @@ def test_closing_the_client_cancels_its_stream(server: FakeServer) -> None:
     server.hangs = True
     with ThreadPoolExecutor(1) as pool, PhoenixClient(server.target) as client:
         call = pool.submit(client.stream_upsert_posts, [[_post(1)]], timeout_s=60)
-        assert server.called.wait(10)
+        server.called.wait()
         client.close()
         with pytest.raises(CallCancelledError):
             call.result()

@@ -1,4 +1,4 @@
-"""Filters on the wire, against numpy."""
+"""Filters over the wire, compared with numpy."""
 
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
@@ -9,19 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from integration.conftest import SMALL
-from integration.test_requests import user, violations
+from integration.conftest import SHARDED, SMALL
+from integration.wire import user, violations
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
-from running import run_server
+from servers import run_server
 
 Bools = npt.NDArray[np.bool_]
 
 
 class Oracle:
-    """The golden corpus, and which of its posts meet a filter."""
+    """The golden corpus in numpy, and which of its posts meet a filter."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         columns = snapshot.columns()
@@ -34,7 +34,7 @@ class Oracle:
         self.vectors = np.concatenate([v.astype(np.float64) for v in snapshot.vectors()])
 
     def eligible(self, wanted: pb.Filter) -> Bools:
-        """Tell which posts meet all conditions but the least score."""
+        """Return which posts meet all conditions except `min_score`: [N] bool."""
         mask = np.ones(len(self.ids), np.bool_)
         if wanted.HasField("created_since_unix_ms"):
             mask &= (self.times > 0) & (self.times >= wanted.created_since_unix_ms)
@@ -50,7 +50,7 @@ class Oracle:
         return mask & ~np.isin(self.authors, np.array(wanted.excluded_author_ids, np.uint64))
 
     def check(self, request: pb.RetrieveRequest, response: pb.RetrieveResponse) -> None:
-        """Check an answer that holds its user's representation."""
+        """Check an answer that has the user's representation."""
         mask = self.eligible(request.filter)
         scores = self.vectors @ np.array(response.user_representation)
         assert response.rows_eligible == mask.sum()
@@ -79,14 +79,14 @@ def stub(
         corpus=golden_corpus,
         read_only=True,
         shards=request.param,
-        engine=SMALL,
+        engine=SMALL if request.param == 1 else SHARDED,
     )
     with run_server(config) as server, grpc.insecure_channel(server.address) as channel:
         yield RetrievalServiceStub(channel)
 
 
 def _draw(oracle: Oracle, rng: np.random.Generator) -> pb.Filter:
-    """Draw a filter of some kinds."""
+    """Draw a filter of random conditions."""
     kinds: Iterator[bool] = iter(rng.random(8) < 0.4)
     wanted = pb.Filter()
     if next(kinds):
@@ -115,7 +115,7 @@ def _request(wanted: pb.Filter, top_k: int = 20) -> pb.RetrieveRequest:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_answers_hold_the_best_of_what_meets_each_filter_of_a_batch(
+def test_each_request_of_a_batch_gets_the_best_posts_that_meet_its_filter(
     stub: RetrievalServiceStub, oracle: Oracle, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -128,7 +128,9 @@ def test_answers_hold_the_best_of_what_meets_each_filter_of_a_batch(
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_filter_alone_is_met(stub: RetrievalServiceStub, oracle: Oracle, seed: int) -> None:
+def test_a_single_request_gets_the_best_posts_that_meet_its_filter(
+    stub: RetrievalServiceStub, oracle: Oracle, seed: int
+) -> None:
     request = _request(_draw(oracle, np.random.default_rng(100 + seed)))
     oracle.check(request, stub.Retrieve(request))
 
@@ -150,12 +152,12 @@ def test_equivalent_filters_give_identical_answers(
     assert answers[0] == answers[1]
 
 
-def test_a_filter_that_nothing_meets_has_an_empty_answer(stub: RetrievalServiceStub) -> None:
+def test_a_filter_that_no_post_meets_has_an_empty_answer(stub: RetrievalServiceStub) -> None:
     response = stub.Retrieve(_request(pb.Filter(created_before_unix_ms=2)))
     assert (response.rows_eligible, len(response.post_ids)) == (0, 0)
 
 
-def test_the_least_score_cuts_the_answer_and_not_the_count(
+def test_min_score_shortens_the_answer_but_not_the_count_of_eligible_posts(
     stub: RetrievalServiceStub, oracle: Oracle
 ) -> None:
     everything = stub.Retrieve(_request(pb.Filter()))

@@ -13,7 +13,8 @@ import pytest
 
 from commands import outcome_of
 from integration.conftest import SMALL
-from phoenix_client import PhoenixClient, Post, User, load_sequences
+from integration.wire import connect
+from phoenix_client import Post, User, load_sequences
 from phoenix_judge.cli.main import main
 from phoenix_judge.export import export_index
 from phoenix_judge.index_builders import FaissOptions, ScannOptions
@@ -21,8 +22,8 @@ from phoenix_server.build.import_npz import import_corpus
 from phoenix_server.bundle.bundle import open_bundle
 from phoenix_server.config import ServeConfig
 from phoenix_server.errors import StartupError
-from running import run_server
 from server.cases import copied
+from servers import run_server
 
 K = 20
 Judge = Callable[..., Any]
@@ -90,7 +91,7 @@ def test_a_graph_is_graded_as_the_definition_of_recall_has_it(
 
 def _representations(target: str, users: Path) -> Any:
     """Return the users' vectors: [U, D] f32."""
-    with PhoenixClient(target) as client:
+    with connect(target) as client:
         found = [client.encode_user(user) for user in load_sequences(users)]
     return np.array([each.user_representation for each in found], np.float32)
 
@@ -143,7 +144,7 @@ def test_an_index_of_a_corpus_that_has_changed_is_stale_until_it_is_exported_aga
         count = 3 * K
         ids = range(2**64 - count, 2**64)
         posts = [Post(id_, 1, vector=query[0].tolist()) for id_ in reversed(ids)]
-        with PhoenixClient(server.address) as client:
+        with connect(server.address) as client:
             assert client.upsert_posts(posts).inserted == count
             tied = client.retrieve(User(1), top_k=K).candidates.post_ids
         assert tied == tuple(ids[:K])

@@ -1,14 +1,15 @@
-"""Each member installs alone, with its own dependencies and no more, and does its work."""
+"""Each member installs alone, with its own dependencies only, and works."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from running import READY
+from commands import run_command
+from integration.conftest import COMPILED_FOR
+from servers import spawn_server
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "published_layout"
@@ -16,7 +17,7 @@ GOLDEN = ROOT / "tests" / "golden" / "published_layout"
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """Return the folder of an empty environment's programs."""
+    """Return the `bin` folder of an empty virtual environment."""
     run(uv(), "venv", "--quiet", "--python", sys.executable, str(tmp_path / "venv"))
     return tmp_path / "venv" / "bin"
 
@@ -41,23 +42,18 @@ def test_the_export_alone_writes_a_bundle(environment: Path, tmp_path: Path) -> 
 
 
 def test_the_server_alone_serves(
-    environment: Path, bundle_f32: Path, golden_corpus: Path, tmp_path: Path
+    environment: Path, compiled_bundle: Path, golden_corpus: Path, tmp_path: Path
 ) -> None:
     absent = ["dm-haiku", "phoenix-model", "tensorflow", "tensorflow-cpu"]
     install(environment, "server", "proto", absent=absent)
-    paths = ["--bundle", str(bundle_f32), "--corpus", str(golden_corpus)]
-    command = [str(environment / "phoenix-server"), "serve", *paths, "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=clean_environment(), cwd=tmp_path
-    ) as process:
-        assert process.stderr is not None
-        log: list[str] = []
-        for line in process.stderr:
-            log.append(line)
-            if READY.search(line):
-                process.terminate()
-        assert process.wait(timeout=60) == 0, log
-    assert any(READY.search(line) for line in log)
+    with spawn_server(
+        *("--bundle", compiled_bundle, "--corpus", golden_corpus, *COMPILED_FOR),
+        program=[environment / "phoenix-server"],
+        env=clean_environment(),
+        folder=tmp_path,
+    ) as server:
+        server.await_ready()
+        assert server.end() == 0, server.log()
 
 
 def test_the_client_alone_writes_requests(environment: Path) -> None:
@@ -75,7 +71,7 @@ def test_the_judge_alone_says_what_it_does(environment: Path) -> None:
 
 
 def install(environment: Path, *members: str, absent: Iterable[str]) -> None:
-    """Install members, and check what did not come along."""
+    """Install members, and check that some packages are absent."""
     python = ["--python", str(environment / "python")]
     constraints = ["-c", str(ROOT / "constraints.txt")]
     folders = [str(ROOT / member) for member in members]
@@ -87,15 +83,11 @@ def install(environment: Path, *members: str, absent: Iterable[str]) -> None:
 
 
 def run(*command: str, folder: Path = ROOT.parent) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=clean_environment(), cwd=folder
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_command(*command, env=clean_environment(), folder=folder).checked().out
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without what leads to its packages."""
+    """Return this process's environment without the variables that lead to its packages."""
     leads = ("PYTHONPATH", "VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if name not in leads}
 

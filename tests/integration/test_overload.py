@@ -1,4 +1,4 @@
-"""A server with more to do than it can: on the wire, with a device that waits for the test."""
+"""An overloaded server over the wire, with a device that waits for the test."""
 
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from integration.conftest import SMALL
+from integration.wire import PATIENCE_S, connect
 from phoenix_client import (
     DeadlineExceededError,
     PhoenixClient,
@@ -27,16 +28,14 @@ from phoenix_server.config import ServeConfig
 from phoenix_server.engine.batch import LaunchedBatch, PreparedBatch
 from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.query import Answer, Query
-from running import run_server
-
-PATIENCE_S = 60.0
+from servers import run_server
 
 
 class Gate:
-    """Stands before the device.
+    """A gate in front of the device.
 
     Attributes:
-        user_s: What the engine says that a user takes.
+        user_s: The cost of a user that the engine forecasts, in seconds.
         launched: The `top_k` of every query that has reached the device.
     """
 
@@ -49,7 +48,7 @@ class Gate:
 
     @contextmanager
     def closed(self, *, user_s: float) -> Generator[None, None, None]:
-        """Keep the device busy with what it has until the block ends."""
+        """Keep the device busy with its current batch until the block ends."""
         self.user_s = user_s
         self._entered = threading.Semaphore(0)
         self._open.clear()
@@ -60,7 +59,7 @@ class Gate:
             self._open.set()
 
     def wait_entered(self) -> None:
-        """Wait until the device has one more batch since it was closed."""
+        """Wait until the device has one more batch since the gate was closed."""
         assert self._entered.acquire(timeout=PATIENCE_S)
 
     def patch(self, patch: pytest.MonkeyPatch) -> None:
@@ -104,7 +103,7 @@ def gate(gated: tuple[Gate, str]) -> Gate:
 
 @pytest.fixture
 def client(gated: tuple[Gate, str]) -> Iterator[PhoenixClient]:
-    with PhoenixClient(gated[1], timeout_s=PATIENCE_S) as client:
+    with connect(gated[1]) as client:
         yield client
 
 
@@ -115,24 +114,24 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def _await_stats(client: PhoenixClient, reached: Callable[[ServingStats], bool]) -> ServingStats:
-    """Ask until the server's counts are as they should become."""
+    """Ask for the counts until they are as expected; return them."""
     while not reached(stats := client.get_serving_stats()):
         pass  # a test that hangs is ended by its time limit
     return stats
 
 
-def test_what_cannot_be_in_time_is_refused_while_the_device_is_busy(
+def test_a_request_that_would_be_late_is_refused_while_the_device_is_busy(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
 ) -> None:
     before = client.get_serving_stats()
-    with gate.closed(user_s=4.0):
+    with gate.closed(user_s=40.0):
         first = pool.submit(client.retrieve, User(user_id=1), top_k=1)
         gate.wait_entered()
         with pytest.raises(ResourceExhaustedError, match=r"would be .* late") as caught:
-            client.retrieve(User(user_id=2), top_k=2, timeout_s=5.0)
+            client.retrieve(User(user_id=2), top_k=2, timeout_s=50.0)
         assert caught.value.retryable
         assert caught.value.retry_after_s is not None
-        assert 0 < caught.value.retry_after_s < 60
+        assert 0 < caught.value.retry_after_s < 400
         assert not first.done()
         second = pool.submit(client.retrieve, User(user_id=3), top_k=3)
         _await_stats(client, lambda stats: stats.waiting == 1)
@@ -144,15 +143,18 @@ def test_what_cannot_be_in_time_is_refused_while_the_device_is_busy(
     assert stats.accepted == before.accepted + 2
 
 
-def test_what_has_expired_never_reaches_the_device(
+def test_an_expired_request_never_reaches_the_device(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
 ) -> None:
     before = client.get_serving_stats()
     with gate.closed(user_s=0.0):
         first = pool.submit(client.retrieve, User(user_id=1), top_k=1)
         gate.wait_entered()
-        with pytest.raises(DeadlineExceededError):
-            client.retrieve(User(user_id=2), top_k=2, timeout_s=0.2)
+        timeout_s = 0.2
+        while client.get_serving_stats().accepted < before.accepted + 2:
+            with pytest.raises(DeadlineExceededError):
+                client.retrieve(User(user_id=2), top_k=2, timeout_s=timeout_s)
+            timeout_s *= 2  # a busy machine may not see a call before its deadline
         _await_stats(
             client,
             lambda stats: stats.expired + stats.cancelled > before.expired + before.cancelled,
@@ -162,11 +164,11 @@ def test_what_has_expired_never_reaches_the_device(
     assert gate.launched == [1, 3]
 
 
-def test_a_call_that_is_cancelled_leaves_the_queue(
+def test_a_cancelled_call_leaves_the_queue(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor, gated: tuple[Gate, str]
 ) -> None:
     before = client.get_serving_stats()
-    with gate.closed(user_s=4.0), grpc.insecure_channel(gated[1]) as channel:
+    with gate.closed(user_s=1.0), grpc.insecure_channel(gated[1]) as channel:
         first = pool.submit(client.retrieve, User(user_id=1), top_k=1)
         gate.wait_entered()
         stub: Any = RetrievalServiceStub(channel)
@@ -180,13 +182,13 @@ def test_a_call_that_is_cancelled_leaves_the_queue(
     assert gate.launched == [1]
 
 
-def test_the_most_urgent_goes_first(
+def test_the_request_with_the_earliest_deadline_runs_first(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
 ) -> None:
-    with gate.closed(user_s=1.0):
+    with gate.closed(user_s=5.0):
         calls = [pool.submit(client.retrieve, User(user_id=1), top_k=1)]
         gate.wait_entered()
-        for i, timeout_s in enumerate((55.0, 50.0, 45.0, 40.0, 35.0), start=2):
+        for i, timeout_s in enumerate((275.0, 250.0, 225.0, 200.0, 175.0), start=2):
             calls.append(
                 pool.submit(client.retrieve, User(user_id=i), top_k=i, timeout_s=timeout_s)
             )
@@ -198,7 +200,7 @@ def test_the_most_urgent_goes_first(
 def test_requests_of_a_batch_are_refused_one_by_one(
     gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
 ) -> None:
-    with gate.closed(user_s=4.0):
+    with gate.closed(user_s=PATIENCE_S / 15):
         first = pool.submit(client.retrieve, User(user_id=1), top_k=1)
         gate.wait_entered()
         queries = [RetrieveQuery(user=User(user_id=i), top_k=i) for i in range(2, 22)]

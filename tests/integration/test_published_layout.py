@@ -1,15 +1,15 @@
-"""The published layout in, the published answers out: through export, import and the server."""
+"""A checkpoint in the published layout gives the published answers, through all members."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from phoenix_client import PhoenixClient, User, parse_sequence
+from commands import run_module
+from integration.wire import connect
+from phoenix_client import User, parse_sequence
 
 USERS = range(6)
 
@@ -39,14 +39,9 @@ def test_command_line_reproduces_the_published_answers(
     wanted = expected[i]
     sequence = tmp_path / "sequence.json"
     sequence.write_text(json.dumps(wanted["sequence"]))
-    options = ["--sequence", str(sequence), "--top-k", "200", "--json", "--with-representation"]
-    done = subprocess.run(
-        [sys.executable, "-m", "phoenix_client", "retrieve", "--target", server_bf16, *options],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    answer = json.loads(done.stdout)
+    options = ("--sequence", sequence, "--top-k", "200", "--json", "--with-representation")
+    done = run_module("phoenix_client", "retrieve", "--target", server_bf16, *options).checked()
+    answer = json.loads(done.out)
     representation = np.array(answer["user_representation"])
     np.testing.assert_allclose(representation, wanted["user_representation"], atol=5e-3, rtol=0)
     found = answer["candidates"]
@@ -69,7 +64,7 @@ def test_float32_answers_equal_a_float64_oracle(
     i: int, expected: list[dict[str, Any]], server_f32: str, vectors: dict[int, np.ndarray]
 ) -> None:
     user = as_user(expected[i])
-    with PhoenixClient(server_f32) as client:
+    with connect(server_f32) as client:
         result = client.retrieve(user, top_k=200, with_representation=True)
         post_ids = [candidate.post_id for candidate in result.candidates]
         scored = client.score_posts(user, post_ids[:64])
@@ -88,7 +83,7 @@ def test_ranks_are_exact_for_posts_far_down(
     expected: list[dict[str, Any]], server_f32: str, vectors: dict[int, np.ndarray]
 ) -> None:
     user = as_user(expected[2])
-    with PhoenixClient(server_f32) as client:
+    with connect(server_f32) as client:
         everything = client.retrieve(user, top_k=3000)
         ranked = [candidate.post_id for candidate in everything.candidates]
         asked = ranked[::-47]
@@ -102,7 +97,7 @@ def test_shards_do_not_change_an_answer(
     top_k: int, expected: list[dict[str, Any]], server_f32: str, server_f32_sharded: str
 ) -> None:
     user = as_user(expected[4])
-    with PhoenixClient(server_f32) as one, PhoenixClient(server_f32_sharded) as seven:
+    with connect(server_f32) as one, connect(server_f32_sharded) as seven:
         assert one.get_model().shards == 1
         assert seven.get_model().shards == 7
         first = one.retrieve(user, top_k=top_k, with_representation=True)
@@ -118,7 +113,7 @@ def test_candidate_tower_gives_the_corpus_vectors(
 ) -> None:
     corpus = np.load(golden_layout / "sports_corpus.npz")
     posts, authors = corpus["post_ids"][:50].tolist(), corpus["author_ids"][:50].tolist()
-    with PhoenixClient(server_f32) as client:
+    with connect(server_f32) as client:
         encoded = client.encode_candidates(posts, authors)
     rows = np.array(encoded.values).reshape(50, -1)
     np.testing.assert_allclose(rows, [vectors[post] for post in posts], atol=2e-6, rtol=0)
@@ -128,7 +123,7 @@ def test_encoding_a_user_gives_what_retrieval_uses(
     expected: list[dict[str, Any]], server_f32: str
 ) -> None:
     user = as_user(expected[0])
-    with PhoenixClient(server_f32) as client:
+    with connect(server_f32) as client:
         encoded = client.encode_user(user)
         result = client.retrieve(user, top_k=1, with_representation=True)
     assert list(encoded.user_representation) == list(result.user_representation or ())

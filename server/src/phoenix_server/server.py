@@ -33,6 +33,7 @@ from phoenix_server.runtime.memory import (
     release_unused_memory,
 )
 from phoenix_server.runtime.persistent_cache import compiled_path, use_compiled
+from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.service.corpus import CorpusServicer
 from phoenix_server.service.interceptor import CallInterceptor
 from phoenix_server.service.model import ModelServicer
@@ -53,6 +54,7 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _TRANSPORT_LIMIT_FACTOR = 4
 _MAX_PORT = 65535
 _MAX_PENDING = 1 << 20
+_MAX_UNREQUESTED_S = 3600
 
 
 class Server:
@@ -63,7 +65,11 @@ class Server:
     """
 
     def __init__(
-        self, config: ServeConfig, sources: Sources | None = None, first: Source | None = None
+        self,
+        config: ServeConfig,
+        sources: Sources | None = None,
+        first: Source | None = None,
+        programs: ProgramCache | None = None,
     ) -> None:
         """Build the parts; nothing is loaded yet.
 
@@ -71,6 +77,7 @@ class Server:
             config: What to serve, and how.
             sources: What has been opened. Default: nothing.
             first: The bundle and the corpus, if they are open.
+            programs: Share compiled programs with these. Default: with none.
         """
         self.address = config.listen
         self._config = config
@@ -78,7 +85,7 @@ class Server:
             read_only=config.read_only, encode_anew=config.encode_anew
         )
         self._first = first
-        self._manager = GenerationManager(config, Loader(config, self._sources))
+        self._manager = GenerationManager(config, Loader(config, self._sources, programs))
         self._state = ServingState(self._manager, config.limits)
         self._health = health.aio.HealthServicer()
         self._calls = CallInterceptor(max_request_bytes=config.limits.max_request_bytes)
@@ -186,9 +193,11 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", _TRANSPORT_LIMIT_FACTOR * limit),
                 ("grpc.so_reuseport", 0),  # or a second server would take half of the calls
-                # Or gRPC cancels calls beyond a thousand before ours can say RESOURCE_EXHAUSTED.
+                # Otherwise gRPC cancels calls beyond a thousand, and calls that wait for the event
+                # loop for 30 s, before the server can answer RESOURCE_EXHAUSTED.
                 ("grpc.server.max_pending_requests", _MAX_PENDING),
                 ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
+                ("grpc.server_max_unrequested_time_in_server", _MAX_UNREQUESTED_S),
             ],
         )
         retrieval_service_pb2_grpc.add_RetrievalServiceServicer_to_server(

@@ -38,7 +38,6 @@ def test_a_pipe_gets_whole_lines_and_standard_input_is_read(server: FakeServer) 
         input=json.dumps(SEQUENCE).encode(),
         env=os.environ | {"PHOENIX_TARGET": server.target, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
-        timeout=60,
     )
     assert (completed.returncode, completed.stderr) == (0, b"")
     for post in POSTS:
@@ -52,7 +51,6 @@ def test_a_process_prints_nothing_but_its_one_line() -> None:
         [sys.executable, "-m", "phoenix_client", "model"],
         env=os.environ | {"PHOENIX_TARGET": gone.target},
         capture_output=True,
-        timeout=60,
     )
     assert (completed.returncode, completed.stdout) == (1, b"")
     assert completed.stderr.startswith(b"phoenix-client: UNAVAILABLE: ")

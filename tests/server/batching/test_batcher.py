@@ -11,7 +11,7 @@ import pytest
 
 from phoenix_server.config import QueueConfig
 from phoenix_server.errors import NotReadyError, OverloadedError
-from server.batching.fakes import Device, norms, query, running, start
+from server.batching.fakes import PATIENCE_S, Device, norms, query, running, start
 
 
 async def test_waiting_queries_run_together_up_to_max_batch() -> None:
@@ -26,7 +26,7 @@ async def test_waiting_queries_run_together_up_to_max_batch() -> None:
 
 
 async def test_batcher_is_idle_unless_a_request_waits_or_runs() -> None:
-    async with running() as (device, batcher), asyncio.timeout(10):
+    async with running() as (device, batcher), asyncio.timeout(PATIENCE_S):
         assert batcher.is_idle
         tasks = await start(batcher, 1)
         await device.wait_entered()
@@ -35,7 +35,7 @@ async def test_batcher_is_idle_unless_a_request_waits_or_runs() -> None:
         device.release(2)
         assert await norms(tasks) == [1, 2]
         while not batcher.is_idle:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
 
 
 async def test_cancelled_queries_leave_the_queue_and_never_run() -> None:

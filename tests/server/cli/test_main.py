@@ -41,7 +41,6 @@ def test_a_process_prints_nothing_but_its_one_line(tmp_path: Path) -> None:
         env=os.environ | {"COLUMNS": "20"},
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert (completed.returncode, completed.stdout) == (1, "")
     assert completed.stderr == (

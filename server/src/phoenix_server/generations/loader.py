@@ -38,16 +38,19 @@ class Loader:
         sources: The bundles and corpora that are open.
     """
 
-    def __init__(self, config: ServeConfig, sources: Sources) -> None:
+    def __init__(
+        self, config: ServeConfig, sources: Sources, programs: ProgramCache | None = None
+    ) -> None:
         """Begin.
 
         Args:
             config: The sizes to compile for, and the devices.
             sources: Opens bundles and corpora.
+            programs: Share compiled programs with these. Default: with none.
         """
         self.sources = sources
         self._config = config
-        self._programs = ProgramCache()
+        self._programs = ProgramCache(beside=programs)
 
     def check_memory(self, source: Source, loaded: CorpusIndex | None = None) -> None:
         """Check that a generation fits in the free memory; arguments as `load`.
