@@ -121,7 +121,6 @@ class Loader:
             if compile_all:
                 engine.compile_rest()
             replayed = replay(store, engine)
-            store.check_last(engine.corpus.sequence)
             _log.info("applied %d changes since the snapshot", replayed)
             _answer(engine, recent(), throttle)
         except BaseException:

@@ -2,17 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from phoenix_server.artifacts import describe_error
 from phoenix_server.batching.stats import QueueStats
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.disk.store import Store
-from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.engine.engine import Engine
 from phoenix_server.errors import (
@@ -29,11 +27,9 @@ from phoenix_server.generations.registry import Registry
 from phoenix_server.generations.sources import Source
 from phoenix_server.generations.throttle import Throttle
 from phoenix_server.runtime.memory import release_unused_memory
-from phoenix_server.runtime.threads import run_in_thread
+from phoenix_server.runtime.threads import call_in_thread
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _FEW_CHANGES, _MAX_ROUNDS = 64, 10  # of catching up while changes go on, before a switch
 
@@ -93,7 +89,7 @@ class GenerationManager:
         async with self._busy:
             generation = self._registry.add(self._config.bundle, self._config.corpus)
             await self._load(generation, source)
-            await _run(generation.prepare_activation, "load")
+            await call_in_thread(generation.prepare_activation, "load")
             self._updates = UpdateWorker(
                 generation.update_target,
                 snapshot_after=self._config.snapshot_after,
@@ -182,13 +178,13 @@ class GenerationManager:
         beside = self._registry.has_active
         bundle, corpus = generation.bundle, generation.corpus
         if source is None:
-            source = await _run(
+            source = await call_in_thread(
                 lambda: self._loader.sources.open(bundle, corpus), "load", in_background=beside
             )
         if beside:
             await self._make_room(source)
         async with self._snapshots_paused():  # so the journal keeps all changes that it will need
-            engine, store = await _run(
+            engine, store = await call_in_thread(
                 partial(self._load_engine, source), "load", in_background=beside
             )
             # Not in that thread: the queue's threads would inherit its low priority.
@@ -201,7 +197,7 @@ class GenerationManager:
             return self._loader.load(source)
         return self._loader.load(
             source,
-            self._index_of(source),
+            self._registry.index_of(source.store),
             throttle=Throttle(lambda: self.active.batcher.is_idle),
             compile_all=True,
             recent=lambda: list(self.active.batcher.recent),
@@ -215,22 +211,16 @@ class GenerationManager:
         """
         try:
             try:
-                self._loader.check_memory(source, self._index_of(source))
+                self._loader.check_memory(source, self._registry.index_of(source.store))
             except NoMemoryError:
                 if not (idle := self._registry.idle()):
                     raise
                 _log.info("unloading %d generations to make room", len(idle))
                 await self._unload(idle)
-                self._loader.check_memory(source, self._index_of(source))
+                self._loader.check_memory(source, self._registry.index_of(source.store))
         except BaseException:
             self._loader.sources.release(source.store)
             raise
-
-    def _index_of(self, source: Source) -> CorpusIndex | None:
-        """Return the same corpus in another generation."""
-        loaded = [each for each in self._registry.all() if each.is_loaded]
-        same = (each.engine.corpus for each in loaded if each.store is source.store)
-        return next(same, None)
 
     async def _activate(self, generation: Generation) -> None:
         before = self.active
@@ -248,7 +238,7 @@ class GenerationManager:
             missed = self.active.engine.corpus.sequence - generation.engine.corpus.sequence
             if generation.store is not self.active.store or missed < _FEW_CHANGES:
                 return
-            await _run(generation.catch_up, "replay", in_background=True)
+            await call_in_thread(generation.catch_up, "replay", in_background=True)
 
     def _switch_to(self, generation: Generation) -> None:
         """Have requests go to a generation that is up to date; on the update worker's thread.
@@ -260,14 +250,16 @@ class GenerationManager:
 
     def _catch_up_standbys(self, store: Store) -> None:
         """Apply the changes of a journal that is about to be trimmed; on the snapshot's thread."""
-        for generation in self._registry.all():
-            if generation.is_standby and generation.store is store:
-                try:
+        for generation in self._registry.idle():
+            try:
+                if generation.is_standby and generation.store is store:
                     generation.catch_up()
-                except Exception as exc:  # the snapshot goes on, without this generation
-                    _log.exception("generation %d misses changes", generation.number)
-                    reason = f"it misses changes, load it again: {describe_error(exc)}"
-                    self._registry.fail(generation, reason)
+            except NotReadyError:
+                continue  # it is being unloaded
+            except Exception as exc:  # the snapshot goes on, without this generation
+                _log.exception("generation %d misses changes", generation.number)
+                reason = f"it misses changes, load it again: {describe_error(exc)}"
+                self._registry.fail(generation, reason)
 
     async def _unload(self, generations: Iterable[Generation]) -> None:
         """Answer the requests in the queues of generations, then free their memory."""
@@ -277,30 +269,25 @@ class GenerationManager:
                 self._registry.set_state(generation, _S.UNLOADING)
             if generation.is_loaded:
                 store = generation.store
-                await _run(generation.close, "unload")
+                await call_in_thread(generation.close, "unload")
                 self._registry.remove(generation)
                 async with self._snapshots_paused():  # one may still be written of its corpus
                     self._loader.sources.release(store)
                 freed = True
         if freed:
-            await _run(partial(release_unused_memory, of_what_served=True), "unload")
+            await call_in_thread(partial(release_unused_memory, of_what_served=True), "unload")
 
     @asynccontextmanager
     async def _snapshots_paused(self) -> AsyncGenerator[None, None]:
         with ExitStack() as stack:
             if self._updates is not None:
                 paused = self._updates.snapshots_paused()
-                await _run(lambda: stack.enter_context(paused), "pause")
+                await call_in_thread(lambda: stack.enter_context(paused), "pause")
             yield
 
     def _check_not_busy(self) -> None:
         if self._busy.locked():
             raise BusyError("another generation is being loaded, or activated")
-
-
-async def _run(function: Callable[[], T], name: str, *, in_background: bool = False) -> T:
-    """Run a function in a thread of its own, and wait for it."""
-    return await asyncio.wrap_future(run_in_thread(function, name, in_background=in_background))
 
 
 def _as_generation_error(exc: Exception) -> PhoenixServerError:

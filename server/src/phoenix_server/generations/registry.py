@@ -7,6 +7,8 @@ from itertools import count
 from pathlib import Path
 
 from phoenix_server.batching.stats import QueueStats, add_stats
+from phoenix_server.corpus.disk.store import Store
+from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.errors import GenerationError, NoGenerationError, NotReadyError
 from phoenix_server.generations.generation import MOVES, Generation, GenerationState
 
@@ -62,6 +64,11 @@ class Registry:
     def idle(self) -> list[Generation]:
         """Return the generations that are in memory without being ACTIVE."""
         return [each for each in self.all() if each.is_loaded and each is not self._active]
+
+    def index_of(self, store: Store) -> CorpusIndex | None:
+        """Return a corpus in memory that changes with a store; None if there is none."""
+        loaded = [each for each in self.all() if each.is_loaded and each.store is store]
+        return loaded[0].engine.corpus if loaded else None
 
     def standby(self, number: int) -> Generation:
         """Return a generation that is READY, ROLLBACK or ACTIVE.

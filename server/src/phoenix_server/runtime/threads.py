@@ -3,6 +3,7 @@
 A thread settles a future; a coroutine awaits it with `asyncio.wrap_future`.
 """
 
+import asyncio
 import os
 import sys
 import threading
@@ -39,6 +40,11 @@ def run_in_thread(
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+async def call_in_thread(function: Callable[[], T], name: str, *, in_background: bool = False) -> T:
+    """Run a function as `run_in_thread` does, and wait for it on the event loop."""
+    return await asyncio.wrap_future(run_in_thread(function, name, in_background=in_background))
 
 
 def settle(future: Future[T], function: Callable[[], T]) -> None:
