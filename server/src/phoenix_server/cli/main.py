@@ -40,7 +40,11 @@ app = App(
     version_flags=(),
     config=[Env("PHOENIX_", command=False), _ignore_empty_variables],
     default_parameter=Parameter(
-        negative=(), allow_repeating=True, show_default=_describe_default, show_env_var=False
+        negative=(),
+        allow_repeating=True,
+        consume_multiple=True,
+        show_default=_describe_default,
+        show_env_var=False,
     ),
 )
 app.command(

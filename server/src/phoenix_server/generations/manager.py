@@ -1,4 +1,4 @@
-"""The generations of a server: one is ACTIVE, one may be READY, one is kept for a rollback."""
+"""The generations of a server: one is ACTIVE, others are READY, one is kept for a rollback."""
 
 import asyncio
 import logging
@@ -114,11 +114,13 @@ class GenerationManager:
             GenerationError: It cannot be used, or another is being loaded.
             NoMemoryError: It does not fit.
         """
-        self._check_not_busy()
         active = self.active
+        self._check_not_busy()
+        await self._busy.acquire()  # at once
         task = asyncio.create_task(
             self._load_beside(bundle or active.bundle, corpus or active.corpus, activate)
         )
+        task.add_done_callback(lambda _: self._busy.release())
         return await asyncio.shield(task)
 
     async def activate(self, number: int) -> Generation:
@@ -155,23 +157,20 @@ class GenerationManager:
         return all(ended) and not self._busy.locked()
 
     async def _load_beside(self, bundle: Path, corpus: Path, activate: bool) -> Generation:
-        async with self._busy:
-            generation = self._registry.add(bundle, corpus)
-            try:
-                await self._load(generation)
-                if activate:
-                    await self._activate(generation)
-            except Exception as exc:
-                reason = describe_error(exc)
-                unexpected = not isinstance(exc, PhoenixServerError)
-                _log.warning(
-                    "generation %d failed: %s", generation.number, reason, exc_info=unexpected
-                )
-                self._registry.fail(generation, reason)
-                if generation.state is _S.FAILED:
-                    await self._unload([generation])
-                raise _as_generation_error(exc) from exc
-            return generation
+        generation = self._registry.add(bundle, corpus)
+        try:
+            await self._load(generation)
+            if activate:
+                await self._activate(generation)
+        except Exception as exc:
+            reason = describe_error(exc)
+            unexpected = not isinstance(exc, PhoenixServerError)
+            _log.warning("generation %d failed: %s", generation.number, reason, exc_info=unexpected)
+            self._registry.fail(generation, reason)
+            if generation.state is _S.FAILED:
+                await self._unload([generation])
+            raise _as_generation_error(exc) from exc
+        return generation
 
     async def _load(self, generation: Generation, source: Source | None = None) -> None:
         """Bring a generation from LOADING to READY."""
@@ -189,7 +188,7 @@ class GenerationManager:
             )
             # Not in that thread: the queue's threads would inherit its low priority.
             generation.attach(engine, store, self._config.queue)
-            self._registry.set_state(generation, _S.READY)
+            self._registry.set_ready(generation)
         _log.info("generation %d is ready: %s, %s", generation.number, bundle, corpus)
 
     def _load_engine(self, source: Source) -> tuple[Engine, Store]:
@@ -265,8 +264,7 @@ class GenerationManager:
         """Answer the requests in the queues of generations, then free their memory."""
         freed = False
         for generation in generations:
-            if generation.state is not _S.FAILED:
-                self._registry.set_state(generation, _S.UNLOADING)
+            self._registry.begin_unloading(generation)
             if generation.is_loaded:
                 store = generation.store
                 await call_in_thread(generation.close, "unload")

@@ -90,10 +90,16 @@ class Registry:
             self._generations[generation.number] = generation
         return generation
 
-    def set_state(self, generation: Generation, state: GenerationState) -> None:
-        """Have a generation that was loaded be READY, or an idle one be UNLOADING."""
+    def set_ready(self, generation: Generation) -> None:
+        """Have a generation that was LOADING be READY."""
         with self._lock:
-            _move(generation, state)
+            _move(generation, _S.READY)
+
+    def begin_unloading(self, generation: Generation) -> None:
+        """Have a generation be UNLOADING, unless it is FAILED and stays so."""
+        with self._lock:
+            if generation.state is not _S.FAILED:
+                _move(generation, _S.UNLOADING)
 
     def fail(self, generation: Generation, reason: str) -> None:
         """Have a generation be FAILED, unless it is ACTIVE or UNLOADING; keep the last eight."""

@@ -18,7 +18,6 @@ from phoenix_server.corpus.disk.reencode import reencode
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.updates.admission import Admission
-from phoenix_server.corpus.updates.checkpointer import Checkpointer
 from phoenix_server.corpus.updates.command_queue import CommandQueue
 from phoenix_server.corpus.updates.commands import (
     PendingChange,
@@ -28,6 +27,7 @@ from phoenix_server.corpus.updates.commands import (
     UpdateTarget,
 )
 from phoenix_server.corpus.updates.eviction import EvictionQueue
+from phoenix_server.corpus.updates.snapshot_scheduler import SnapshotScheduler
 from phoenix_server.corpus.updates.visibility import Visibility
 from phoenix_server.errors import PhoenixServerError, ReadOnlyError, StorageError
 from phoenix_server.runtime.threads import settle
@@ -75,7 +75,7 @@ class UpdateWorker:
         self._broken: PhoenixServerError | None = None
         self._eviction: EvictionQueue | None = None
         self._commands = CommandQueue()
-        self._checkpointer = Checkpointer(before_trim, self._commands.put_finished)
+        self._snapshots = SnapshotScheduler(before_trim, self._commands.put_finished)
         self._visibility = Visibility(lambda: self._target.engine.corpus.sequence)
         self._thread = threading.Thread(target=self._run, name="updates", daemon=True)
         self._thread.start()
@@ -149,7 +149,7 @@ class UpdateWorker:
 
     def snapshots_paused(self) -> AbstractContextManager[None]:
         """Keep snapshots from being written, and the journal from being trimmed, meanwhile."""
-        return self._checkpointer.paused()
+        return self._snapshots.paused()
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Refuse new commands, carry out those in the queue, and end the thread.
@@ -157,21 +157,21 @@ class UpdateWorker:
         Returns:
             Whether the thread, and a snapshot that was being written, have ended.
         """
-        self._checkpointer.close()
+        self._snapshots.close()
         self._commands.close()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         """Carry out commands; the body of the worker's thread."""
-        while command := self._commands.take(until_empty=not self._checkpointer.is_running):
+        while command := self._commands.take(until_empty=not self._snapshots.is_running):
             match command:
                 case SnapshotCommand():
-                    self._checkpointer.request(self._target, command)
+                    self._snapshots.request(self._target, command)
                 case SnapshotFinished():
                     if command.store is self.store:
                         self._journal_posts = _count_journal(self.store)
-                    self._checkpointer.finish(command, self._target)
+                    self._snapshots.finish(command, self._target)
                 case SwitchCommand():
                     if command.future.set_running_or_notify_cancel():
                         settle(command.future, partial(self._switch, command))
@@ -243,7 +243,7 @@ class UpdateWorker:
         self._journal_posts += sum(map(len, changes))
         self._visibility.wake()
         if self._journal_posts >= self._snapshot_after:
-            self._checkpointer.write_due(self._target)
+            self._snapshots.write_due(self._target)
 
 
 def _count_journal(store: Store) -> int:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from phoenix_server.corpus.updates import checkpointer as module
-from phoenix_server.corpus.updates.checkpointer import Checkpointer
+from phoenix_server.corpus.updates import snapshot_scheduler as module
 from phoenix_server.corpus.updates.commands import SnapshotCommand, SnapshotFinished
+from phoenix_server.corpus.updates.snapshot_scheduler import SnapshotScheduler
 from phoenix_server.errors import CorpusError, NotReadyError, StorageError
 
 PATIENCE_S = 30.0
@@ -45,97 +45,99 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 @pytest.fixture
-def checkpointer(disk: Disk) -> Checkpointer:
-    return Checkpointer(lambda _: disk.steps.append("before trim"), disk.finished.put)
+def scheduler(disk: Disk) -> SnapshotScheduler:
+    return SnapshotScheduler(lambda _: disk.steps.append("before trim"), disk.finished.put)
 
 
-def finish(checkpointer: Checkpointer, disk: Disk) -> None:
+def finish(scheduler: SnapshotScheduler, disk: Disk) -> None:
     """Do what the worker does when a snapshot has ended."""
-    checkpointer.finish(disk.finished.get(timeout=PATIENCE_S), disk.target)
+    scheduler.finish(disk.finished.get(timeout=PATIENCE_S), disk.target)
 
 
 def test_the_journal_is_trimmed_after_those_who_need_it_have_caught_up(
-    checkpointer: Checkpointer, disk: Disk
+    scheduler: SnapshotScheduler, disk: Disk
 ) -> None:
     command, written = SnapshotCommand(), disk.snapshot(7)
-    checkpointer.request(disk.target, command)
-    assert checkpointer.is_running
+    scheduler.request(disk.target, command)
+    assert scheduler.is_running
     disk.outcomes.put(written)
-    finish(checkpointer, disk)
+    finish(scheduler, disk)
     assert command.future.result(0) is written
     assert disk.store.snapshot is written
     assert disk.steps == ["write", "before trim", "trim", "prune"]
-    assert not checkpointer.is_running
+    assert not scheduler.is_running
 
 
 def test_requests_that_come_meanwhile_share_the_next_snapshot(
-    checkpointer: Checkpointer, disk: Disk
+    scheduler: SnapshotScheduler, disk: Disk
 ) -> None:
     commands = [SnapshotCommand() for _ in range(3)]
     for command in commands:
-        checkpointer.request(disk.target, command)
+        scheduler.request(disk.target, command)
     first, second = disk.snapshot(1), disk.snapshot(2)
     disk.outcomes.put(first)
-    finish(checkpointer, disk)
+    finish(scheduler, disk)
     assert commands[0].future.result(0) is first
-    assert checkpointer.is_running
+    assert scheduler.is_running
     assert not commands[1].future.done()
     disk.outcomes.put(second)
-    finish(checkpointer, disk)
+    finish(scheduler, disk)
     assert [command.future.result(0) for command in commands[1:]] == [second, second]
     assert disk.steps.count("write") == 2
 
 
 def test_a_disk_that_refuses_is_told_to_the_caller_and_changes_nothing(
-    checkpointer: Checkpointer, disk: Disk
+    scheduler: SnapshotScheduler, disk: Disk
 ) -> None:
     command = SnapshotCommand()
-    checkpointer.request(disk.target, command)
+    scheduler.request(disk.target, command)
     disk.outcomes.put(CorpusError("corpus", "no space left"))
-    finish(checkpointer, disk)
+    finish(scheduler, disk)
     assert isinstance(command.future.exception(0), StorageError)
     assert disk.store.snapshot is None
     assert disk.steps == ["write"]
 
 
 def test_a_due_snapshot_that_fails_is_tried_again_after_a_minute(
-    checkpointer: Checkpointer,
+    scheduler: SnapshotScheduler,
     disk: Disk,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now_s = 100.0
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
-    checkpointer.write_due(disk.target)
+    scheduler.write_due(disk.target)
     disk.outcomes.put(CorpusError("corpus", "no space left"))
     with caplog.at_level(logging.ERROR):
-        finish(checkpointer, disk)
+        finish(scheduler, disk)
     assert "the journal grows" in caplog.text
     now_s += 59
-    checkpointer.write_due(disk.target)
-    assert not checkpointer.is_running
+    scheduler.write_due(disk.target)
+    assert not scheduler.is_running
     now_s += 2
-    checkpointer.write_due(disk.target)
-    assert checkpointer.is_running
+    scheduler.write_due(disk.target)
+    assert scheduler.is_running
     disk.outcomes.put(disk.snapshot(1))
-    finish(checkpointer, disk)
+    finish(scheduler, disk)
 
 
-def test_no_snapshot_is_begun_while_they_are_paused(checkpointer: Checkpointer, disk: Disk) -> None:
+def test_no_snapshot_is_begun_while_they_are_paused(
+    scheduler: SnapshotScheduler, disk: Disk
+) -> None:
     command = SnapshotCommand()
-    with checkpointer.paused():
-        checkpointer.request(disk.target, command)
+    with scheduler.paused():
+        scheduler.request(disk.target, command)
         disk.outcomes.put(disk.snapshot(1))
         assert disk.steps == []
-    finish(checkpointer, disk)
+    finish(scheduler, disk)
     assert command.future.result(0).manifest.sequence == 1
 
 
-def test_a_closed_checkpointer_begins_no_snapshot(checkpointer: Checkpointer, disk: Disk) -> None:
+def test_a_closed_snapshots_begins_no_snapshot(scheduler: SnapshotScheduler, disk: Disk) -> None:
     command = SnapshotCommand()
-    with checkpointer.paused():
-        checkpointer.request(disk.target, command)
-        checkpointer.close()
-    finish(checkpointer, disk)
+    with scheduler.paused():
+        scheduler.request(disk.target, command)
+        scheduler.close()
+    finish(scheduler, disk)
     assert isinstance(command.future.exception(0), NotReadyError)
     assert disk.steps == []

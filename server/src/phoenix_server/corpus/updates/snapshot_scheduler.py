@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 _RETRY_S = 60.0  # after a snapshot that was due and failed
 
 
-class Checkpointer:
+class SnapshotScheduler:
     """Writes one snapshot at a time, each in a thread of its own.
 
     All methods but `paused` and `close` belong to the update worker's thread.
