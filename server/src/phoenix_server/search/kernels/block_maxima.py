@@ -4,7 +4,6 @@ Shapes:
     P  rows of the shard in memory   D  width of a vector          B  queries
     W  rows of a block               n  blocks, P / W              Z  bfloat16 parts of a query
     X  blocks of a program           Y  queries of a program, a power of two
-    E  masks, 1 or B
 
 A program processes X blocks and Y queries. For j from 0 to W - 1 it multiplies row j of each of its
 blocks with the queries, and keeps the maximum of that product and the earlier ones. The scores stay
@@ -66,10 +65,10 @@ def tile_for(queries: int, width: int, dtype: jnp.dtype) -> Tile:
 
 
 def of_blocks(eligible: jax.Array, block_rows: int) -> jax.Array:
-    """Return a word for each block, its bit j for row j: [E, P/32] u32 to [E, n] i32.
+    """Return a word for each block, its bit j for row j: [B or 1, P/32] u32 to [B or 1, n] i32.
 
     Args:
-        eligible: [E, P/32] u32; bit i of word j is for row 32 j + i.
+        eligible: [B or 1, P/32] u32; bit i of word j is for row 32 j + i.
         block_rows: W, which divides 32.
     """
     words = eligible
