@@ -126,9 +126,11 @@ def test_the_last_of_an_option_that_is_repeated_counts() -> None:
     assert (parsed["shards"], parsed["read_only"]) == (3, True)
 
 
-def test_an_option_of_several_values_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_option_takes_several_values_or_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = _parsed(*_GIVEN, "--allow-load", "a", "--allow-load", "b")
     assert parsed["allow_load"] == (Path("a"), Path("b"))
+    parsed = _parsed(*_GIVEN, "--batch-sizes", "1", "4", "--history-lengths", "8")
+    assert (parsed["batch_sizes"], parsed["history_lengths"]) == ((1, 4), (8,))
     monkeypatch.setenv("PHOENIX_ALLOW_LOAD", "c:d")
     monkeypatch.setenv("PHOENIX_BATCH_SIZES", "1 4")
     parsed = _parsed(*_GIVEN)
