@@ -1,6 +1,7 @@
 """What all tests share: eight CPU devices, a cache of compiled programs, the golden checkpoint."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -66,6 +67,15 @@ def bundle_bf16(golden_layout: Path, shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden_corpus(golden_layout: Path, bundle_f32: Path, shared_folder: Path) -> Path:
-    """Return the golden posts as a corpus of `bundle_f32`. Read-only."""
-    return import_golden_corpus(golden_layout, bundle_f32, shared_folder / "corpus_f32")
+def golden_corpus(
+    golden_layout: Path,
+    bundle_f32: Path,
+    shared_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Return the golden posts as a corpus of `bundle_f32`. Read-only.
+
+    Each worker has a copy: a server may have it open for changes.
+    """
+    made = import_golden_corpus(golden_layout, bundle_f32, shared_folder / "corpus_f32")
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("golden") / "corpus"))

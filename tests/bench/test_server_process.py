@@ -51,7 +51,7 @@ def test_a_log_is_read_until_the_words_appear() -> None:
 
 def test_missing_words_are_an_error_with_the_output() -> None:
     log = ServerLog(StringIO("Traceback: out of memory\n"), began=time.monotonic())
-    with pytest.raises(ServerError, match=r"not said 'SERVING'.*\n.*out of memory"):
+    with pytest.raises(ServerError, match=r"not logged 'SERVING'.*\n.*out of memory"):
         log.until("SERVING")
 
 

@@ -64,7 +64,7 @@ def test_a_snapshot_has_all_changes_and_the_journal_those_after_it(
 def test_only_one_server_takes_changes_and_others_read(config: ServeConfig) -> None:
     with run_server(config) as server, open_stubs(server.address) as stubs:
         other = run_server(config)
-        with pytest.raises(CorpusError, match="another server takes its changes"), other:
+        with pytest.raises(CorpusError, match="another server writes its changes"), other:
             pass
         mine = stubs.user_vector()
         stubs.upsert(7, vectors=mine)

@@ -80,7 +80,6 @@ class Sources:
         """
         opened = bundles.open_bundle(bundle)
         opened.check_current(datetime.now(UTC))
-        bundles.verify_programs(opened)
         tower = opened.manifest.tower_fingerprint
         same = [store for store in self._uses if store.path.resolve() == corpus.resolve()]
         is_shared = bool(same) and not self._read_only
@@ -89,6 +88,7 @@ class Sources:
         try:
             if not (same or self._encode_anew or store.built.manifest.tower_fingerprint == tower):
                 check_pair(opened, store.snapshot)
+            bundles.verify_programs(opened)
         except BaseException:
             self.release(store)
             raise
