@@ -117,10 +117,7 @@ class Server:
                 return False
             compiling = self._compile_rest(self._manager.active.engine)
             await self._serve(stopped, on_ready)
-            ended = await self._shut_down() and not compiling.is_alive()
-            if ended:
-                self._sources.close()
-            return ended
+            return await self._shut_down() and not compiling.is_alive()
         finally:
             stopped.cancel()
             await server.stop(None)
@@ -158,6 +155,8 @@ class Server:
             _log.warning("%d calls did not finish in time", unfinished)
         # Nobody waits for changes that are still pending.
         ended = self._manager.updates.close(timeout_s=0.1 if unfinished else 1.0)
+        if ended and not self._manager.is_busy:  # nothing reads or writes the corpora any more
+            self._sources.close()
         return not unfinished and ended and self._manager.close(timeout_s=1.0)
 
     def _compile_rest(self, engine: Engine) -> threading.Thread:

@@ -68,6 +68,11 @@ class GenerationManager:
             raise NotReadyError("the server is loading its bundle and corpus")
         return self._updates
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a generation is being loaded, activated or unloaded."""
+        return self._busy.locked()
+
     def listed(self) -> list[Generation]:
         """Return the generations in the order of their numbers, but for UNLOADING ones."""
         return [each for each in self._registry.all() if each.state is not _S.UNLOADING]
@@ -154,7 +159,7 @@ class GenerationManager:
             Whether all threads have ended and nothing is being loaded.
         """
         ended = [each.close(timeout_s) for each in self._registry.all() if each.is_loaded]
-        return all(ended) and not self._busy.locked()
+        return all(ended) and not self.is_busy
 
     async def _load_beside(self, bundle: Path, corpus: Path, activate: bool) -> Generation:
         generation = self._registry.add(bundle, corpus)
@@ -284,7 +289,7 @@ class GenerationManager:
             yield
 
     def _check_not_busy(self) -> None:
-        if self._busy.locked():
+        if self.is_busy:
             raise BusyError("another generation is being loaded, or activated")
 
 
