@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from phoenix_server.corpus.snowflake import UNKNOWN, carried_times
 from phoenix_server.errors import CorpusError
+from phoenix_server.runtime.arrays import U64
 
 COLUMNS = ("post_id", "author_id", "created_at", "labels")
 _TIMES = pa.timestamp("ms", "UTC")
@@ -105,7 +106,7 @@ def _is_text(found: pa.DataType) -> bool:
     return any(is_kind(value) for is_kind in kinds)
 
 
-def _ids(name: Path | str, column: str, values: pa.Array, row: int) -> npt.NDArray[np.uint64]:
+def _ids(name: Path | str, column: str, values: pa.Array, row: int) -> U64:
     if values.null_count:
         raise CorpusError(name, f"{column} is null in row {row + _first(values.is_null())}")
     if pa.types.is_signed_integer(values.type) and len(values) and pc.min(values).as_py() < 0:
@@ -116,9 +117,7 @@ def _ids(name: Path | str, column: str, values: pa.Array, row: int) -> npt.NDArr
     return ids
 
 
-def _created_at(
-    name: Path | str, batch: pa.RecordBatch, post_ids: npt.NDArray[np.uint64], row: int
-) -> pa.Array:
+def _created_at(name: Path | str, batch: pa.RecordBatch, post_ids: U64, row: int) -> pa.Array:
     times = carried_times(post_ids)
     carried = pa.array(times, mask=times == UNKNOWN).cast(_TIMES)
     if "created_at" not in batch.schema.names:

@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.artifacts import flush, sha256
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot, verify
 from phoenix_server.errors import CorpusError
+from phoenix_server.runtime.arrays import I64, Bools
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Parts:
 
     path: Path
     work: Work
-    dropped: npt.NDArray[np.int64]
+    dropped: I64
 
     @cached_property
     def count(self) -> int:
@@ -112,7 +112,7 @@ class Parts:
         start = part * self.work.part_rows
         return range(start, min(start + self.work.part_rows, self.work.rows))
 
-    def kept(self, rows: range) -> npt.NDArray[np.bool_]:
+    def kept(self, rows: range) -> Bools:
         """Return which of [n] rows are not left out, [n] bool."""
         keep = np.ones(len(rows), np.bool_)
         first, last = np.searchsorted(self.dropped, [rows.start, rows.stop])
@@ -186,7 +186,7 @@ class Parts:
             own.unlink()
 
 
-def save_work(path: Path, work: Work, dropped: npt.NDArray[np.int64]) -> Parts:
+def save_work(path: Path, work: Work, dropped: I64) -> Parts:
     """Store the inputs and options of a build, and create its parts."""
     (path / _PARTS).mkdir(exist_ok=True)
     np.save(path / _DROPPED, dropped)

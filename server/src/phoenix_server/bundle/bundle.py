@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_retrieval.v1.manifest_pb2 import BundleManifest, File, Program
 from phoenix_retrieval.v1.manifest_pb2 import HashFunctions as HashFunctionsMessage
@@ -23,6 +22,7 @@ from phoenix_server.artifacts import MANIFEST, read_manifest, verify_files
 from phoenix_server.bundle.features import FeatureBuilder, HashFunctions
 from phoenix_server.bundle.safetensors_map import map_tensors
 from phoenix_server.errors import BundleError
+from phoenix_server.runtime.arrays import F32
 
 if TYPE_CHECKING:
     from jax import export
@@ -129,7 +129,7 @@ class Bundle:
             raise BundleError(path, f"lowered for {exported.platforms}, not for {platform}")
         return exported
 
-    def load_weights(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    def load_weights(self) -> Iterator[tuple[str, F32]]:
         """Yield the weights by name, mapped from their file.
 
         Raises:
@@ -137,7 +137,7 @@ class Bundle:
         """
         yield from self._tensors(WEIGHTS)
 
-    def load_table(self, name: str) -> npt.NDArray[np.float32]:
+    def load_table(self, name: str) -> F32:
         """Return one embedding table, [vocab_size, D] f32, mapped from its file.
 
         Raises:
@@ -151,7 +151,7 @@ class Bundle:
             )
         return found[name]
 
-    def _tensors(self, name: str) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    def _tensors(self, name: str) -> Iterator[tuple[str, F32]]:
         path = self.path / name
         try:
             yield from map_tensors(path)

@@ -23,6 +23,7 @@ from phoenix_server.bundle.bundle import SELFTEST, TABLES, WEIGHTS, Bundle, tabl
 from phoenix_server.bundle.exported_tower import DeviceArrays, ExportedTower, TowerArrays
 from phoenix_server.bundle.features import HostArrays
 from phoenix_server.errors import BundleError
+from phoenix_server.runtime.arrays import F32, U64
 from phoenix_server.runtime.devices import Device
 from phoenix_server.runtime.program_cache import ProgramCache, device_seconds
 
@@ -116,12 +117,8 @@ class Towers:
         return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
     def encode_posts(
-        self,
-        post_ids: npt.NDArray[np.uint64],
-        author_ids: npt.NDArray[np.uint64],
-        *,
-        between_batches: Callable[[], None] = lambda: None,
-    ) -> npt.NDArray[np.float32]:
+        self, post_ids: U64, author_ids: U64, *, between_batches: Callable[[], None] = lambda: None
+    ) -> F32:
         """Return the unit vectors of posts, [n, D].
 
         Args:
@@ -215,7 +212,7 @@ class Towers:
                 f"not work on {self._device}",
             )
 
-    def _put(self, path: Path, name: str, array: npt.NDArray[np.float32]) -> jax.Array:
+    def _put(self, path: Path, name: str, array: F32) -> jax.Array:
         """Put an array on the device and check that it is finite."""
         # may_alias: a CPU device uses a mapped file without a copy.
         placed = jax.device_put(array, self._device, may_alias=True)

@@ -11,7 +11,9 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-Ids = npt.NDArray[np.uint64]
+from phoenix_server.runtime.arrays import F32, I32, I64, U64, Bools
+
+Ids = U64
 
 
 class Labels(NamedTuple):
@@ -24,8 +26,8 @@ class Labels(NamedTuple):
     """
 
     names: tuple[str, ...]
-    counts: npt.NDArray[np.int32]
-    indices: npt.NDArray[np.int32]
+    counts: I32
+    indices: I32
 
     @staticmethod
     def none(count: int) -> "Labels":
@@ -54,7 +56,7 @@ class PostColumns:
 
     post_ids: Ids
     author_ids: Ids
-    created_at_unix_ms: npt.NDArray[np.int64]
+    created_at_unix_ms: I64
     labels: Labels
 
     def __len__(self) -> int:
@@ -80,7 +82,7 @@ class Posts(PostColumns):
         tower: The fingerprint of the towers that made the vectors; empty if not known.
     """
 
-    vectors: npt.NDArray[np.float32]
+    vectors: F32
     tower: str = ""
 
     def take(self, chosen: npt.NDArray[np.intp]) -> Self:
@@ -136,7 +138,7 @@ class History(NamedTuple):
 
     changes: int
     post_ids: Ids
-    is_write: npt.NDArray[np.bool_]
+    is_write: Bools
     writes: Sequence[Posts]
 
     @staticmethod
@@ -186,7 +188,7 @@ def concatenate(parts: Sequence[Posts]) -> Posts:
     if len(towers := {part.tower for part in parts}) > 1:
         raise ValueError(f"posts have vectors of {len(towers)} towers and cannot be concatenated")
     codes: dict[str, int] = {}
-    indices: list[npt.NDArray[np.int32]] = []
+    indices: list[I32] = []
     for part in parts:
         own = [codes.setdefault(name, len(codes)) for name in part.labels.names]
         indices.append(np.array(own, np.int32)[part.labels.indices])

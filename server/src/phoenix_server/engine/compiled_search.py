@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.bundle.towers import EncodedUsers
 from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.errors import StartupError
+from phoenix_server.runtime.arrays import F32, I32
 from phoenix_server.runtime.program_cache import ProgramCache, device_seconds
 from phoenix_server.search.sharded import TopK
 
@@ -46,8 +46,7 @@ class CompiledSearch:
         self._programs = programs
         layout, query = corpus.layout, self._spec(())
         self._score = programs.get(
-            ("score", layout),
-            lambda: jax.jit(layout.scores).lower(layout.specs, query).compile(),
+            ("score", layout), lambda: jax.jit(layout.scores).lower(layout.specs, query).compile()
         )
 
     def compile(self, batch_size: int, top_k: int) -> None:
@@ -122,9 +121,7 @@ class CompiledSearch:
         batch = self.batch_size(users)
         return min(seconds for (b, _), seconds in self._seconds.items() if b == batch)
 
-    def assemble(
-        self, batch: EncodedUsers, chunk: EncodedUsers, places: npt.NDArray[np.int32]
-    ) -> EncodedUsers:
+    def assemble(self, batch: EncodedUsers, chunk: EncodedUsers, places: I32) -> EncodedUsers:
         """Return a batch with the users of a chunk written at their places.
 
         Args:
@@ -153,9 +150,7 @@ class CompiledSearch:
             *self._corpus.arrays.use(lambda device, _: program(device.shards, masks, queries))
         )
 
-    def scores(
-        self, representation: jax.Array | npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
+    def scores(self, representation: jax.Array | F32) -> F32:
         """Return the scores of all rows for [D] f32: [R], -inf where there is no post."""
         query = jax.device_put(representation, self._corpus.layout.replicated)
         return np.asarray(self._corpus.arrays.use(lambda device, _: self._score(device, query)))
@@ -180,7 +175,7 @@ class CompiledSearch:
             (*leading, layout.width), np.float32, sharding=layout.replicated
         )
 
-    def _probes(self, batch_size: int) -> npt.NDArray[np.float32]:
+    def _probes(self, batch_size: int) -> F32:
         """Return arbitrary queries to test and measure with: [B, D] f32."""
         shape = (batch_size, self._corpus.layout.width)
         return np.random.default_rng(0).standard_normal(shape, np.float32)

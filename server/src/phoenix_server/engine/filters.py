@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Ids
 from phoenix_server.corpus.memory.index import CorpusIndex, Exclusions
+from phoenix_server.runtime.arrays import I32
 from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.search.eligibility import (
     MAX_LABELS_PER_KIND,
@@ -142,9 +142,7 @@ class FilterMasks:
             masks = self._exclude[batch_size](masks, *jax.device_put(padded, replicated))
         return masks
 
-    def _exclusions(
-        self, excluded: Sequence[Exclusions | None]
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    def _exclusions(self, excluded: Sequence[Exclusions | None]) -> tuple[I32, I32]:
         """Return pairs of a query and a row that it may not find, as two arrays."""
         rows = [
             np.zeros(0, np.int32) if each is None else self._corpus.excluded_rows(each)

@@ -83,9 +83,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return self._in_flight
 
     async def intercept_service(
-        self,
-        continuation: Any,
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Any, handler_call_details: grpc.HandlerCallDetails
     ) -> Any:
         """Return the method's handler, wrapped."""
         method = handler_call_details.method
@@ -110,10 +108,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _wrap(
-        self,
-        method: str,
-        behave: Callable[..., Awaitable[Message]],
-        read: Callable[[Any], object],
+        self, method: str, behave: Callable[..., Awaitable[Message]], read: Callable[[Any], object]
     ) -> Any:
         ours = method.startswith(_OURS)
         finish: Any = self._finish  # the stubs require an instance of one of their classes

@@ -22,12 +22,7 @@ from phoenix_server.service.columns import check_count
 from phoenix_server.service.encode_posts import encode_posts
 from phoenix_server.service.filter_request import read_filter
 from phoenix_server.service.interceptor import retry_delay, to_status
-from phoenix_server.service.requests import (
-    read_candidates,
-    read_post_ids,
-    read_top_k,
-    read_user,
-)
+from phoenix_server.service.requests import read_candidates, read_post_ids, read_top_k, read_user
 from phoenix_server.service.state import ServingState
 
 _log = logging.getLogger(__name__)

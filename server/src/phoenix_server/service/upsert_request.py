@@ -7,13 +7,13 @@ Shapes:
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_retrieval.v1.corpus_service_pb2 import UpsertPostsRequest
 from phoenix_server.corpus.changes import Labels, Posts
 from phoenix_server.corpus.disk.snapshot import odd_vectors
 from phoenix_server.corpus.snowflake import carried_times
 from phoenix_server.errors import Violation
+from phoenix_server.runtime.arrays import F32, I64, U64
 from phoenix_server.service.columns import (
     MAX_PER_COLUMN,
     find_zeros,
@@ -81,15 +81,13 @@ def read_posts(request: UpsertPostsRequest, *, limit: int, width: int, now_ms: i
     )
 
 
-def _late_times(times: npt.NDArray[np.uint64], latest_ms: int) -> Iterator[Violation]:
+def _late_times(times: U64, latest_ms: int) -> Iterator[Violation]:
     for i in first_indices(times > latest_ms):
         what = f"is {times[i]}, more than a day from now; it is in milliseconds since 1970"
         yield Violation(f"created_at_unix_ms[{i}]", what)
 
 
-def _inconsistent_labels(
-    names: Sequence[str], counts: npt.NDArray[np.int64], indices: npt.NDArray[np.int64]
-) -> Iterator[Violation]:
+def _inconsistent_labels(names: Sequence[str], counts: I64, indices: I64) -> Iterator[Violation]:
     """Check label names [L], their counts by post [n], and their indices [sum of counts]."""
     for i, name in enumerate(names):
         if not name:
@@ -108,7 +106,7 @@ def _inconsistent_labels(
         yield Violation("label_indices", "gives a post the same label twice")
 
 
-def _invalid_vectors(vectors: npt.NDArray[np.float32]) -> Iterator[Violation]:
+def _invalid_vectors(vectors: F32) -> Iterator[Violation]:
     """Check vectors, [n, D]."""
     width = vectors.shape[1]
     squares = np.einsum("nd,nd->n", vectors, vectors)

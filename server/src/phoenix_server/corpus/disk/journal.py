@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Change, History, Ids, Labels, Posts
 from phoenix_server.errors import CorpusError, StorageError
+from phoenix_server.runtime.arrays import I32
 
 T = TypeVar("T", bound=np.generic)
 
@@ -271,7 +272,7 @@ def _decode_labels(rows: Sequence[_Row]) -> Labels:
     no_labels = np.zeros(0, np.int32)
 
     @cache  # many changes have the same labels
-    def decode(text: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    def decode(text: str) -> tuple[I32, I32]:
         names, counts, indices = json.loads(text)
         own = np.array([codes.setdefault(name, len(codes)) for name in names], np.int32)
         return np.array(counts, np.int32), own[indices]

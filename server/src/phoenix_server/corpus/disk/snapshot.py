@@ -25,12 +25,11 @@ from phoenix_server.artifacts import read_manifest, verify_files
 from phoenix_server.corpus.changes import Labels, PostColumns, Posts
 from phoenix_server.corpus.snowflake import UNKNOWN
 from phoenix_server.errors import CorpusError
+from phoenix_server.runtime.arrays import F32
 
 FORMAT_VERSION = 1
 DATA = "posts.arrow"
 _UNIT_TOLERANCE = 2e-3  # of a squared length; float16 rounding of a unit vector stays within
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,7 @@ class Snapshot:
         with pa.memory_map(str(self.path / DATA)) as source, pa.ipc.open_file(source) as reader:
             yield from map(reader.get_batch, range(reader.num_record_batches))
 
-    def vectors(self) -> Iterator[Floats]:
+    def vectors(self) -> Iterator[F32]:
         """Yield all vectors, in chunks [n, D], each valid until the next one is requested.
 
         Raises:
@@ -133,7 +132,7 @@ def corpus_schema(embedding_size: int) -> pa.Schema:
     )
 
 
-def with_vectors(batch: pa.RecordBatch, vectors: Floats) -> pa.RecordBatch:
+def with_vectors(batch: pa.RecordBatch, vectors: F32) -> pa.RecordBatch:
     """Return [n] posts with [n, D] vectors, as `corpus_schema` has them.
 
     Args:
@@ -161,7 +160,7 @@ def to_record_batch(posts: Posts) -> pa.RecordBatch:
     return with_vectors(pa.RecordBatch.from_arrays(columns, names=schema.names[:4]), posts.vectors)
 
 
-def batch_vectors(batch: pa.RecordBatch) -> Floats:
+def batch_vectors(batch: pa.RecordBatch) -> F32:
     """Return the vectors of [n] posts, [n, D], without copying them."""
     column = batch.column("vector")
     return column.flatten().to_numpy().reshape(-1, column.type.list_size)
@@ -183,6 +182,6 @@ def check_vectors(path: Path | str, batch: pa.RecordBatch) -> None:
         raise CorpusError(path, f"the vector of post {post_id} {what} ({odd.size} such near it)")
 
 
-def odd_vectors(squares: Floats) -> npt.NDArray[np.intp]:
+def odd_vectors(squares: F32) -> npt.NDArray[np.intp]:
     """Return which of [n] squared lengths are not those of unit vectors."""
     return np.flatnonzero(~(np.abs(squares - 1) <= _UNIT_TOLERANCE))

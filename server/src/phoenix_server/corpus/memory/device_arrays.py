@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Posts
 from phoenix_server.corpus.memory.bitmaps import Rows, Words
 from phoenix_server.errors import StartupError
+from phoenix_server.runtime.arrays import I32, I64, U32
 from phoenix_server.runtime.devices import Device
 from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.search.eligibility import ColumnsUpdate, FilterColumns, update_columns
@@ -51,7 +51,7 @@ class RowWrites(NamedTuple):
     words: Rows
     live: Words
     labels: Words
-    tiles: npt.NDArray[np.int32]
+    tiles: I32
 
 
 class DeviceArrays:
@@ -62,11 +62,7 @@ class DeviceArrays:
     """
 
     def __init__(
-        self,
-        layout: ShardedLayout,
-        corpus: DeviceCorpus,
-        created_at_unix_ms: npt.NDArray[np.int64],
-        labels: Words,
+        self, layout: ShardedLayout, corpus: DeviceCorpus, created_at_unix_ms: I64, labels: Words
     ) -> None:
         """Copy the columns that filters need to the devices.
 
@@ -204,6 +200,6 @@ def choose_layout(
         raise StartupError(f"scan: {exc}") from exc
 
 
-def _split_times(times: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+def _split_times(times: I64) -> U32:
     """Split [n] times into the [n, 2] 32-bit halves of `FilterColumns`."""
     return split_ids(times.astype(np.uint64))

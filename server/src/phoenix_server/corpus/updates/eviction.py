@@ -17,13 +17,12 @@ from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Ids, Posts
 from phoenix_server.corpus.memory.bitmaps import Rows
 from phoenix_server.corpus.memory.id_map import NOWHERE
+from phoenix_server.runtime.arrays import I64
 
-Times = npt.NDArray[np.int64]
 Pending = MutableMapping[int, int | None]
 """The creation times of posts, by id, after changes that are not applied yet; None if deleted."""
 
@@ -39,7 +38,7 @@ class Corpus(Protocol):
     capacity: int
 
     @property
-    def created_at_unix_ms(self) -> Times:
+    def created_at_unix_ms(self) -> I64:
         """The creation times of the posts, by row."""
         ...
 
@@ -47,7 +46,7 @@ class Corpus(Protocol):
         """Return the rows of [n] posts, `NOWHERE` for posts that the corpus does not hold."""
         ...
 
-    def times(self, *, without: Ids) -> tuple[Ids, Times]:
+    def times(self, *, without: Ids) -> tuple[Ids, I64]:
         """Return the ids and creation times of all posts except some."""
         ...
 
@@ -162,7 +161,7 @@ class EvictionQueue:
         self._last: _Key | None = None  # the last key of the arrays
 
 
-def _oldest(ids: Ids, times: Times, limit: int) -> tuple[Ids, Times]:
+def _oldest(ids: Ids, times: I64, limit: int) -> tuple[Ids, I64]:
     """Return the ids and times of the `limit` oldest of [n] posts, in order."""
     if len(ids) > limit:
         latest = np.partition(times, limit - 1)[limit - 1]
