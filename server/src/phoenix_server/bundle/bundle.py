@@ -33,6 +33,14 @@ SELFTEST = "selftest.npz"
 TABLES = ("user_embeddings", "item_embeddings", "author_embeddings")
 
 
+def table_path(name: str) -> str:
+    """Return the path of an embedding table within a bundle."""
+    return f"tables/{name}.safetensors"
+
+
+_TABLE_FILES = set(map(table_path, TABLES))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """A bundle on disk.
@@ -75,14 +83,11 @@ class Bundle:
             BundleError: The manifest does not list one of them.
         """
         programs = {self.manifest.user_tower.path, self.manifest.candidate_tower.path}
-        tables = {table_path(name) for name in TABLES}
-        paths = programs | tables | {WEIGHTS, SELFTEST}
         listed = {file.path: file for file in self.manifest.files}
-        for path in sorted(paths):
+        for path in sorted(programs | _TABLE_FILES | {WEIGHTS, SELFTEST}):
             if path not in listed:
-                raise BundleError(
-                    self.path / path, "not in the manifest; this bundle is incomplete"
-                )
+                what = "not in the manifest; this bundle is incomplete"
+                raise BundleError(self.path / path, what)
             yield listed[path]
 
     def check_current(self, now: datetime) -> None:
@@ -165,12 +170,7 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: It is not a bundle, or has a format version that this server cannot read.
     """
-    manifest = read_manifest(path, BundleManifest(), BundleError)
-    if manifest.format_version != FORMAT_VERSION:
-        raise BundleError(
-            path,
-            f"has format version {manifest.format_version}, this server reads {FORMAT_VERSION}",
-        )
+    manifest = read_manifest(path, BundleManifest(), BundleError, version=FORMAT_VERSION)
     return Bundle(path=path, manifest=manifest)
 
 
@@ -186,33 +186,25 @@ def verify(bundle: Bundle) -> None:
 
 def verify_programs(bundle: Bundle) -> None:
     """Do the part of `verify` that takes milliseconds: all but the contents of the tables."""
-    tables = {table_path(name) for name in TABLES}
-    files = [file for file in bundle.serving_files() if file.path not in tables]
+    files = (file for file in bundle.serving_files() if file.path not in _TABLE_FILES)
     verify_files(bundle.path, files, BundleError)
     bundle.check_fingerprint()
 
 
 def verify_tables(bundle: Bundle) -> None:
     """Do the rest of `verify`: the contents of the tables."""
-    tables = {table_path(name) for name in TABLES}
-    files = [file for file in bundle.serving_files() if file.path in tables]
+    files = (file for file in bundle.serving_files() if file.path in _TABLE_FILES)
     verify_files(bundle.path, files, BundleError)
 
 
 def tower_fingerprint(manifest: BundleManifest) -> str:
     """Return the fingerprint as `BundleManifest.tower_fingerprint` defines it."""
-    hashed = {manifest.user_tower.path, manifest.candidate_tower.path, WEIGHTS}
-    hashed |= {table_path(name) for name in TABLES}
+    hashed = {manifest.user_tower.path, manifest.candidate_tower.path, WEIGHTS, *_TABLE_FILES}
     lines = [f"{file.path} {file.sha256}" for file in manifest.files if file.path in hashed]
     for functions in (manifest.user_hash, manifest.item_hash, manifest.author_hash):
         constants = (*functions.scales, *functions.biases, functions.modulus, functions.vocab_size)
         lines.append(" ".join(map(str, constants)))
     return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
-
-
-def table_path(name: str) -> str:
-    """Return the path of an embedding table within a bundle."""
-    return f"tables/{name}.safetensors"
 
 
 def _hash_functions(message: HashFunctionsMessage) -> HashFunctions:

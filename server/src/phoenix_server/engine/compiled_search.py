@@ -45,29 +45,21 @@ class CompiledSearch:
         self._assemblies: dict[tuple[int, int], _Program] = {}
         self._programs = programs
         layout, query = corpus.layout, self._spec(())
-        self._score = programs.get(
-            ("score", layout), lambda: jax.jit(layout.scores).lower(layout.specs, query).compile()
-        )
+        self._score = programs.compile(("score", layout), layout.scores, layout.specs, query)
 
     def compile(self, batch_size: int, top_k: int) -> None:
         """Compile the search for B queries and K results, and measure its time."""
         layout, size = self._corpus.layout, (batch_size, top_k)
-        masks = layout.mask_specs(batch_size)
-
-        def compile_one() -> _Program:
-            search = jax.jit(partial(layout.top_k, k=top_k))
-            return search.lower(layout.specs.shards, masks, self._spec((batch_size,))).compile()
-
+        specs = layout.specs.shards, layout.mask_specs(batch_size), self._spec((batch_size,))
         key = "search", layout, size
-        program = self._programs.get(key, compile_one)
+        program = self._programs.compile(key, partial(layout.top_k, k=top_k), *specs)
         all_posts = self._all_posts(batch_size)  # also compiles the program that makes them
 
         def measure() -> float:
             queries = jax.device_put(self._probes(batch_size), layout.replicated)
+            use = self._corpus.arrays.use
             return device_seconds(
-                lambda: self._corpus.arrays.use(
-                    lambda device, _: program(device.shards, all_posts, queries)
-                )
+                lambda: use(lambda device, _: program(device.shards, all_posts, queries))
             )
 
         # New dictionaries: another thread may be iterating over the old ones.
@@ -87,9 +79,7 @@ class CompiledSearch:
             spec((chunk_size,), np.float32),
             spec((chunk_size,), np.int32),
         )
-        program = self._programs.get(
-            ("assembly", first, size, width), lambda: jax.jit(_assemble).lower(*specs).compile()
-        )
+        program = self._programs.compile(("assembly", first, size, width), _assemble, *specs)
         self._assemblies = {**self._assemblies, size: program}
 
     def check(self) -> None:
@@ -159,13 +149,11 @@ class CompiledSearch:
         """Return masks of all posts: [B, R/32] u32."""
         layout = self._corpus.layout
         masks = layout.mask_specs(batch_size)
-        program = self._programs.get(
+        program = self._programs.compile(
             ("everything", layout, batch_size),
-            lambda: (
-                jax.jit(partial(jnp.broadcast_to, shape=masks.shape), out_shardings=layout.words)
-                .lower(layout.specs.live)
-                .compile()
-            ),
+            partial(jnp.broadcast_to, shape=masks.shape),
+            layout.specs.live,
+            out_shardings=layout.words,
         )
         return self._corpus.arrays.use(lambda device, _: program(device.live))
 

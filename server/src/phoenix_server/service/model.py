@@ -1,23 +1,15 @@
 """`ModelService`: describe and switch generations, and describe the request queue."""
 
-from __future__ import annotations  # gRPC's types are generic to type checkers only
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import grpc
 
 from phoenix_retrieval.v1 import model_service_pb2 as pb
 from phoenix_retrieval.v1 import model_service_pb2_grpc
 from phoenix_server.errors import ForbiddenError, InvalidRequestError, Violation
 from phoenix_server.generations.generation import Generation, GenerationState
-from phoenix_server.service.state import ServingState
-
-if TYPE_CHECKING:
-    Context = grpc.aio.ServicerContext[Any, Any]
+from phoenix_server.service.state import Context, ServingState
 
 _STATES = {
     GenerationState.LOADING: pb.GENERATION_STATE_LOADING,

@@ -54,8 +54,7 @@ def read_user(user: User, model: ModelSizes, field: str = "user") -> UserColumns
     )
     if not user.user_id and not count:
         violations.append(Violation(field, "has neither a user_id nor a history"))
-    if violations:
-        raise InvalidRequestError(violations)
+    raise_any(violations)
     return columns
 
 

@@ -1,15 +1,10 @@
 """`RetrievalService`: protobuf in, protobuf out. Handlers only await."""
 
-from __future__ import annotations  # gRPC's types are generic to type checkers only
-
 import asyncio
 import logging
 import math
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-import grpc
 
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2_grpc
@@ -23,14 +18,11 @@ from phoenix_server.service.encode_posts import encode_posts
 from phoenix_server.service.filter_request import read_filter
 from phoenix_server.service.interceptor import retry_delay, to_status
 from phoenix_server.service.requests import read_candidates, read_post_ids, read_top_k, read_user
-from phoenix_server.service.state import ServingState
+from phoenix_server.service.state import Context, ServingState
 
 _log = logging.getLogger(__name__)
 
 _MAX_RANKINGS = 2  # at once; each holds the scores of the whole corpus
-
-if TYPE_CHECKING:
-    Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
@@ -58,8 +50,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
     ) -> pb.EncodeUserResponse:
         """Return a user's representation."""
         generation = self._state.generation
-        user = read_user(request.user, _model(generation))
-        query = Query(user, top_k=0)
+        query = Query(read_user(request.user, _model(generation)), top_k=0)
         answer = await _answer(generation, query, context.time_remaining())
         return pb.EncodeUserResponse(
             generation=generation.engine.generation,
@@ -182,12 +173,9 @@ def _request_status(exc: Exception) -> pb.RequestStatus:
     """Return the status that the request would have had as a call of its own."""
     status = to_status(exc)
     result = pb.RequestStatus(code=status.code, message=status.message)
-    match exc:
-        case InvalidRequestError():
-            for field, description in exc.violations:
-                result.field_violations.add(field=field, description=description)
-        case OverloadedError():
-            result.retry_delay.CopyFrom(retry_delay(exc))
-        case _:
-            pass
+    if isinstance(exc, InvalidRequestError):
+        for field, description in exc.violations:
+            result.field_violations.add(field=field, description=description)
+    elif isinstance(exc, OverloadedError):
+        result.retry_delay.CopyFrom(retry_delay(exc))
     return result

@@ -10,7 +10,7 @@ import numpy as np
 
 from phoenix_retrieval.v1.corpus_service_pb2 import UpsertPostsRequest
 from phoenix_server.corpus.changes import Labels, Posts
-from phoenix_server.corpus.disk.snapshot import odd_vectors
+from phoenix_server.corpus.disk.snapshot import find_odd_vectors
 from phoenix_server.corpus.snowflake import carried_times
 from phoenix_server.errors import Violation
 from phoenix_server.runtime.arrays import F32, I64, U64
@@ -109,10 +109,5 @@ def _inconsistent_labels(names: Sequence[str], counts: I64, indices: I64) -> Ite
 def _invalid_vectors(vectors: F32) -> Iterator[Violation]:
     """Check vectors, [n, D]."""
     width = vectors.shape[1]
-    squares = np.einsum("nd,nd->n", vectors, vectors)
-    for i in odd_vectors(squares)[:MAX_PER_COLUMN]:
-        here = f"vectors[{i * width}:{(i + 1) * width}]"
-        if np.isfinite(squares[i]):
-            yield Violation(here, f"has length {float(squares[i]) ** 0.5:.6g}, not 1")
-        else:
-            yield Violation(here, "is not finite")
+    for i, what in find_odd_vectors(vectors)[:MAX_PER_COLUMN]:
+        yield Violation(f"vectors[{i * width}:{(i + 1) * width}]", what)

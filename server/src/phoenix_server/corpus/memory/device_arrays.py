@@ -7,7 +7,6 @@ Shapes:
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -110,9 +109,18 @@ class DeviceArrays:
 
     def compile_updates(self, programs: ProgramCache) -> None:
         """Compile the update programs."""
+        layout = self._layout
+
+        def update(
+            corpus: DeviceCorpus, columns: FilterColumns, posts: Update, changed: ColumnsUpdate
+        ) -> tuple[DeviceCorpus, FilterColumns]:
+            return layout.update(corpus, posts), update_columns(layout, columns, changed)
+
         for size in _UPDATE_ROWS:
-            key = ("update", self._layout, self._labels, size)
-            self._updates[size] = programs.get(key, partial(self._compile_update, size))
+            key = ("update", layout, self._labels, size)
+            changes = jax.device_put(self._padding(size), layout.replicated)
+            specs = layout.specs, self.column_specs, *changes
+            self._updates[size] = programs.compile(key, update, *specs, donate_argnums=(0, 1))
 
     def update(self, writes: RowWrites) -> None:
         """Update the arrays, up to 1,024 rows and words at a time; call between two searches."""
@@ -162,18 +170,6 @@ class DeviceArrays:
             labels=np.zeros((self._labels, size), np.uint32),
         )
         return posts, columns
-
-    def _compile_update(self, size: int) -> Any:
-        layout = self._layout
-
-        def update(
-            corpus: DeviceCorpus, columns: FilterColumns, posts: Update, changed: ColumnsUpdate
-        ) -> tuple[DeviceCorpus, FilterColumns]:
-            return layout.update(corpus, posts), update_columns(layout, columns, changed)
-
-        changes = jax.device_put(self._padding(size), layout.replicated)
-        jitted = jax.jit(update, donate_argnums=(0, 1))
-        return jitted.lower(layout.specs, self.column_specs, *changes).compile()
 
 
 def choose_layout(
