@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,8 @@ class Work:
         ]
         found += [f"{path} was not there" for path in other_files if path not in files]
         found += [f"{path} is not given any more" for path in files if path not in other_files]
-        found += [
-            f"{path} was changed"
-            for path, what in files.items()
-            if path in other_files and other_files[path] != what
-        ]
+        both = (path for path in files if path in other_files)
+        found += [f"{path} was changed" for path in both if files[path] != other_files[path]]
         if not found and list(files) != list(other_files):
             found.append("the files come in another order")
         return found
@@ -144,25 +142,21 @@ class Parts:
 
     def find(self) -> list[int]:
         """Return the complete parts, ascending, and remove incomplete ones."""
-        numbers = [part for part in range(self.count) if self.part_posts(part)]
-        there = {self.part_path(part).name: part for part in numbers}
-        entries = list((self.path / _PARTS).iterdir())
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            whole = list(pool.map(lambda entry: self._is_whole(there.get(entry.name)), entries))
-        for entry, keep in zip(entries, whole, strict=True):
-            if not keep:
-                shutil.rmtree(entry)
-        return sorted(there[e.name] for e, keep in zip(entries, whole, strict=True) if keep)
+        numbers = {self.part_path(part): part for part in range(self.count)}
 
-    def _is_whole(self, part: int | None) -> bool:
-        if part is None:
-            return False  # it was being written
-        try:
-            self.open_part(part)
-        except CorpusError as exc:
-            _log.warning("encoding a part again: %s", exc)
-            return False
-        return True
+        def keep_whole(entry: Path) -> list[int]:
+            part = numbers.get(entry)  # None: it was being written
+            try:
+                if part is not None and self.part_posts(part):
+                    self.open_part(part)
+                    return [part]
+            except CorpusError as exc:
+                _log.warning("encoding a part again: %s", exc)
+            shutil.rmtree(entry)
+            return []
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return sorted(chain(*pool.map(keep_whole, (self.path / _PARTS).iterdir())))
 
     def claim(self, encoder: str) -> None:
         """Record the encoder, which must be the same for all parts.

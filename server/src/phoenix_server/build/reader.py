@@ -11,12 +11,11 @@ from threading import Event, Lock
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from phoenix_server.build.columns import convert
 from phoenix_server.build.dataset import Dataset, PostFile
 from phoenix_server.errors import CorpusError
-from phoenix_server.runtime.arrays import I64, U64, Bools
+from phoenix_server.runtime.arrays import I64, U64
 
 _BATCH_ROWS = 1 << 16  # posts checked at once
 _COMPARED = 1 << 20  # ids compared at once
@@ -111,16 +110,10 @@ def _checked_ids(dataset: Dataset, report: Callable[[int], None]) -> U64:
 def _repeated(post_ids: U64) -> U64:
     """Return the ids that occur more than once, ascending; sorts the [N] ids in place."""
     post_ids.sort()
-    found = [
-        post_ids[start + 1 : start + 1 + _COMPARED][same]
-        for start in range(0, len(post_ids) - 1, _COMPARED)
-        if (same := _equal(post_ids[start : start + 1 + _COMPARED])).any()
-    ]
+    starts = range(0, len(post_ids) - 1, _COMPARED)
+    pieces = (post_ids[start : start + 1 + _COMPARED] for start in starts)
+    found = [ids[1:][ids[1:] == ids[:-1]] for ids in pieces]
     return np.unique(np.concatenate([*found, np.zeros(0, np.uint64)]))
-
-
-def _equal(ids: U64) -> Bools:
-    return ids[1:] == ids[:-1]
 
 
 def _locate(dataset: Dataset, repeated: U64) -> I64:
@@ -147,22 +140,15 @@ def _pieces(
     if not rows:
         return
     with file.open() as opened:
-        row = 0
+        end = 0
         for group, count in enumerate(file.group_rows):
-            if row < rows.stop and row + count > rows.start:
-                yield from _group_pieces(opened, group, row, rows, columns, batch_rows)
-            row += count
-
-
-def _group_pieces(
-    file: pq.ParquetFile, group: int, row: int, rows: range, columns: Sequence[str], batch_rows: int
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield those of `rows` that are in a row group, which starts at `row`."""
-    for batch in file.iter_batches(batch_rows, row_groups=[group], columns=list(columns)):
-        start = max(rows.start - row, 0)
-        piece = batch.slice(start, max(min(rows.stop - row, batch.num_rows) - start, 0))
-        if piece.num_rows:
-            yield row + start, piece
-        row += batch.num_rows
-        if row >= rows.stop:
-            return
+            row, end = end, end + count
+            if row >= rows.stop or end <= rows.start:
+                continue
+            for batch in opened.iter_batches(batch_rows, row_groups=[group], columns=list(columns)):
+                start, stop = max(rows.start - row, 0), min(rows.stop - row, batch.num_rows)
+                if start < stop:
+                    yield row + start, batch.slice(start, stop - start)
+                row += batch.num_rows
+                if row >= rows.stop:
+                    return

@@ -14,8 +14,8 @@ the vectors. A deletion has `post_ids` only. `checksum` is the CRC-32 of the oth
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Change, History, Ids, Labels, Posts
-from phoenix_server.errors import CorpusError, StorageError
+from phoenix_server.errors import CorpusError, PhoenixServerError, StorageError
 from phoenix_server.runtime.arrays import I32
 
 T = TypeVar("T", bound=np.generic)
@@ -84,20 +84,16 @@ class Journal:
             CorpusError: It cannot be read or written, or belongs to another corpus.
         """
         self._path = path
-        try:
+        uri = f"{path.absolute().as_uri()}?{_mode(path, read_only)}"
+        with self._errors(CorpusError, "used as a journal"):
             self._database = sqlite3.connect(
-                f"{path.absolute().as_uri()}?{_mode(path, read_only)}",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
+                uri, uri=True, isolation_level=None, check_same_thread=False
             )
             try:
                 self._open(identity, read_only)
             except BaseException:
                 self._database.close()
                 raise
-        except sqlite3.Error as exc:
-            raise CorpusError(path, f"cannot be used as a journal: {exc}") from exc
 
     def close(self) -> None:
         """Close the database."""
@@ -126,14 +122,9 @@ class Journal:
             (sequence, *row, _checksum(row))
             for sequence, row in enumerate(map(_encode, changes), start=first)
         ]
-        try:
+        with self._errors(StorageError, "written"), self._database:  # commits, or rolls back
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany("INSERT INTO changes VALUES (?,?,?,?,?,?,?,?,?)", rows)
-            self._database.execute("COMMIT")
-        except sqlite3.Error as exc:
-            with suppress(sqlite3.Error):
-                self._database.execute("ROLLBACK")
-            raise StorageError(self._path, f"cannot be written: {exc}") from exc
 
     def read_history(self, after: int) -> History:
         """Return the changes after number `after`; consecutive writes of one tower are joined.
@@ -163,11 +154,19 @@ class Journal:
         )
         last = f"SELECT max(sequence) FROM ({some}) WHERE before < ?"
         limits = through, _MAX_TRIMMED_CHANGES, _MAX_TRIMMED_POSTS
-        try:
+        with self._errors(StorageError, "written"):
             while (removed := self._value(last, *limits)) is not None:
                 self._database.execute("DELETE FROM changes WHERE sequence <= ?", (removed,))
+
+    @contextmanager
+    def _errors(
+        self, error: Callable[[Path, str], PhoenixServerError], what: str
+    ) -> Generator[None, None, None]:
+        """Turn errors of SQLite in the block into errors that name the journal."""
+        try:
+            yield
         except sqlite3.Error as exc:
-            raise StorageError(self._path, f"cannot be written: {exc}") from exc
+            raise error(self._path, f"cannot be {what}: {exc}") from exc
 
     def _value(self, query: str, *parameters: int) -> int | None:
         (value,) = self._database.execute(query, parameters).fetchone()
@@ -176,17 +175,14 @@ class Journal:
     def _read(self, after: int) -> Iterator[_Row]:
         """Yield the changes after number `after`."""
         query = "SELECT * FROM changes WHERE sequence > ? ORDER BY sequence"
-        expected = after
-        try:
-            for sequence, *columns, checksum in self._database.execute(query, (after,)):
-                expected += 1
+        with self._errors(CorpusError, "read"):
+            stored = self._database.execute(query, (after,))
+            for expected, (sequence, *columns, checksum) in enumerate(stored, start=after + 1):
                 if sequence != expected:
                     raise CorpusError(self._path, f"lacks the changes {expected} to {sequence - 1}")
                 if _checksum(columns) != checksum:
                     raise CorpusError(self._path, f"change {sequence} is damaged")
                 yield _Row._make(columns)
-        except sqlite3.Error as exc:
-            raise CorpusError(self._path, f"cannot be read: {exc}") from exc
 
     def _open(self, identity: Mapping[str, str], read_only: bool) -> None:
         run = self._database.execute
@@ -196,10 +192,10 @@ class Journal:
             run(f"PRAGMA application_id = {_APPLICATION}")
             run("PRAGMA journal_mode = WAL")
             run("PRAGMA synchronous = FULL")
-            for statement in ("BEGIN", _IDENTITY, _CHANGES, f"PRAGMA user_version = {_FORMAT}"):
-                run(statement)
-            self._database.executemany("INSERT INTO identity VALUES (?, ?)", identity.items())
-            run("COMMIT")
+            with self._database:
+                for statement in ("BEGIN", _IDENTITY, _CHANGES, f"PRAGMA user_version = {_FORMAT}"):
+                    run(statement)
+                self._database.executemany("INSERT INTO identity VALUES (?, ?)", identity.items())
         elif version != _FORMAT:
             raise CorpusError(
                 self._path, f"has format version {version}, this server reads {_FORMAT}"
