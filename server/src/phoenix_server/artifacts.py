@@ -83,10 +83,8 @@ def verify_files(directory: Path, files: Iterable[File], error: ErrorType) -> No
         sums = pool.map(lambda file: sha256(directory / file.path), files)
         for file, actual in zip(files, sums, strict=True):
             if actual != file.sha256:
-                raise error(
-                    directory / file.path,
-                    f"was changed: its SHA-256 is {actual}, the manifest says {file.sha256}",
-                )
+                what = f"was changed: its SHA-256 is {actual}, the manifest says {file.sha256}"
+                raise error(directory / file.path, what)
 
 
 @contextmanager

@@ -125,10 +125,8 @@ def _created_at(name: Path | str, batch: pa.RecordBatch, post_ids: U64, row: int
     given = batch.column("created_at").cast(_TIMES, safe=False)  # truncates to 1 ms
     odd = pc.or_(pc.less(given, _EPOCH), pc.greater(given, _LAST)).fill_null(False)
     if pc.any(odd).as_py():
-        raise CorpusError(
-            name,
-            f"created_at holds a time that is not from 1970 to 9999 in row {row + _first(odd)}",
-        )
+        what = "created_at holds a time that is not from 1970 to 9999"
+        raise CorpusError(name, f"{what} in row {row + _first(odd)}")
     return pc.coalesce(given, carried)
 
 

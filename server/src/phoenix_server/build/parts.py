@@ -119,9 +119,7 @@ class Parts:
 
     def part_posts(self, part: int) -> int:
         """Return the number of posts of a part that are not left out."""
-        rows = self.rows(part)
-        first, last = np.searchsorted(self.dropped, [rows.start, rows.stop])
-        return len(rows) - int(last - first)
+        return int(np.count_nonzero(self.kept(self.rows(part))))
 
     def part_path(self, part: int) -> Path:
         """Return the path of a part."""
@@ -209,9 +207,8 @@ def load_work(path: Path, work: Work) -> Parts | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as exc:
-        raise CorpusError(
-            path, f"cannot be continued ({exc}); --restart discards it and starts over"
-        ) from exc
+        what = f"cannot be continued ({exc}); --restart discards it and starts over"
+        raise CorpusError(path, what) from exc
     if found := earlier.differences(work):
         raise CorpusError(
             path,

@@ -111,10 +111,8 @@ class Bundle:
         """
         claimed, actual = self.manifest.tower_fingerprint, tower_fingerprint(self.manifest)
         if claimed != actual:
-            raise BundleError(
-                self.path / MANIFEST,
-                f"tower_fingerprint is {claimed[:12]}, but these files have {actual[:12]}",
-            )
+            what = f"tower_fingerprint is {claimed[:12]}, but these files have {actual[:12]}"
+            raise BundleError(self.path / MANIFEST, what)
 
     def load_program(self, program: Program) -> export.Exported:
         """Read a program.
@@ -150,10 +148,8 @@ class Bundle:
         """
         found = dict(self._tensors(table_path(name)))
         if list(found) != [name]:
-            raise BundleError(
-                self.path / table_path(name),
-                f"should hold {name}, holds {', '.join(found) or 'nothing'}",
-            )
+            what = f"should hold {name}, holds {', '.join(found) or 'nothing'}"
+            raise BundleError(self.path / table_path(name), what)
         return found[name]
 
     def _tensors(self, name: str) -> Iterator[tuple[str, F32]]:

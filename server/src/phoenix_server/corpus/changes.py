@@ -64,13 +64,8 @@ class PostColumns:
 
     def take(self, chosen: npt.NDArray[np.intp]) -> Self:
         """Return [m] chosen posts."""
-        return replace(
-            self,
-            post_ids=self.post_ids[chosen],
-            author_ids=self.author_ids[chosen],
-            created_at_unix_ms=self.created_at_unix_ms[chosen],
-            labels=self.labels.take(chosen),
-        )
+        arrays = {k: v[chosen] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, labels=self.labels.take(chosen), **arrays)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +79,6 @@ class Posts(PostColumns):
 
     vectors: F32
     tower: str = ""
-
-    def take(self, chosen: npt.NDArray[np.intp]) -> Self:
-        """Return [m] chosen posts."""
-        return replace(super().take(chosen), vectors=self.vectors[chosen])
 
 
 Change = Posts | Ids
@@ -193,11 +184,7 @@ def concatenate(parts: Sequence[Posts]) -> Posts:
         own = [codes.setdefault(name, len(codes)) for name in part.labels.names]
         indices.append(np.array(own, np.int32)[part.labels.indices])
     counts = np.concatenate([part.labels.counts for part in parts])
-    return Posts(
-        post_ids=np.concatenate([part.post_ids for part in parts]),
-        author_ids=np.concatenate([part.author_ids for part in parts]),
-        created_at_unix_ms=np.concatenate([part.created_at_unix_ms for part in parts]),
-        labels=Labels(tuple(codes), counts, np.concatenate(indices)),
-        vectors=np.concatenate([part.vectors for part in parts]),
-        tower=parts[0].tower,
-    )
+    names = ("post_ids", "author_ids", "created_at_unix_ms", "vectors")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    labels = Labels(tuple(codes), counts, np.concatenate(indices))
+    return Posts(labels=labels, tower=parts[0].tower, **columns)

@@ -72,13 +72,8 @@ class CompiledSearch:
         first, width = self._corpus.layout.devices[0], self._corpus.layout.width
         size = (chunk_size, batch_size)
         spec: Any = partial(jax.ShapeDtypeStruct, sharding=jax.sharding.SingleDeviceSharding(first))
-        specs = (
-            spec((batch_size, width), np.float32),
-            spec((batch_size,), np.float32),
-            spec((chunk_size, width), np.float32),
-            spec((chunk_size,), np.float32),
-            spec((chunk_size,), np.int32),
-        )
+        shapes = (batch_size, width), (batch_size,), (chunk_size, width), (chunk_size,)
+        specs = *(spec(shape, np.float32) for shape in shapes), spec((chunk_size,), np.int32)
         program = self._programs.compile(("assembly", first, size, width), _assemble, *specs)
         self._assemblies = {**self._assemblies, size: program}
 
@@ -136,9 +131,8 @@ class CompiledSearch:
         program = self._searches[size]
         if masks is None:
             masks = self._all_posts(batch)
-        return TopK(
-            *self._corpus.arrays.use(lambda device, _: program(device.shards, masks, queries))
-        )
+        use = self._corpus.arrays.use
+        return TopK(*use(lambda device, _: program(device.shards, masks, queries)))
 
     def scores(self, representation: jax.Array | F32) -> F32:
         """Return the scores of all rows for [D] f32: [R], -inf where there is no post."""

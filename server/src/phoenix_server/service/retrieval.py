@@ -9,6 +9,7 @@ from functools import partial
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2_grpc
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
+from phoenix_server.corpus.changes import Labels
 from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.query import Answer, Query
 from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
@@ -148,25 +149,23 @@ async def _answer(generation: Generation, query: Query, timeout_s: float | None)
 
 
 def _response(request: pb.RetrieveRequest, answer: Answer, engine: Engine) -> pb.RetrieveResponse:
-    response = pb.RetrieveResponse(
+    labels = Labels.none(0) if answer.labels is None else answer.labels
+    created_at = answer.created_at_unix_ms.tolist() if request.return_created_at else None
+    vector = answer.representation.tolist() if request.return_user_representation else None
+    return pb.RetrieveResponse(
         generation=engine.generation,
         rows_scanned=answer.scanned,
         rows_eligible=answer.eligible,
         post_ids=answer.post_ids.tolist(),
         scores=answer.scores.tolist(),
         sequence=answer.sequence,
+        author_ids=answer.author_ids.tolist() if request.return_author_ids else None,
+        created_at_unix_ms=created_at,
+        label_names=labels.names,
+        label_counts=labels.counts.tolist(),
+        label_indices=labels.indices.tolist(),
+        user_representation=vector,
     )
-    if request.return_author_ids:
-        response.author_ids.extend(answer.author_ids.tolist())
-    if request.return_created_at:
-        response.created_at_unix_ms.extend(answer.created_at_unix_ms.tolist())
-    if answer.labels is not None:
-        response.label_names.extend(answer.labels.names)
-        response.label_counts.extend(answer.labels.counts.tolist())
-        response.label_indices.extend(answer.labels.indices.tolist())
-    if request.return_user_representation:
-        response.user_representation.extend(answer.representation.tolist())
-    return response
 
 
 def _request_status(exc: Exception) -> pb.RequestStatus:

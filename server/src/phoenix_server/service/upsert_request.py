@@ -48,14 +48,10 @@ def read_posts(request: UpsertPostsRequest, *, limit: int, width: int, now_ms: i
     indices = np.array(request.label_indices, np.int64)
     vectors = np.array(request.vectors, np.float32)
     violations: list[Violation] = []
-    for field, column, may_be_empty in (
-        ("author_ids", author_ids, False),
-        ("created_at_unix_ms", created_at, True),
-        ("label_counts", counts, True),
-    ):
-        if len(column) != count and (len(column) or not may_be_empty):
-            what = f"has {len(column)} entries, post_ids has {count}"
-            violations.append(Violation(field, what))
+    lengths = {"author_ids": len(author_ids), "created_at_unix_ms": len(created_at)}
+    for field, length in (lengths | {"label_counts": len(counts)}).items():
+        if length != count and (length or field == "author_ids"):  # the others may be empty
+            violations.append(Violation(field, f"has {length} entries, post_ids has {count}"))
     violations += find_zeros("author_ids", author_ids)
     violations += _late_times(created_at, now_ms + _DAY_MS)
     violations += _inconsistent_labels(request.label_names, counts, indices)
@@ -66,17 +62,16 @@ def read_posts(request: UpsertPostsRequest, *, limit: int, width: int, now_ms: i
         vectors = vectors.reshape(count, width)
         violations += _invalid_vectors(vectors)
     raise_any(violations)
+    labels = Labels.none(count)
+    if len(counts):
+        names = tuple(request.label_names)
+        labels = Labels(names, counts.astype(np.int32), indices.astype(np.int32))
+    times = created_at.astype(np.int64) if len(created_at) else carried_times(post_ids)
     return Posts(
         post_ids=post_ids,
         author_ids=author_ids,
-        created_at_unix_ms=(
-            created_at.astype(np.int64) if len(created_at) else carried_times(post_ids)
-        ),
-        labels=(
-            Labels(tuple(request.label_names), counts.astype(np.int32), indices.astype(np.int32))
-            if len(counts)
-            else Labels.none(count)
-        ),
+        created_at_unix_ms=times,
+        labels=labels,
         vectors=vectors,
     )
 

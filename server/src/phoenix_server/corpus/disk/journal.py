@@ -6,9 +6,9 @@ WAL mode with synchronous=FULL, so a committed transaction survives a power fail
     changes(sequence, posts, post_ids, author_ids, created_at_unix_ms, labels, vectors, tower,
             checksum)
 
-`posts` is the number of posts. Columns of posts are blobs of little-endian numbers (u64, u64, i64,
-f32), `labels` is JSON (null without labels), and `tower` is the fingerprint of the towers that made
-the vectors. A deletion has `post_ids` only. `checksum` is the CRC-32 of the other columns.
+`posts` is the number of posts. Columns of posts are blobs of little-endian numbers (see
+`_BLOBS`), `labels` is JSON (null without labels), and `tower` is the fingerprint of the towers that
+made the vectors. A deletion has `post_ids` only. `checksum` is the CRC-32 of the other columns.
 """
 
 import json
@@ -19,16 +19,14 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from phoenix_server.corpus.changes import Change, History, Ids, Labels, Posts
+from phoenix_server.corpus.changes import Change, History, Labels, Posts
 from phoenix_server.errors import CorpusError, PhoenixServerError, StorageError
 from phoenix_server.runtime.arrays import I32
-
-T = TypeVar("T", bound=np.generic)
 
 _FORMAT = 2
 _APPLICATION = 0x70686F78  # "phox", which the command `file` shows
@@ -51,6 +49,9 @@ CREATE TABLE changes (
     checksum INTEGER NOT NULL
 ) STRICT
 """
+
+
+_BLOBS = {"post_ids": "<u8", "author_ids": "<u8", "created_at_unix_ms": "<i8", "vectors": "<f4"}
 
 
 class _Row(NamedTuple):
@@ -137,7 +138,7 @@ class Journal:
         writes = groupby((row for row in rows if row.tower is not None), lambda row: row.tower)
         return History(
             changes=len(rows),
-            post_ids=_ids(rows),
+            post_ids=_join(rows, "post_ids"),
             is_write=np.repeat(is_write, [row.posts for row in rows]),
             writes=[_decode(list(run)) for _, run in writes],
         )
@@ -197,19 +198,16 @@ class Journal:
                     run(statement)
                 self._database.executemany("INSERT INTO identity VALUES (?, ?)", identity.items())
         elif version != _FORMAT:
-            raise CorpusError(
-                self._path, f"has format version {version}, this server reads {_FORMAT}"
-            )
+            what = f"has format version {version}, this server reads {_FORMAT}"
+            raise CorpusError(self._path, what)
         if not read_only:
             run("PRAGMA synchronous = FULL")
             run(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         found = dict(run("SELECT key, value FROM identity"))
         for key, value in identity.items():
             if found.get(key) != value:
-                raise CorpusError(
-                    self._path,
-                    f"belongs to another corpus: its {key} is {found.get(key)}, not {value}",
-                )
+                what = f"belongs to another corpus: its {key} is {found.get(key)}, not {value}"
+                raise CorpusError(self._path, what)
 
 
 def _mode(path: Path, read_only: bool) -> str:
@@ -225,41 +223,24 @@ def _encode(change: Change) -> _Row:
     """Return a change as the database stores it."""
     if not isinstance(change, Posts):
         return _Row(len(change), change.astype("<u8").tobytes())
-    labels = change.labels
-    lists = [labels.names, labels.counts.tolist(), labels.indices.tolist()]
-    return _Row(
-        posts=len(change),
-        post_ids=change.post_ids.astype("<u8").tobytes(),
-        author_ids=change.author_ids.astype("<u8").tobytes(),
-        created_at_unix_ms=change.created_at_unix_ms.astype("<i8").tobytes(),
-        labels=json.dumps(lists) if labels.names else None,
-        vectors=change.vectors.astype("<f4").tobytes(),
-        tower=change.tower,
-    )
-
-
-def _ids(rows: Iterable[_Row]) -> Ids:
-    """Return the post ids of changes."""
-    return _join((row.post_ids for row in rows), np.uint64)
+    blobs = {name: getattr(change, name).astype(dtype).tobytes() for name, dtype in _BLOBS.items()}
+    names, counts, indices = change.labels
+    labels = json.dumps([names, counts.tolist(), indices.tolist()]) if names else None
+    return _Row(len(change), labels=labels, tower=change.tower, **blobs)
 
 
 def _decode(rows: Sequence[_Row]) -> Posts:
     """Return the posts that changes of one tower write."""
-    vectors = _join((row.vectors for row in rows), np.float32)
-    return Posts(
-        post_ids=_ids(rows),
-        author_ids=_join((row.author_ids for row in rows), np.uint64),
-        created_at_unix_ms=_join((row.created_at_unix_ms for row in rows), np.int64),
-        labels=_decode_labels(rows),
-        vectors=vectors.reshape(sum(row.posts for row in rows), -1),
-        tower=rows[0].tower,
-    )
+    columns = {name: _join(rows, name) for name in _BLOBS}
+    columns["vectors"] = columns["vectors"].reshape(len(columns["post_ids"]), -1)
+    return Posts(labels=_decode_labels(rows), tower=rows[0].tower, **columns)
 
 
-def _join(blobs: Iterable[bytes], dtype: type[T]) -> npt.NDArray[T]:
-    """Return the numbers of several blobs."""
-    little_endian = np.dtype(dtype).newbyteorder("<")
-    return np.frombuffer(b"".join(blobs), little_endian).astype(dtype, copy=False)
+def _join(rows: Iterable[_Row], name: str) -> npt.NDArray[Any]:
+    """Return a column of the posts of several changes."""
+    little_endian = np.dtype(_BLOBS[name])
+    numbers = np.frombuffer(b"".join(getattr(row, name) for row in rows), little_endian)
+    return numbers.astype(little_endian.newbyteorder("="), copy=False)
 
 
 def _decode_labels(rows: Sequence[_Row]) -> Labels:

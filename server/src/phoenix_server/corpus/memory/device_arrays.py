@@ -15,7 +15,7 @@ import numpy as np
 from phoenix_server.corpus.changes import Posts
 from phoenix_server.corpus.memory.bitmaps import Rows, Words
 from phoenix_server.errors import StartupError
-from phoenix_server.runtime.arrays import I32, I64, U32
+from phoenix_server.runtime.arrays import I32, I64
 from phoenix_server.runtime.devices import Device
 from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.search.eligibility import ColumnsUpdate, FilterColumns, update_columns
@@ -77,7 +77,7 @@ class DeviceArrays:
         self._lock = threading.Lock()
         self._corpus = corpus
         self._columns = FilterColumns(
-            jax.device_put(_split_times(created_at_unix_ms), layout.by_rows),
+            jax.device_put(split_ids(created_at_unix_ms.astype(np.uint64)), layout.by_rows),
             # A copy: a CPU device may alias a numpy array, and the host updates this one.
             jax.device_put(labels.copy(), layout.words),
         )
@@ -143,7 +143,8 @@ class DeviceArrays:
         if len(rows) and writes.posts is not None:
             posts.vectors[: len(rows)] = writes.posts.vectors[chunk]
             posts.ids[: len(rows)] = split_ids(writes.posts.post_ids[chunk])
-            columns.times[: len(rows)] = _split_times(writes.posts.created_at_unix_ms[chunk])
+            times = writes.posts.created_at_unix_ms[chunk].astype(np.uint64)
+            columns.times[: len(rows)] = split_ids(times)
         longest = np.float32(1.0001 * float(np.linalg.norm(posts.vectors, axis=1).max()))
         posts.words[: len(words)] = words
         posts.bits[: len(words)] = writes.live[words]
@@ -194,8 +195,3 @@ def choose_layout(
         return ShardedLayout(devices=devices, rows=rows, width=width, scan=scan, **sizes)
     except ValueError as exc:
         raise StartupError(f"scan: {exc}") from exc
-
-
-def _split_times(times: I64) -> U32:
-    """Split [n] times into the [n, 2] 32-bit halves of `FilterColumns`."""
-    return split_ids(times.astype(np.uint64))
