@@ -21,7 +21,6 @@ from phoenix_retrieval.v1.manifest_pb2 import BundleManifest, CorpusManifest, Fi
 from phoenix_server.errors import ArtifactError, PhoenixServerError
 
 MANIFEST = "manifest.json"
-_CHUNK_BYTES = 1 << 20
 
 M = TypeVar("M", BundleManifest, CorpusManifest)
 ErrorType = Callable[[Path, str], ArtifactError]

@@ -14,13 +14,12 @@ Shapes:
 
 from collections.abc import MutableMapping, Set
 from heapq import heapify, heappop, heappush
-from typing import Protocol
 
 import numpy as np
 
 from phoenix_server.corpus.changes import Ids, Posts
-from phoenix_server.corpus.memory.bitmaps import Rows
 from phoenix_server.corpus.memory.id_map import NOWHERE
+from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.runtime.arrays import I64
 
 Pending = MutableMapping[int, int | None]
@@ -32,25 +31,6 @@ _HEAP_CHUNK = 1 << 12
 _Key = tuple[int, int]  # creation time and id
 
 
-class Corpus(Protocol):
-    """The posts of a corpus, for example a `CorpusIndex`."""
-
-    capacity: int
-
-    @property
-    def created_at_unix_ms(self) -> I64:
-        """The creation times of the posts, by row."""
-        ...
-
-    def find(self, post_ids: Ids) -> Rows:
-        """Return the rows of [n] posts, `NOWHERE` for posts that the corpus does not hold."""
-        ...
-
-    def times(self, *, without: Ids) -> tuple[Ids, I64]:
-        """Return the ids and creation times of all posts except some."""
-        ...
-
-
 class EvictionQueue:
     """The posts of a corpus, oldest first. Not thread-safe.
 
@@ -59,7 +39,7 @@ class EvictionQueue:
     """
 
     def __init__(
-        self, corpus: Corpus, *, sorted_posts: int | None = None, heap_chunk: int = _HEAP_CHUNK
+        self, corpus: CorpusIndex, *, sorted_posts: int | None = None, heap_chunk: int = _HEAP_CHUNK
     ) -> None:
         """Create a queue; it reads the corpus when posts are taken.
 
