@@ -17,21 +17,21 @@ from typing import TypeVar
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from phoenix_retrieval.v1.manifest_pb2 import File
+from phoenix_retrieval.v1.manifest_pb2 import BundleManifest, CorpusManifest, File
 from phoenix_server.errors import ArtifactError, PhoenixServerError
 
 MANIFEST = "manifest.json"
-_CHUNK_BYTES = 1 << 20
 
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", BundleManifest, CorpusManifest)
 ErrorType = Callable[[Path, str], ArtifactError]
 
 
-def read_manifest(directory: Path, manifest: M, error: ErrorType) -> M:
+def read_manifest(directory: Path, manifest: M, error: ErrorType, *, version: int) -> M:
     """Read a directory's `manifest.json` into `manifest`, and return it.
 
     Raises:
-        ArtifactError: Of the given kind; it is missing or not such a manifest.
+        ArtifactError: Of the given kind; it is missing, not such a manifest, or not of the format
+            version that this server reads.
     """
     path = directory / MANIFEST
     if not directory.is_dir():
@@ -43,9 +43,12 @@ def read_manifest(directory: Path, manifest: M, error: ErrorType) -> M:
     except (OSError, UnicodeDecodeError) as exc:
         raise error(path, f"cannot be read: {exc}") from exc
     try:
-        return json_format.Parse(text, manifest)
+        json_format.Parse(text, manifest)
     except json_format.ParseError as exc:
         raise error(path, f"is not a {type(manifest).__name__}: {exc}") from exc
+    if (found := manifest.format_version) != version:
+        raise error(directory, f"has format version {found}, this server reads {version}")
+    return manifest
 
 
 def write_manifest(directory: Path, manifest: Message) -> None:
@@ -79,10 +82,8 @@ def verify_files(directory: Path, files: Iterable[File], error: ErrorType) -> No
         sums = pool.map(lambda file: sha256(directory / file.path), files)
         for file, actual in zip(files, sums, strict=True):
             if actual != file.sha256:
-                raise error(
-                    directory / file.path,
-                    f"was changed: its SHA-256 is {actual}, the manifest says {file.sha256}",
-                )
+                what = f"was changed: its SHA-256 is {actual}, the manifest says {file.sha256}"
+                raise error(directory / file.path, what)
 
 
 @contextmanager

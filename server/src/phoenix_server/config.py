@@ -24,17 +24,11 @@ MAX_REQUEST_BYTES = (2**31 - 1) // 4
 """gRPC's own limit is 4 times the server's, in a signed 32-bit number."""
 
 
-def _require_positive(config: object, *names: str) -> None:
+def _require_positive(config: object, *names: str, or_zero: bool = False) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}: {value} is not positive")
-
-
-def _require_not_negative(config: object, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name}: {getattr(config, name)} is negative")
+        if not (value is None or value > 0 or (or_zero and value == 0)):
+            raise ValueError(f"{name}: {value} is {'negative' if or_zero else 'not positive'}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +73,7 @@ class QueueConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "max_waiting", "default_timeout_s")
-        _require_not_negative(self, "reply_margin_s")
+        _require_positive(self, "reply_margin_s", or_zero=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +172,7 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         _require_positive(self, "watch_interval_s", "snapshot_after", "shards")
-        _require_not_negative(self, "grace_s")
+        _require_positive(self, "grace_s", or_zero=True)
         if self.evict_oldest and self.read_only:
             raise ValueError("evict_oldest: a corpus that is served read-only accepts no posts")
 

@@ -81,9 +81,8 @@ class InvalidRequestError(PhoenixServerError):
 
     def within(self, field: str) -> "InvalidRequestError":
         """Return the error for a message in which this one is the given field."""
-        return InvalidRequestError(
-            [Violation(f"{field}.{v.field}", v.description) for v in self.violations]
-        )
+        inner = self.violations
+        return InvalidRequestError([Violation(f"{field}.{v.field}", v.description) for v in inner])
 
 
 class PostNotFoundError(PhoenixServerError):

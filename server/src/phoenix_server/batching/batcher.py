@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from phoenix_server.batching.scheduler import Scheduler
 from phoenix_server.batching.stats import QueueStats
 from phoenix_server.config import QueueConfig
 from phoenix_server.engine.query import Answer, Query
+from phoenix_server.runtime.threads import settle
 
 T = TypeVar("T")
 
@@ -93,16 +95,7 @@ class Batcher:
             Exception: What the function raises.
         """
         result: Future[None] = Future()
-
-        def run() -> None:
-            try:
-                function()
-            except BaseException as exc:
-                result.set_exception(exc)
-            else:
-                result.set_result(None)
-
-        self._scheduler.add_between(run)
+        self._scheduler.add_between(partial(settle, result, function))
         result.result()
 
     @property

@@ -15,6 +15,7 @@ After a batch of b users, with error = device time / (likely[b] * cost) - 1, lim
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import exp
 
 from phoenix_server.batching.request import Batch, Request
@@ -31,6 +32,7 @@ _MIN_WINDOW_S = 0.5
 _COST_GAIN = 1 / 32
 
 
+@dataclass
 class MovingEstimate:
     """Moving mean and mean deviation of a time, as TCP estimates round trips (RFC 6298).
 
@@ -41,9 +43,8 @@ class MovingEstimate:
         deviation: The moving mean of |sample - mean|.
     """
 
-    def __init__(self, mean: float, deviation: float) -> None:
-        self.mean = mean
-        self.deviation = deviation
+    mean: float
+    deviation: float
 
     @property
     def high(self) -> float:

@@ -19,12 +19,14 @@ Times are in seconds, on the queue's clock. The package uses these terms:
 
 from asyncio import Future
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from math import inf
 from typing import Any
 
 from phoenix_server.engine.query import Query
 
 
+@dataclass(eq=False, slots=True)
 class Request:
     """A query, or a call that runs alone on the device thread, and the future of its caller.
 
@@ -34,50 +36,35 @@ class Request:
         arrival_s: When the request arrived.
         cost_s: Its cost, without the search cost of its batch.
         due_s: When it is due.
+        has_deadline: Whether the caller set a timeout; for `deadline_s`.
+        number: The number of the request, by arrival; for `order`.
+        kind: The kind of call; empty for a query.
         deadline_s: Its deadline: `due_s`, or infinity.
         order: Sort key of the queue: due time, then order of arrival.
-        kind: The kind of call; empty for a query.
         launched: Whether it has reached the device.
         settled: Whether it is counted in a final state.
     """
 
-    __slots__ = (
-        "arrival_s",
-        "cost_s",
-        "deadline_s",
-        "due_s",
-        "future",
-        "kind",
-        "launched",
-        "order",
-        "settled",
-        "work",
-    )
+    work: Query | Callable[[], object]
+    future: Future[Any]
+    _: KW_ONLY
+    arrival_s: float
+    cost_s: float
+    due_s: float
+    has_deadline: InitVar[bool]
+    number: InitVar[int]
+    kind: str = ""
+    deadline_s: float = field(init=False)
+    order: tuple[float, int] = field(init=False)
+    launched: bool = False
+    settled: bool = False
 
-    def __init__(
-        self,
-        work: Query | Callable[[], object],
-        future: Future[Any],
-        *,
-        arrival_s: float,
-        cost_s: float,
-        due_s: float,
-        has_deadline: bool,
-        number: int,
-        kind: str = "",
-    ) -> None:
-        self.work = work
-        self.future = future
-        self.arrival_s = arrival_s
-        self.cost_s = cost_s
-        self.due_s = due_s
-        self.deadline_s = due_s if has_deadline else inf
-        self.order = (due_s, number)
-        self.kind = kind
-        self.launched = False
-        self.settled = False
+    def __post_init__(self, has_deadline: bool, number: int) -> None:
+        self.deadline_s = self.due_s if has_deadline else inf
+        self.order = (self.due_s, number)
 
 
+@dataclass(eq=False)
 class Batch:
     """Requests that run together: queries, or one call.
 
@@ -92,15 +79,14 @@ class Batch:
         end_s: When the device finished the batch.
     """
 
-    def __init__(self, requests: list[Request], cost_s: float) -> None:
-        self.requests = requests
-        self.cost_s = cost_s
-        self.ready = False
-        self.prepared: Any = None
-        self.launched: Any = None
-        self.error: Exception | None = None
-        self.start_s = 0.0
-        self.end_s = 0.0
+    requests: list[Request]
+    cost_s: float
+    ready: bool = False
+    prepared: Any = None
+    launched: Any = None
+    error: Exception | None = None
+    start_s: float = 0.0
+    end_s: float = 0.0
 
     @property
     def kind(self) -> str:

@@ -70,8 +70,6 @@ def add_stats(current: QueueStats, other: QueueStats) -> QueueStats:
     return replace(
         current,
         # Each queue counts the compilations of the whole process.
-        compilations_after_ready=max(
-            current.compilations_after_ready, other.compilations_after_ready
-        ),
+        compilations_after_ready=max(each.compilations_after_ready for each in (current, other)),
         **{name: getattr(current, name) + getattr(other, name) for name in counts},
     )

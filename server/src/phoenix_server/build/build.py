@@ -157,15 +157,8 @@ def _encode(
     if config.engine == "ray":
         from phoenix_server.build.ray import encode_parts
 
-        encode_parts(
-            bundle,
-            dataset,
-            parts,
-            missing,
-            workers=config.workers,
-            address=config.ray_address,
-            report=advance,
-        )
+        where = config.workers, config.ray_address
+        encode_parts(bundle, dataset, parts, missing, *where, report=advance)
         return
     from phoenix_server.build.encoder import PartEncoder
 

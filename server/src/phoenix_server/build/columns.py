@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from phoenix_server.corpus.snowflake import UNKNOWN, carried_times
 from phoenix_server.errors import CorpusError
+from phoenix_server.runtime.arrays import U64
 
 COLUMNS = ("post_id", "author_id", "created_at", "labels")
 _TIMES = pa.timestamp("ms", "UTC")
@@ -105,7 +106,7 @@ def _is_text(found: pa.DataType) -> bool:
     return any(is_kind(value) for is_kind in kinds)
 
 
-def _ids(name: Path | str, column: str, values: pa.Array, row: int) -> npt.NDArray[np.uint64]:
+def _ids(name: Path | str, column: str, values: pa.Array, row: int) -> U64:
     if values.null_count:
         raise CorpusError(name, f"{column} is null in row {row + _first(values.is_null())}")
     if pa.types.is_signed_integer(values.type) and len(values) and pc.min(values).as_py() < 0:
@@ -116,9 +117,7 @@ def _ids(name: Path | str, column: str, values: pa.Array, row: int) -> npt.NDArr
     return ids
 
 
-def _created_at(
-    name: Path | str, batch: pa.RecordBatch, post_ids: npt.NDArray[np.uint64], row: int
-) -> pa.Array:
+def _created_at(name: Path | str, batch: pa.RecordBatch, post_ids: U64, row: int) -> pa.Array:
     times = carried_times(post_ids)
     carried = pa.array(times, mask=times == UNKNOWN).cast(_TIMES)
     if "created_at" not in batch.schema.names:
@@ -126,10 +125,8 @@ def _created_at(
     given = batch.column("created_at").cast(_TIMES, safe=False)  # truncates to 1 ms
     odd = pc.or_(pc.less(given, _EPOCH), pc.greater(given, _LAST)).fill_null(False)
     if pc.any(odd).as_py():
-        raise CorpusError(
-            name,
-            f"created_at holds a time that is not from 1970 to 9999 in row {row + _first(odd)}",
-        )
+        what = "created_at holds a time that is not from 1970 to 9999"
+        raise CorpusError(name, f"{what} in row {row + _first(odd)}")
     return pc.coalesce(given, carried)
 
 

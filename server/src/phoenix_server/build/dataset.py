@@ -107,14 +107,9 @@ class Dataset:
     @property
     def identity(self) -> dict[str, list[int | str | None]]:
         """The size in bytes, time of writing and SHA-256 of the footer of each file, by path."""
-        return {
-            f"{file.filesystem.type_name}:{file.path}": [
-                file.size_bytes,
-                file.modified_ns,
-                file.footer_sha256,
-            ]
-            for file in self.files
-        }
+        names = (f"{file.filesystem.type_name}:{file.path}" for file in self.files)
+        contents = ([file.size_bytes, file.modified_ns, file.footer_sha256] for file in self.files)
+        return dict(zip(names, contents, strict=True))
 
     def locate(self, row: int) -> tuple[Place, int]:
         """Return the file that holds a row of the dataset, and the row within the file."""
@@ -149,9 +144,9 @@ def open_dataset(places: Sequence[Place], filesystem: pafs.FileSystem | None = N
             raise CorpusError(file.name, "is given more than once")
     with ThreadPoolExecutor(_READERS) as pool:
         described = list(pool.map(_describe, found))
-    name = (
-        _shown(places[0]) if len(places) == 1 else f"{_shown(places[0])} and {len(places) - 1} more"
-    )
+    name = _shown(places[0])
+    if len(places) > 1:
+        name = f"{name} and {len(places) - 1} more"
     if not sum(file.rows for file, _ in described):
         raise CorpusError(name, "holds no posts")
     first, schema = described[0]
@@ -229,9 +224,8 @@ def _check_folders(name: Place, folders: Sequence[str]) -> None:
     for folder in folders:
         column = folder.partition("=")[0]
         if "=" in folder and column in COLUMNS:
-            raise CorpusError(
-                name, f"{column} is in the name of a directory; only columns in files are read"
-            )
+            what = f"{column} is in the name of a directory; only columns in files are read"
+            raise CorpusError(name, what)
 
 
 def _describe(found: _Entry) -> tuple[PostFile, pa.Schema]:

@@ -62,10 +62,7 @@ def import_corpus(
     )
     batch = to_record_batch(posts if keep.all() else posts.take(np.flatnonzero(keep)))
     with new_snapshot(
-        out,
-        source=path,
-        embedding_size=width,
-        tower_fingerprint=bundle.manifest.tower_fingerprint,
+        out, source=path, embedding_size=width, tower_fingerprint=bundle.manifest.tower_fingerprint
     ) as writer:
         for start in range(0, batch.num_rows, _CHUNK_ROWS):
             writer.write(batch.slice(start, _CHUNK_ROWS))

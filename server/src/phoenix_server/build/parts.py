@@ -22,15 +22,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.artifacts import flush, sha256
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot, verify
 from phoenix_server.errors import CorpusError
+from phoenix_server.runtime.arrays import I64, Bools
 
 _log = logging.getLogger(__name__)
 
@@ -73,11 +74,8 @@ class Work:
         ]
         found += [f"{path} was not there" for path in other_files if path not in files]
         found += [f"{path} is not given any more" for path in files if path not in other_files]
-        found += [
-            f"{path} was changed"
-            for path, what in files.items()
-            if path in other_files and other_files[path] != what
-        ]
+        both = (path for path in files if path in other_files)
+        found += [f"{path} was changed" for path in both if files[path] != other_files[path]]
         if not found and list(files) != list(other_files):
             found.append("the files come in another order")
         return found
@@ -95,7 +93,7 @@ class Parts:
 
     path: Path
     work: Work
-    dropped: npt.NDArray[np.int64]
+    dropped: I64
 
     @cached_property
     def count(self) -> int:
@@ -112,7 +110,7 @@ class Parts:
         start = part * self.work.part_rows
         return range(start, min(start + self.work.part_rows, self.work.rows))
 
-    def kept(self, rows: range) -> npt.NDArray[np.bool_]:
+    def kept(self, rows: range) -> Bools:
         """Return which of [n] rows are not left out, [n] bool."""
         keep = np.ones(len(rows), np.bool_)
         first, last = np.searchsorted(self.dropped, [rows.start, rows.stop])
@@ -121,9 +119,7 @@ class Parts:
 
     def part_posts(self, part: int) -> int:
         """Return the number of posts of a part that are not left out."""
-        rows = self.rows(part)
-        first, last = np.searchsorted(self.dropped, [rows.start, rows.stop])
-        return len(rows) - int(last - first)
+        return int(np.count_nonzero(self.kept(self.rows(part))))
 
     def part_path(self, part: int) -> Path:
         """Return the path of a part."""
@@ -144,25 +140,21 @@ class Parts:
 
     def find(self) -> list[int]:
         """Return the complete parts, ascending, and remove incomplete ones."""
-        numbers = [part for part in range(self.count) if self.part_posts(part)]
-        there = {self.part_path(part).name: part for part in numbers}
-        entries = list((self.path / _PARTS).iterdir())
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            whole = list(pool.map(lambda entry: self._is_whole(there.get(entry.name)), entries))
-        for entry, keep in zip(entries, whole, strict=True):
-            if not keep:
-                shutil.rmtree(entry)
-        return sorted(there[e.name] for e, keep in zip(entries, whole, strict=True) if keep)
+        numbers = {self.part_path(part): part for part in range(self.count)}
 
-    def _is_whole(self, part: int | None) -> bool:
-        if part is None:
-            return False  # it was being written
-        try:
-            self.open_part(part)
-        except CorpusError as exc:
-            _log.warning("encoding a part again: %s", exc)
-            return False
-        return True
+        def keep_whole(entry: Path) -> list[int]:
+            part = numbers.get(entry)  # None: it was being written
+            try:
+                if part is not None and self.part_posts(part):
+                    self.open_part(part)
+                    return [part]
+            except CorpusError as exc:
+                _log.warning("encoding a part again: %s", exc)
+            shutil.rmtree(entry)
+            return []
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return sorted(chain(*pool.map(keep_whole, (self.path / _PARTS).iterdir())))
 
     def claim(self, encoder: str) -> None:
         """Record the encoder, which must be the same for all parts.
@@ -186,7 +178,7 @@ class Parts:
             own.unlink()
 
 
-def save_work(path: Path, work: Work, dropped: npt.NDArray[np.int64]) -> Parts:
+def save_work(path: Path, work: Work, dropped: I64) -> Parts:
     """Store the inputs and options of a build, and create its parts."""
     (path / _PARTS).mkdir(exist_ok=True)
     np.save(path / _DROPPED, dropped)
@@ -215,9 +207,8 @@ def load_work(path: Path, work: Work) -> Parts | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as exc:
-        raise CorpusError(
-            path, f"cannot be continued ({exc}); --restart discards it and starts over"
-        ) from exc
+        what = f"cannot be continued ({exc}); --restart discards it and starts over"
+        raise CorpusError(path, what) from exc
     if found := earlier.differences(work):
         raise CorpusError(
             path,

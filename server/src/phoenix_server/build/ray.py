@@ -37,9 +37,9 @@ def encode_parts(
     dataset: Dataset,
     parts: Parts,
     missing: Sequence[int],
-    *,
     workers: int | None,
     address: str | None,
+    *,
     report: Callable[[int], None],
 ) -> None:
     """Encode parts in Ray workers.
@@ -71,10 +71,8 @@ def encode_parts(
             cause = getattr(exc, "cause", None)
             if isinstance(cause, PhoenixServerError):
                 raise cause from None
-            reason = str(cause or exc).strip().splitlines()[0]
-            raise StartupError(
-                f"a Ray worker failed: {type(cause or exc).__name__}: {reason}"
-            ) from exc
+            reason = f"{type(cause or exc).__name__}: {str(cause or exc).strip().splitlines()[0]}"
+            raise StartupError(f"a Ray worker failed: {reason}") from exc
         finally:
             for worker in pool:
                 ray.kill(worker)
@@ -150,7 +148,10 @@ def cluster(address: str | None, workers: int | None) -> Generator[Any, None, No
     if ray.is_initialized():
         yield ray
         return
-    where: dict[str, Any] = {"address": address} if address else _local(workers)
+    where: dict[str, Any] = {"address": address}
+    if not address:  # a private cluster on this machine
+        where = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        where["object_store_memory"] = _OBJECTS_BYTES
     try:
         with warnings.catch_warnings():
             # JAX does not survive a fork, but the processes that Ray forks exec at once.
@@ -162,16 +163,6 @@ def cluster(address: str | None, workers: int | None) -> Generator[Any, None, No
         yield ray
     finally:
         ray.shutdown()
-
-
-def _local(workers: int | None) -> dict[str, Any]:
-    """Return the options that start a private Ray on this machine."""
-    return {
-        "address": "local",
-        "num_cpus": workers,
-        "include_dashboard": False,
-        "object_store_memory": _OBJECTS_BYTES,
-    }
 
 
 def _check_address(address: str) -> None:

@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from phoenix_server.build.columns import convert
 from phoenix_server.build.dataset import Dataset, PostFile
 from phoenix_server.errors import CorpusError
+from phoenix_server.runtime.arrays import I64, U64
 
 _BATCH_ROWS = 1 << 16  # posts checked at once
 _COMPARED = 1 << 20  # ids compared at once
@@ -52,9 +51,7 @@ def read_posts(dataset: Dataset, rows: range, batch_rows: int) -> Iterator[pa.Re
         yield pa.concat_batches(pieces)
 
 
-def check_posts(
-    dataset: Dataset, *, drop_duplicates: bool, report: Callable[[int], None]
-) -> npt.NDArray[np.int64]:
+def check_posts(dataset: Dataset, *, drop_duplicates: bool, report: Callable[[int], None]) -> I64:
     """Check all posts of a dataset.
 
     Memory: the ids of all posts, 8 bytes each, and the batches being read.
@@ -84,7 +81,7 @@ def check_posts(
     return rows[0]
 
 
-def _checked_ids(dataset: Dataset, report: Callable[[int], None]) -> npt.NDArray[np.uint64]:
+def _checked_ids(dataset: Dataset, report: Callable[[int], None]) -> U64:
     """Check all posts, one file per thread, and return their ids, [N] u64."""
     post_ids = np.empty(dataset.rows, np.uint64)
     lock, stop, done = Lock(), Event(), 0
@@ -110,22 +107,16 @@ def _checked_ids(dataset: Dataset, report: Callable[[int], None]) -> npt.NDArray
     return post_ids
 
 
-def _repeated(post_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _repeated(post_ids: U64) -> U64:
     """Return the ids that occur more than once, ascending; sorts the [N] ids in place."""
     post_ids.sort()
-    found = [
-        post_ids[start + 1 : start + 1 + _COMPARED][same]
-        for start in range(0, len(post_ids) - 1, _COMPARED)
-        if (same := _equal(post_ids[start : start + 1 + _COMPARED])).any()
-    ]
+    starts = range(0, len(post_ids) - 1, _COMPARED)
+    pieces = (post_ids[start : start + 1 + _COMPARED] for start in starts)
+    found = [ids[1:][ids[1:] == ids[:-1]] for ids in pieces]
     return np.unique(np.concatenate([*found, np.zeros(0, np.uint64)]))
 
 
-def _equal(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    return ids[1:] == ids[:-1]
-
-
-def _locate(dataset: Dataset, repeated: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+def _locate(dataset: Dataset, repeated: U64) -> I64:
     """Find the rows that repeat an earlier post, and the first row of that post: [2, n] i64."""
     first = np.full(len(repeated), -1, np.int64)  # the first row of each id
     found = [np.zeros((2, 0), np.int64)]
@@ -149,27 +140,15 @@ def _pieces(
     if not rows:
         return
     with file.open() as opened:
-        row = 0
+        end = 0
         for group, count in enumerate(file.group_rows):
-            if row < rows.stop and row + count > rows.start:
-                yield from _group_pieces(opened, group, row, rows, columns, batch_rows)
-            row += count
-
-
-def _group_pieces(
-    file: pq.ParquetFile,
-    group: int,
-    row: int,
-    rows: range,
-    columns: Sequence[str],
-    batch_rows: int,
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield those of `rows` that are in a row group, which starts at `row`."""
-    for batch in file.iter_batches(batch_rows, row_groups=[group], columns=list(columns)):
-        start = max(rows.start - row, 0)
-        piece = batch.slice(start, max(min(rows.stop - row, batch.num_rows) - start, 0))
-        if piece.num_rows:
-            yield row + start, piece
-        row += batch.num_rows
-        if row >= rows.stop:
-            return
+            row, end = end, end + count
+            if row >= rows.stop or end <= rows.start:
+                continue
+            for batch in opened.iter_batches(batch_rows, row_groups=[group], columns=list(columns)):
+                start, stop = max(rows.start - row, 0), min(rows.stop - row, batch.num_rows)
+                if start < stop:
+                    yield row + start, batch.slice(start, stop - start)
+                row += batch.num_rows
+                if row >= rows.stop:
+                    return

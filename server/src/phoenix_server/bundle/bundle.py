@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_retrieval.v1.manifest_pb2 import BundleManifest, File, Program
 from phoenix_retrieval.v1.manifest_pb2 import HashFunctions as HashFunctionsMessage
@@ -23,6 +22,7 @@ from phoenix_server.artifacts import MANIFEST, read_manifest, verify_files
 from phoenix_server.bundle.features import FeatureBuilder, HashFunctions
 from phoenix_server.bundle.safetensors_map import map_tensors
 from phoenix_server.errors import BundleError
+from phoenix_server.runtime.arrays import F32
 
 if TYPE_CHECKING:
     from jax import export
@@ -31,6 +31,14 @@ FORMAT_VERSION = 1
 WEIGHTS = "weights.safetensors"
 SELFTEST = "selftest.npz"
 TABLES = ("user_embeddings", "item_embeddings", "author_embeddings")
+
+
+def table_path(name: str) -> str:
+    """Return the path of an embedding table within a bundle."""
+    return f"tables/{name}.safetensors"
+
+
+_TABLE_FILES = set(map(table_path, TABLES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +83,11 @@ class Bundle:
             BundleError: The manifest does not list one of them.
         """
         programs = {self.manifest.user_tower.path, self.manifest.candidate_tower.path}
-        tables = {table_path(name) for name in TABLES}
-        paths = programs | tables | {WEIGHTS, SELFTEST}
         listed = {file.path: file for file in self.manifest.files}
-        for path in sorted(paths):
+        for path in sorted(programs | _TABLE_FILES | {WEIGHTS, SELFTEST}):
             if path not in listed:
-                raise BundleError(
-                    self.path / path, "not in the manifest; this bundle is incomplete"
-                )
+                what = "not in the manifest; this bundle is incomplete"
+                raise BundleError(self.path / path, what)
             yield listed[path]
 
     def check_current(self, now: datetime) -> None:
@@ -106,10 +111,8 @@ class Bundle:
         """
         claimed, actual = self.manifest.tower_fingerprint, tower_fingerprint(self.manifest)
         if claimed != actual:
-            raise BundleError(
-                self.path / MANIFEST,
-                f"tower_fingerprint is {claimed[:12]}, but these files have {actual[:12]}",
-            )
+            what = f"tower_fingerprint is {claimed[:12]}, but these files have {actual[:12]}"
+            raise BundleError(self.path / MANIFEST, what)
 
     def load_program(self, program: Program) -> export.Exported:
         """Read a program.
@@ -129,7 +132,7 @@ class Bundle:
             raise BundleError(path, f"lowered for {exported.platforms}, not for {platform}")
         return exported
 
-    def load_weights(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    def load_weights(self) -> Iterator[tuple[str, F32]]:
         """Yield the weights by name, mapped from their file.
 
         Raises:
@@ -137,7 +140,7 @@ class Bundle:
         """
         yield from self._tensors(WEIGHTS)
 
-    def load_table(self, name: str) -> npt.NDArray[np.float32]:
+    def load_table(self, name: str) -> F32:
         """Return one embedding table, [vocab_size, D] f32, mapped from its file.
 
         Raises:
@@ -145,13 +148,11 @@ class Bundle:
         """
         found = dict(self._tensors(table_path(name)))
         if list(found) != [name]:
-            raise BundleError(
-                self.path / table_path(name),
-                f"should hold {name}, holds {', '.join(found) or 'nothing'}",
-            )
+            what = f"should hold {name}, holds {', '.join(found) or 'nothing'}"
+            raise BundleError(self.path / table_path(name), what)
         return found[name]
 
-    def _tensors(self, name: str) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    def _tensors(self, name: str) -> Iterator[tuple[str, F32]]:
         path = self.path / name
         try:
             yield from map_tensors(path)
@@ -165,12 +166,7 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: It is not a bundle, or has a format version that this server cannot read.
     """
-    manifest = read_manifest(path, BundleManifest(), BundleError)
-    if manifest.format_version != FORMAT_VERSION:
-        raise BundleError(
-            path,
-            f"has format version {manifest.format_version}, this server reads {FORMAT_VERSION}",
-        )
+    manifest = read_manifest(path, BundleManifest(), BundleError, version=FORMAT_VERSION)
     return Bundle(path=path, manifest=manifest)
 
 
@@ -186,33 +182,25 @@ def verify(bundle: Bundle) -> None:
 
 def verify_programs(bundle: Bundle) -> None:
     """Do the part of `verify` that takes milliseconds: all but the contents of the tables."""
-    tables = {table_path(name) for name in TABLES}
-    files = [file for file in bundle.serving_files() if file.path not in tables]
+    files = (file for file in bundle.serving_files() if file.path not in _TABLE_FILES)
     verify_files(bundle.path, files, BundleError)
     bundle.check_fingerprint()
 
 
 def verify_tables(bundle: Bundle) -> None:
     """Do the rest of `verify`: the contents of the tables."""
-    tables = {table_path(name) for name in TABLES}
-    files = [file for file in bundle.serving_files() if file.path in tables]
+    files = (file for file in bundle.serving_files() if file.path in _TABLE_FILES)
     verify_files(bundle.path, files, BundleError)
 
 
 def tower_fingerprint(manifest: BundleManifest) -> str:
     """Return the fingerprint as `BundleManifest.tower_fingerprint` defines it."""
-    hashed = {manifest.user_tower.path, manifest.candidate_tower.path, WEIGHTS}
-    hashed |= {table_path(name) for name in TABLES}
+    hashed = {manifest.user_tower.path, manifest.candidate_tower.path, WEIGHTS, *_TABLE_FILES}
     lines = [f"{file.path} {file.sha256}" for file in manifest.files if file.path in hashed]
     for functions in (manifest.user_hash, manifest.item_hash, manifest.author_hash):
         constants = (*functions.scales, *functions.biases, functions.modulus, functions.vocab_size)
         lines.append(" ".join(map(str, constants)))
     return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
-
-
-def table_path(name: str) -> str:
-    """Return the path of an embedding table within a bundle."""
-    return f"tables/{name}.safetensors"
 
 
 def _hash_functions(message: HashFunctionsMessage) -> HashFunctions:

@@ -85,7 +85,6 @@ class ExportedTower:
             }
             lowered = jax.jit(self._exported.call).lower(self._weights, self._tables, inputs)
         except (TypeError, ValueError) as exc:
-            raise BundleError(
-                self._path, f"does not take the arrays of this bundle: {exc}"
-            ) from exc
+            what = f"does not take the arrays of this bundle: {exc}"
+            raise BundleError(self._path, what) from exc
         return lowered.compile(compiler_options=_COMPILER_OPTIONS)

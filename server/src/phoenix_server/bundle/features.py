@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from phoenix_server.runtime.arrays import I32, I64, U32, U64
+
 _PIECE = 1 << 12  # ids that are hashed at once, so that their hashes stay in cache
 
 HostArrays = Mapping[str, npt.NDArray[np.generic]]
@@ -29,10 +31,10 @@ class UserColumns(NamedTuple):
     """
 
     user_id: int
-    post_ids: npt.NDArray[np.uint64]
-    author_ids: npt.NDArray[np.uint64]
-    action_masks: npt.NDArray[np.uint64]
-    product_surfaces: npt.NDArray[np.uint32]
+    post_ids: U64
+    author_ids: U64
+    action_masks: U64
+    product_surfaces: U32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,8 @@ class HashFunctions:
         vocab_size: Number of rows of the table, 2 to 2**31; row 0 is padding.
     """
 
-    scales: npt.NDArray[np.int64]
-    biases: npt.NDArray[np.int64]
+    scales: I64
+    biases: I64
     modulus: int
     vocab_size: int
 
@@ -57,7 +59,7 @@ class HashFunctions:
         if self.modulus < 1 or not 2 <= self.vocab_size <= 2**31:
             raise ValueError("modulus must be positive and vocab_size from 2 to 2**31")
 
-    def rows(self, ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+    def rows(self, ids: U64) -> I32:
         """Return the embedding rows of ids: [...] u64 to [..., J] i32, 0 for id 0.
 
         The arithmetic is signed, 64 bits wide, and wraps around. Remainders are non-negative, as in
@@ -129,10 +131,7 @@ class FeatureBuilder:
         }
 
     def candidates(
-        self,
-        post_ids: npt.NDArray[np.uint64],
-        author_ids: npt.NDArray[np.uint64],
-        batch_size: int,
+        self, post_ids: U64, author_ids: U64, batch_size: int
     ) -> dict[str, npt.NDArray[np.generic]]:
         """Return the candidate tower's inputs for [n] u64 ids, padded to `batch_size`."""
         padding = (0, batch_size - len(post_ids))

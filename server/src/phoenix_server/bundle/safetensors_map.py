@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from phoenix_server.runtime.arrays import F32
 
-def map_tensors(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+
+def map_tensors(path: Path) -> Iterator[tuple[str, F32]]:
     """Yield the float32 tensors of a file by name, memory-mapped and read-only.
 
     Raises:

@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from phoenix_server.bundle.bundle import SELFTEST, TABLES, WEIGHTS, Bundle, table_path
 from phoenix_server.bundle.exported_tower import DeviceArrays, ExportedTower, TowerArrays
-from phoenix_server.bundle.features import HostArrays
+from phoenix_server.bundle.features import HashFunctions, HostArrays
 from phoenix_server.errors import BundleError
+from phoenix_server.runtime.arrays import F32, U64
 from phoenix_server.runtime.devices import Device
 from phoenix_server.runtime.program_cache import ProgramCache, device_seconds
 
@@ -94,14 +95,13 @@ class Towers:
 
     def compile_users(self, batch_size: int, length: int) -> None:
         """Compile the user tower for batches of [B, H], and measure its time."""
-        program = self._users.compile({"b": batch_size, "s": length})
+        size, sizes = (batch_size, length), {"b": batch_size, "s": length}
+        program = self._users.compile(sizes)
         inputs = self._bundle.features.users([], batch_size, length)
-        # New dictionaries: another thread may be iterating over the old ones.
-        size = (batch_size, length)
         seconds = self._users.seconds(
-            {"b": batch_size, "s": length},
-            lambda: device_seconds(lambda: program(jax.device_put(inputs, self._device))),
+            sizes, lambda: device_seconds(lambda: program(jax.device_put(inputs, self._device)))
         )
+        # New dictionaries: another thread may be iterating over the old ones.
         self._user_seconds = {**self._user_seconds, size: seconds}
         self._user_programs = {**self._user_programs, size: program}
 
@@ -116,12 +116,8 @@ class Towers:
         return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
     def encode_posts(
-        self,
-        post_ids: npt.NDArray[np.uint64],
-        author_ids: npt.NDArray[np.uint64],
-        *,
-        between_batches: Callable[[], None] = lambda: None,
-    ) -> npt.NDArray[np.float32]:
+        self, post_ids: U64, author_ids: U64, *, between_batches: Callable[[], None] = lambda: None
+    ) -> F32:
         """Return the unit vectors of posts, [n, D].
 
         Args:
@@ -173,12 +169,8 @@ class Towers:
             raise BundleError(path, f"cannot be used: {exc}") from exc
 
     def _check_hashes(self, arrays: HostArrays) -> None:
-        features = self._bundle.features
-        for entity, functions in (
-            ("user", features.user_hash),
-            ("item", features.item_hash),
-            ("author", features.author_hash),
-        ):
+        for entity in ("user", "item", "author"):
+            functions: HashFunctions = getattr(self._bundle.features, f"{entity}_hash")
             ids, rows = arrays[f"ids/{entity}"].astype(np.uint64), arrays[f"rows/{entity}"]
             if not np.array_equal(functions.rows(ids), rows):
                 raise BundleError(self._bundle.path / SELFTEST, f"{entity} ids hash to other rows")
@@ -215,7 +207,7 @@ class Towers:
                 f"not work on {self._device}",
             )
 
-    def _put(self, path: Path, name: str, array: npt.NDArray[np.float32]) -> jax.Array:
+    def _put(self, path: Path, name: str, array: F32) -> jax.Array:
         """Put an array on the device and check that it is finite."""
         # may_alias: a CPU device uses a mapped file without a copy.
         placed = jax.device_put(array, self._device, may_alias=True)
@@ -226,11 +218,8 @@ class Towers:
 
     def _all_finite(self, array: jax.Array) -> jax.Array:
         """Check a table on the device; all tables of one shape share a program."""
-        program = self._programs.get(
-            ("all finite", self._device, array.shape, array.dtype),
-            lambda: jax.jit(_all_finite).lower(array).compile(),
-        )
-        return program(array)
+        key = ("all finite", self._device, array.shape, array.dtype)
+        return self._programs.compile(key, _all_finite, array)(array)
 
 
 def _all_finite(array: jax.Array) -> jax.Array:

@@ -25,12 +25,8 @@ def report_progress(out: Path) -> Generator[Callable[..., None], None, None]:
     """
     began = time.monotonic()
     done = skipped = 0
-    columns = (
-        TextColumn("posts {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    what = TextColumn("posts {task.description}")
+    columns = what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     hidden = not _console.is_terminal  # a hidden bar would leave an empty line in logs
     with Progress(*columns, console=_console, transient=True, disable=hidden) as progress:
         task = progress.add_task("", total=None)

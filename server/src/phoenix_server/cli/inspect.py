@@ -58,14 +58,9 @@ def _bundle(bundle: Bundle, now: datetime) -> Iterator[str]:
         f"  model         {model.num_layers} layers, {model.embedding_size} wide, histories of up "
         f"to {model.history_length}, {model.num_actions} actions, in {manifest.compute_dtype}"
     )
-    yield "  tables        " + ", ".join(
-        f"{functions.vocab_size:,} {entity}s"
-        for entity, functions in (
-            ("user", manifest.user_hash),
-            ("post", manifest.item_hash),
-            ("author", manifest.author_hash),
-        )
-    )
+    hashes = manifest.user_hash, manifest.item_hash, manifest.author_hash
+    sizes = zip((each.vocab_size for each in hashes), ("users", "posts", "authors"), strict=True)
+    yield "  tables        " + ", ".join(f"{size:,} {entities}" for size, entities in sizes)
     yield (
         f"  programs      for {', '.join(manifest.platforms)}, by JAX {manifest.jax_version}, "
         f"StableHLO {manifest.stablehlo_version}"

@@ -47,26 +47,15 @@ app = App(
         show_env_var=False,
     ),
 )
-app.command(
-    "phoenix_server.cli.serve:serve", help="Serve a bundle and a corpus over gRPC until SIGTERM."
-)
-app.command(
-    "phoenix_server.cli.compile:compile",
-    help="Compile ahead for this machine, with the options that serve will have.",
-)
-app.command(
-    "phoenix_server.cli.import_corpus:import_corpus",
-    help="Write a corpus of published posts, with the vectors that come with them.",
-)
-app.command(
-    "phoenix_server.cli.build_corpus:build_corpus",
-    help="Write a corpus of posts, encoded by the bundle's candidate tower.\n\n"
+for _command, _help in {
+    "serve": "Serve a bundle and a corpus over gRPC until SIGTERM.",
+    "compile": "Compile ahead for this machine, with the options that serve will have.",
+    "import_corpus": "Write a corpus of published posts, with the vectors that come with them.",
+    "build_corpus": "Write a corpus of posts, encoded by the bundle's candidate tower.\n\n"
     "If it is interrupted, the same command continues from OUT.partial.",
-)
-app.command(
-    "phoenix_server.cli.inspect:inspect",
-    help="Describe bundles and corpora, verify them, and check whether they fit together.",
-)
+    "inspect": "Describe bundles and corpora, verify them, and check whether they fit together.",
+}.items():
+    app.command(f"phoenix_server.cli.{_command}:{_command}", help=_help)
 
 
 def main() -> None:

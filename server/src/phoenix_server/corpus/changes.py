@@ -11,7 +11,9 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-Ids = npt.NDArray[np.uint64]
+from phoenix_server.runtime.arrays import F32, I32, I64, U64, Bools
+
+Ids = U64
 
 
 class Labels(NamedTuple):
@@ -24,8 +26,8 @@ class Labels(NamedTuple):
     """
 
     names: tuple[str, ...]
-    counts: npt.NDArray[np.int32]
-    indices: npt.NDArray[np.int32]
+    counts: I32
+    indices: I32
 
     @staticmethod
     def none(count: int) -> "Labels":
@@ -54,7 +56,7 @@ class PostColumns:
 
     post_ids: Ids
     author_ids: Ids
-    created_at_unix_ms: npt.NDArray[np.int64]
+    created_at_unix_ms: I64
     labels: Labels
 
     def __len__(self) -> int:
@@ -62,13 +64,8 @@ class PostColumns:
 
     def take(self, chosen: npt.NDArray[np.intp]) -> Self:
         """Return [m] chosen posts."""
-        return replace(
-            self,
-            post_ids=self.post_ids[chosen],
-            author_ids=self.author_ids[chosen],
-            created_at_unix_ms=self.created_at_unix_ms[chosen],
-            labels=self.labels.take(chosen),
-        )
+        arrays = {k: v[chosen] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, labels=self.labels.take(chosen), **arrays)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +77,8 @@ class Posts(PostColumns):
         tower: The fingerprint of the towers that made the vectors; empty if not known.
     """
 
-    vectors: npt.NDArray[np.float32]
+    vectors: F32
     tower: str = ""
-
-    def take(self, chosen: npt.NDArray[np.intp]) -> Self:
-        """Return [m] chosen posts."""
-        return replace(super().take(chosen), vectors=self.vectors[chosen])
 
 
 Change = Posts | Ids
@@ -136,7 +129,7 @@ class History(NamedTuple):
 
     changes: int
     post_ids: Ids
-    is_write: npt.NDArray[np.bool_]
+    is_write: Bools
     writes: Sequence[Posts]
 
     @staticmethod
@@ -186,16 +179,12 @@ def concatenate(parts: Sequence[Posts]) -> Posts:
     if len(towers := {part.tower for part in parts}) > 1:
         raise ValueError(f"posts have vectors of {len(towers)} towers and cannot be concatenated")
     codes: dict[str, int] = {}
-    indices: list[npt.NDArray[np.int32]] = []
+    indices: list[I32] = []
     for part in parts:
         own = [codes.setdefault(name, len(codes)) for name in part.labels.names]
         indices.append(np.array(own, np.int32)[part.labels.indices])
     counts = np.concatenate([part.labels.counts for part in parts])
-    return Posts(
-        post_ids=np.concatenate([part.post_ids for part in parts]),
-        author_ids=np.concatenate([part.author_ids for part in parts]),
-        created_at_unix_ms=np.concatenate([part.created_at_unix_ms for part in parts]),
-        labels=Labels(tuple(codes), counts, np.concatenate(indices)),
-        vectors=np.concatenate([part.vectors for part in parts]),
-        tower=parts[0].tower,
-    )
+    names = ("post_ids", "author_ids", "created_at_unix_ms", "vectors")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    labels = Labels(tuple(codes), counts, np.concatenate(indices))
+    return Posts(labels=labels, tower=parts[0].tower, **columns)

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.bundle.features import HostArrays
 from phoenix_server.bundle.towers import EncodedUsers
 from phoenix_server.corpus.memory.index import CorpusIndex, Exclusions
 from phoenix_server.engine.query import Answer, Query
+from phoenix_server.runtime.arrays import I32
 from phoenix_server.search.sharded import TopK
 
 
@@ -31,7 +31,7 @@ class PreparedBatch(NamedTuple):
 
     queries: tuple[Query, ...]
     batch_size: int
-    chunks: tuple[tuple[HostArrays, npt.NDArray[np.int32]], ...]
+    chunks: tuple[tuple[HostArrays, I32], ...]
     excluded: Sequence[Exclusions | None]
 
 

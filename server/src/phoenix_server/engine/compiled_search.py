@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.bundle.towers import EncodedUsers
 from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.errors import StartupError
+from phoenix_server.runtime.arrays import F32, I32
 from phoenix_server.runtime.program_cache import ProgramCache, device_seconds
 from phoenix_server.search.sharded import TopK
 
@@ -45,30 +45,21 @@ class CompiledSearch:
         self._assemblies: dict[tuple[int, int], _Program] = {}
         self._programs = programs
         layout, query = corpus.layout, self._spec(())
-        self._score = programs.get(
-            ("score", layout),
-            lambda: jax.jit(layout.scores).lower(layout.specs, query).compile(),
-        )
+        self._score = programs.compile(("score", layout), layout.scores, layout.specs, query)
 
     def compile(self, batch_size: int, top_k: int) -> None:
         """Compile the search for B queries and K results, and measure its time."""
         layout, size = self._corpus.layout, (batch_size, top_k)
-        masks = layout.mask_specs(batch_size)
-
-        def compile_one() -> _Program:
-            search = jax.jit(partial(layout.top_k, k=top_k))
-            return search.lower(layout.specs.shards, masks, self._spec((batch_size,))).compile()
-
+        specs = layout.specs.shards, layout.mask_specs(batch_size), self._spec((batch_size,))
         key = "search", layout, size
-        program = self._programs.get(key, compile_one)
+        program = self._programs.compile(key, partial(layout.top_k, k=top_k), *specs)
         all_posts = self._all_posts(batch_size)  # also compiles the program that makes them
 
         def measure() -> float:
             queries = jax.device_put(self._probes(batch_size), layout.replicated)
+            use = self._corpus.arrays.use
             return device_seconds(
-                lambda: self._corpus.arrays.use(
-                    lambda device, _: program(device.shards, all_posts, queries)
-                )
+                lambda: use(lambda device, _: program(device.shards, all_posts, queries))
             )
 
         # New dictionaries: another thread may be iterating over the old ones.
@@ -81,16 +72,9 @@ class CompiledSearch:
         first, width = self._corpus.layout.devices[0], self._corpus.layout.width
         size = (chunk_size, batch_size)
         spec: Any = partial(jax.ShapeDtypeStruct, sharding=jax.sharding.SingleDeviceSharding(first))
-        specs = (
-            spec((batch_size, width), np.float32),
-            spec((batch_size,), np.float32),
-            spec((chunk_size, width), np.float32),
-            spec((chunk_size,), np.float32),
-            spec((chunk_size,), np.int32),
-        )
-        program = self._programs.get(
-            ("assembly", first, size, width), lambda: jax.jit(_assemble).lower(*specs).compile()
-        )
+        shapes = (batch_size, width), (batch_size,), (chunk_size, width), (chunk_size,)
+        specs = *(spec(shape, np.float32) for shape in shapes), spec((chunk_size,), np.int32)
+        program = self._programs.compile(("assembly", first, size, width), _assemble, *specs)
         self._assemblies = {**self._assemblies, size: program}
 
     def check(self) -> None:
@@ -122,9 +106,7 @@ class CompiledSearch:
         batch = self.batch_size(users)
         return min(seconds for (b, _), seconds in self._seconds.items() if b == batch)
 
-    def assemble(
-        self, batch: EncodedUsers, chunk: EncodedUsers, places: npt.NDArray[np.int32]
-    ) -> EncodedUsers:
+    def assemble(self, batch: EncodedUsers, chunk: EncodedUsers, places: I32) -> EncodedUsers:
         """Return a batch with the users of a chunk written at their places.
 
         Args:
@@ -149,13 +131,10 @@ class CompiledSearch:
         program = self._searches[size]
         if masks is None:
             masks = self._all_posts(batch)
-        return TopK(
-            *self._corpus.arrays.use(lambda device, _: program(device.shards, masks, queries))
-        )
+        use = self._corpus.arrays.use
+        return TopK(*use(lambda device, _: program(device.shards, masks, queries)))
 
-    def scores(
-        self, representation: jax.Array | npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
+    def scores(self, representation: jax.Array | F32) -> F32:
         """Return the scores of all rows for [D] f32: [R], -inf where there is no post."""
         query = jax.device_put(representation, self._corpus.layout.replicated)
         return np.asarray(self._corpus.arrays.use(lambda device, _: self._score(device, query)))
@@ -164,13 +143,11 @@ class CompiledSearch:
         """Return masks of all posts: [B, R/32] u32."""
         layout = self._corpus.layout
         masks = layout.mask_specs(batch_size)
-        program = self._programs.get(
+        program = self._programs.compile(
             ("everything", layout, batch_size),
-            lambda: (
-                jax.jit(partial(jnp.broadcast_to, shape=masks.shape), out_shardings=layout.words)
-                .lower(layout.specs.live)
-                .compile()
-            ),
+            partial(jnp.broadcast_to, shape=masks.shape),
+            layout.specs.live,
+            out_shardings=layout.words,
         )
         return self._corpus.arrays.use(lambda device, _: program(device.live))
 
@@ -180,7 +157,7 @@ class CompiledSearch:
             (*leading, layout.width), np.float32, sharding=layout.replicated
         )
 
-    def _probes(self, batch_size: int) -> npt.NDArray[np.float32]:
+    def _probes(self, batch_size: int) -> F32:
         """Return arbitrary queries to test and measure with: [B, D] f32."""
         shape = (batch_size, self._corpus.layout.width)
         return np.random.default_rng(0).standard_normal(shape, np.float32)

@@ -21,7 +21,6 @@ from functools import partial
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.bundle.buckets import plan_users
 from phoenix_server.bundle.bundle import Bundle
@@ -36,6 +35,7 @@ from phoenix_server.engine.compiled_search import CompiledSearch
 from phoenix_server.engine.filters import FilterMasks
 from phoenix_server.engine.pairing import check_pair, generation_name
 from phoenix_server.engine.query import Answer, Query, Ranking
+from phoenix_server.runtime.arrays import F32, I32, U64
 from phoenix_server.runtime.compile_counter import CompileCounter
 from phoenix_server.runtime.devices import Device
 from phoenix_server.runtime.program_cache import ProgramCache
@@ -159,7 +159,7 @@ class Engine:
     def prepare(self, queries: Sequence[Query]) -> PreparedBatch:
         """Turn queries into inputs of the towers; uses the host only."""
         batch = self._searches.batch_size(len(queries))
-        chunks: list[tuple[HostArrays, npt.NDArray[np.int32]]] = []
+        chunks: list[tuple[HostArrays, I32]] = []
         lengths = [self._length(query) for query in queries]
         for users, size, length in plan_users(lengths, self._towers.user_sizes):
             columns = [queries[place].user for place in users]
@@ -186,9 +186,7 @@ class Engine:
         """Wait for a batch, and return its answers in order; before the corpus changes."""
         return collect_answers(launched, self.corpus)
 
-    def encode_posts(
-        self, post_ids: npt.NDArray[np.uint64], author_ids: npt.NDArray[np.uint64]
-    ) -> npt.NDArray[np.float32]:
+    def encode_posts(self, post_ids: U64, author_ids: U64) -> F32:
         """Return the unit vectors of posts, [n, D]."""
         return self._towers.encode_posts(post_ids, author_ids)
 
@@ -196,9 +194,7 @@ class Engine:
         """Cut `count` posts into the batches that the candidate tower encodes at once."""
         return self._towers.post_batches(count)
 
-    def score_posts(
-        self, user: UserColumns, post_ids: npt.NDArray[np.uint64]
-    ) -> Callable[[], Ranking]:
+    def score_posts(self, user: UserColumns, post_ids: U64) -> Callable[[], Ranking]:
         """Score the whole corpus for a user; on the thread that changes the corpus.
 
         Returns:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Ids
 from phoenix_server.corpus.memory.index import CorpusIndex, Exclusions
+from phoenix_server.runtime.arrays import I32
 from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.search.eligibility import (
     MAX_LABELS_PER_KIND,
@@ -80,26 +80,18 @@ class FilterMasks:
     def compile(self, batch_size: int) -> None:
         """Compile the masks for B queries; must precede the search that takes them."""
         layout, columns = self._corpus.layout, self._corpus.arrays.column_specs
-        conditions = jax.device_put(
-            _query_conditions([], batch_size, self._corpus), layout.replicated
-        )
-        masks = layout.mask_specs(batch_size)
-
-        def compile_eligible() -> Any:
-            jitted = jax.jit(partial(eligible, layout))
-            return jitted.lower(columns, layout.specs.live, conditions).compile()
-
         pairs = jax.ShapeDtypeStruct((_EXCLUSIONS,), np.int32, sharding=layout.replicated)
-
-        def compile_exclude() -> Any:
-            jitted = jax.jit(partial(exclude, layout), donate_argnums=0)
-            return jitted.lower(masks, pairs, pairs).compile()
-
-        self._exclude[batch_size] = self._programs.get(
-            ("exclude", layout, batch_size), compile_exclude
+        self._exclude[batch_size] = self._programs.compile(
+            ("exclude", layout, batch_size),
+            partial(exclude, layout),
+            *(layout.mask_specs(batch_size), pairs, pairs),
+            donate_argnums=0,
         )
-        self._eligible[batch_size] = self._programs.get(
-            ("eligible", layout, batch_size, columns.labels.shape), compile_eligible
+        conditions = _query_conditions([], batch_size, self._corpus)
+        self._eligible[batch_size] = self._programs.compile(
+            ("eligible", layout, batch_size, columns.labels.shape),
+            partial(eligible, layout),
+            *(columns, layout.specs.live, jax.device_put(conditions, layout.replicated)),
         )
 
     def look_up(self, filters: Sequence[Filter | None]) -> list[Exclusions | None]:
@@ -142,9 +134,7 @@ class FilterMasks:
             masks = self._exclude[batch_size](masks, *jax.device_put(padded, replicated))
         return masks
 
-    def _exclusions(
-        self, excluded: Sequence[Exclusions | None]
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    def _exclusions(self, excluded: Sequence[Exclusions | None]) -> tuple[I32, I32]:
         """Return pairs of a query and a row that it may not find, as two arrays."""
         rows = [
             np.zeros(0, np.int32) if each is None else self._corpus.excluded_rows(each)

@@ -23,9 +23,8 @@ def check_pair(bundle: Bundle, snapshot: Snapshot) -> None:
         )
     width, needed = snapshot.manifest.embedding_size, bundle.manifest.model.embedding_size
     if width != needed:
-        raise CorpusError(
-            snapshot.path, f"has vectors of width {width}, the towers return width {needed}"
-        )
+        what = f"has vectors of width {width}, the towers return width {needed}"
+        raise CorpusError(snapshot.path, what)
 
 
 def generation_name(bundle: Bundle, snapshot: Snapshot) -> str:

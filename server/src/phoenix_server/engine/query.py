@@ -7,12 +7,10 @@ Shapes:
 
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from phoenix_server.bundle.features import UserColumns
 from phoenix_server.corpus.changes import Labels
 from phoenix_server.engine.filters import Filter
+from phoenix_server.runtime.arrays import F32, I64, U64
 
 
 class Query(NamedTuple):
@@ -47,15 +45,15 @@ class Answer(NamedTuple):
         norm: The length of the user's vector before normalisation.
     """
 
-    post_ids: npt.NDArray[np.uint64]
-    scores: npt.NDArray[np.float32]
-    author_ids: npt.NDArray[np.uint64]
-    created_at_unix_ms: npt.NDArray[np.int64]
+    post_ids: U64
+    scores: F32
+    author_ids: U64
+    created_at_unix_ms: I64
     labels: Labels | None
     eligible: int
     scanned: int
     sequence: int
-    representation: npt.NDArray[np.float32]
+    representation: F32
     norm: float
 
 
@@ -69,7 +67,7 @@ class Ranking(NamedTuple):
         sequence: The number of the last change of the corpus that was seen.
     """
 
-    scores: npt.NDArray[np.float32]
-    ranks: npt.NDArray[np.int64]
+    scores: F32
+    ranks: I64
     scanned: int
     sequence: int

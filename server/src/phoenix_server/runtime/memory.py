@@ -22,16 +22,12 @@ def limit_arenas() -> None:
     that compiling frees in one arena cannot be used by another: about 20 MB after a start. Other C
     libraries have no such setting; then this does nothing.
     """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(_M_ARENA_MAX, _ARENAS)
+    _call_libc("mallopt", _M_ARENA_MAX, _ARENAS)
 
 
 def release_freed_memory() -> None:
     """Return freed memory to the system, which glibc would keep for later."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    _call_libc("malloc_trim", 0)
 
 
 def release_unused_memory(*, of_what_served: bool = False) -> None:
@@ -64,6 +60,12 @@ def available_bytes(device: Device) -> int | None:
     if "bytes_limit" not in stats:
         return None
     return stats["bytes_limit"] - stats["bytes_in_use"]
+
+
+def _call_libc(name: str, *arguments: int) -> None:
+    """Call a function of the C library, if it has it: only glibc has these."""
+    if (function := getattr(ctypes.CDLL(None), name, None)) is not None:
+        function(*arguments)
 
 
 def _free_of_system() -> int | None:

@@ -37,6 +37,12 @@ class ProgramCache:
         program = self._requested[key] = self._shared.get(key, compile_one)
         return program.run
 
+    def compile(
+        self, key: Hashable, function: Callable[..., Any], *specs: Any, **options: Any
+    ) -> Any:
+        """Return a function compiled for arguments like `specs`, with options of `jax.jit`."""
+        return self.get(key, lambda: jax.jit(function, **options).lower(*specs).compile())
+
     def seconds(self, key: Hashable, measure: Callable[[], float]) -> float:
         """Return the time of the program of a key, in seconds; measure it if it is not known.
 

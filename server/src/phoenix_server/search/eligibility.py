@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from jax import lax
 
+from phoenix_server.runtime.arrays import I32, U32
 from phoenix_server.search.shard import WORD
 from phoenix_server.search.sharded import BY_ROWS, BY_WORDS, REPLICATED, ShardedLayout
 
@@ -52,10 +52,10 @@ class ColumnsUpdate(NamedTuple):
         labels: [L, m] u32, those words.
     """
 
-    rows: npt.NDArray[np.int32]
-    times: npt.NDArray[np.uint32]
-    words: npt.NDArray[np.int32]
-    labels: npt.NDArray[np.uint32]
+    rows: I32
+    times: U32
+    words: I32
+    labels: U32
 
 
 class QueryConditions(NamedTuple):
@@ -72,12 +72,12 @@ class QueryConditions(NamedTuple):
         used: [] i32, the number of the M places that any query uses.
     """
 
-    since: npt.NDArray[np.uint32]
-    before: npt.NDArray[np.uint32]
+    since: U32
+    before: U32
     timed: np.bool_
-    any_of: npt.NDArray[np.int32]
-    all_of: npt.NDArray[np.int32]
-    none_of: npt.NDArray[np.int32]
+    any_of: I32
+    all_of: I32
+    none_of: I32
     used: np.int32
 
 
@@ -143,7 +143,7 @@ def _eligible_of_shard(
     none = jnp.zeros((batch, words), jnp.uint32)
 
     def add(place: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        def named(labels: npt.NDArray[np.int32], otherwise: np.uint32) -> jax.Array:
+        def named(labels: I32, otherwise: np.uint32) -> jax.Array:
             code = lax.dynamic_index_in_dim(jnp.asarray(labels), place, axis=1, keepdims=False)
             return jnp.where(code[:, None] >= 0, columns.labels[code], otherwise)
 

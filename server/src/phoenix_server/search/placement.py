@@ -12,17 +12,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from jax import lax
 
+from phoenix_server.runtime.arrays import F32, U64
 from phoenix_server.runtime.devices import Device
 from phoenix_server.search.shard import WORD, Shard
 from phoenix_server.search.sharded import DeviceCorpus, ShardedLayout, pack, split_ids
 
 
-def place_corpus(
-    layout: ShardedLayout, chunks: Iterable[npt.NDArray[np.float32]], ids: npt.NDArray[np.uint64]
-) -> DeviceCorpus:
+def place_corpus(layout: ShardedLayout, chunks: Iterable[F32], ids: U64) -> DeviceCorpus:
     """Copy posts to the devices, at the rows that `layout.spread` returns.
 
     Args:
@@ -70,11 +68,11 @@ def place_corpus(
 class _VectorStream:
     """Copies vectors out of a stream of chunks, in order."""
 
-    def __init__(self, chunks: Iterable[npt.NDArray[np.float32]], width: int) -> None:
+    def __init__(self, chunks: Iterable[F32], width: int) -> None:
         self._chunks = iter(chunks)
         self._rest = np.empty((0, width), np.float32)
 
-    def fill(self, target: npt.NDArray[np.float32]) -> None:
+    def fill(self, target: F32) -> None:
         """Fill `target`, [n, D], with the next n vectors."""
         filled = 0
         while filled < len(target):

@@ -5,12 +5,11 @@ Shapes:
 """
 
 import numpy as np
-import numpy.typing as npt
+
+from phoenix_server.runtime.arrays import F32, I32, I64, U64
 
 
-def exact_ranks(
-    scores: npt.NDArray[np.float32], ids: npt.NDArray[np.uint64], rows: npt.NDArray[np.int32]
-) -> npt.NDArray[np.int64]:
+def exact_ranks(scores: F32, ids: U64, rows: I32) -> I64:
     """Return the ranks of rows, [n], from 1, by score descending, then id ascending.
 
     Args:

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from phoenix_server.runtime.arrays import F32, I32, U32, U64, Bools
 from phoenix_server.runtime.devices import Device
 from phoenix_server.search.kernels.constraints import check_fit
 from phoenix_server.search.shard import ROW_GRANULE, WORD, ScanConfig, Shard
@@ -63,13 +63,13 @@ class Update(NamedTuple):
         tiles: [S] i32, the number of tiles of each shard that hold rows after the change.
     """
 
-    rows: npt.NDArray[np.int32]
-    vectors: npt.NDArray[np.float32]
-    ids: npt.NDArray[np.uint32]
-    words: npt.NDArray[np.int32]
-    bits: npt.NDArray[np.uint32]
+    rows: I32
+    vectors: F32
+    ids: U32
+    words: I32
+    bits: U32
     longest: np.float32
-    tiles: npt.NDArray[np.int32]
+    tiles: I32
 
 
 class TopK(NamedTuple):
@@ -177,7 +177,7 @@ class ShardedLayout(ScanConfig):
         shape = (batch_size, self.total_rows // WORD)
         return jax.ShapeDtypeStruct(shape, np.uint32, sharding=self.words)
 
-    def spread(self, count: int) -> npt.NDArray[np.int32]:
+    def spread(self, count: int) -> I32:
         """Return the rows of `count` posts spread evenly over the shards, in order: [count]."""
         each = -(-count // self.shards)
         shard, local = np.divmod(np.arange(count, dtype=np.int32), np.int32(max(each, 1)))
@@ -270,11 +270,11 @@ class ShardedLayout(ScanConfig):
         return TopK(scores, rows, count, widened)
 
 
-def pack(bits: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint32]:
+def pack(bits: Bools) -> U32:
     """Return bits as words, the first bit as the lowest of its word: [32 n] bool to [n] u32."""
     return np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32, copy=False)
 
 
-def split_ids(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+def split_ids(ids: U64) -> U32:
     """Return the high and the low halves of [n] u64: [n, 2] u32."""
     return np.stack([ids >> np.uint64(32), ids & np.uint64(0xFFFFFFFF)], axis=1).astype(np.uint32)

@@ -86,10 +86,7 @@ def block_maxima(
         vectors = lax.dynamic_slice_in_dim(shard.vectors, index * tile, tile)  # [T, D]
         words = lax.dynamic_slice_in_dim(eligible, index * (tile // 32), tile // 32, axis=1)
         scores = jnp.dot(
-            left,
-            vectors.T,
-            precision=lax.Precision.HIGHEST,
-            preferred_element_type=jnp.float32,
+            left, vectors.T, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32
         )  # [B, T]
         best = jnp.where(unpack(words), scores, -jnp.inf).reshape(batch, -1, block).max(-1)
         return lax.dynamic_update_index_in_dim(maxima, best, index, axis=0)

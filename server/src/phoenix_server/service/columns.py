@@ -7,10 +7,10 @@ Shapes:
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Ids
 from phoenix_server.errors import InvalidRequestError, Violation
+from phoenix_server.runtime.arrays import Bools
 
 MAX_PER_COLUMN = 4
 """Maximum violations that are listed for one column."""
@@ -50,7 +50,7 @@ def find_zeros(field: str, ids: Ids) -> Iterator[Violation]:
             yield Violation(f"{field}[{i}]", "is 0, which is no id")
 
 
-def first_indices(invalid: npt.NDArray[np.bool_]) -> list[int]:
+def first_indices(invalid: Bools) -> list[int]:
     """Return the first indices at which a column, [n], is invalid, up to the maximum."""
     return np.flatnonzero(invalid)[:MAX_PER_COLUMN].tolist()
 

@@ -1,29 +1,21 @@
 """`CorpusService`: change the corpus, look posts up, and write snapshots."""
 
-from __future__ import annotations  # gRPC's types are generic to type checkers only
-
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import grpc
 
 from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import corpus_service_pb2_grpc
-from phoenix_server.corpus.changes import Posts
+from phoenix_server.corpus.changes import ChangeResult, Posts
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.errors import InvalidRequestError
 from phoenix_server.service.encode_posts import encode_posts
 from phoenix_server.service.requests import read_distinct_ids, read_post_ids
-from phoenix_server.service.state import ServingState
+from phoenix_server.service.state import Context, ServingState
 from phoenix_server.service.upsert_request import read_posts
 from phoenix_server.service.upsert_stream import apply_in_order
-
-if TYPE_CHECKING:
-    Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
@@ -37,13 +29,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
     ) -> pb.UpsertPostsResponse:
         """Write posts."""
         posts = await self._read(request, context.time_remaining())
-        done = await self._state.updates.submit(posts)
-        return pb.UpsertPostsResponse(
-            sequence=done.sequence,
-            inserted=done.inserted,
-            replaced=done.replaced,
-            evicted=done.evicted,
-        )
+        return pb.UpsertPostsResponse(**_written(await self._state.updates.submit(posts)))
 
     async def StreamUpsertPosts(
         self, request_iterator: AsyncIterator[pb.StreamUpsertPostsRequest], context: Context
@@ -58,12 +44,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
                     raise exc.within("change") from exc
 
         done = await apply_in_order(self._state.updates, changes())
-        return pb.StreamUpsertPostsResponse(
-            sequence=done.sequence,
-            inserted=done.inserted,
-            replaced=done.replaced,
-            evicted=done.evicted,
-        )
+        return pb.StreamUpsertPostsResponse(**_written(done))
 
     async def DeletePosts(
         self, request: pb.DeletePostsRequest, context: Context
@@ -141,6 +122,11 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
             return posts
         vectors = await encode_posts(generation, posts.post_ids, posts.author_ids, timeout_s)
         return replace(posts, vectors=vectors)
+
+
+def _written(done: ChangeResult) -> dict[str, int]:
+    """Return the fields of a reply to posts that were written: all results but `deleted`."""
+    return {name: count for name, count in done._asdict().items() if name != "deleted"}
 
 
 def _describe(snapshot: Snapshot, corpus: Path) -> pb.CorpusSnapshot:

@@ -8,15 +8,15 @@ import time
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Ids
 from phoenix_server.generations.generation import Generation
+from phoenix_server.runtime.arrays import F32
 
 
 async def encode_posts(
     generation: Generation, post_ids: Ids, author_ids: Ids, timeout_s: float | None
-) -> npt.NDArray[np.float32]:
+) -> F32:
     """Return the unit vectors of posts, [n, D]; at least one.
 
     A batch of the tower is one call in the queue, so that retrievals come in between.
@@ -32,7 +32,7 @@ async def encode_posts(
         DeadlineExceededError: The deadline passes before all are encoded.
     """
     began_s, left_s = time.monotonic(), timeout_s
-    parts: list[npt.NDArray[np.float32]] = []
+    parts: list[F32] = []
     for batch in generation.engine.post_batches(len(post_ids)):
         if timeout_s is not None and batch.start:
             left_s = timeout_s - (time.monotonic() - began_s)

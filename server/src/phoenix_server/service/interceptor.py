@@ -16,22 +16,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from phoenix_server.errors import (
-    CorpusFullError,
-    DeadlineExceededError,
-    ForbiddenError,
-    GenerationError,
-    InvalidRequestError,
-    NoGenerationError,
-    NoMemoryError,
-    NotReadyError,
-    OverloadedError,
-    PhoenixServerError,
-    PostNotFoundError,
-    ReadOnlyError,
-    StorageError,
-    Violation,
-)
+from phoenix_server import errors
+from phoenix_server.errors import InvalidRequestError, OverloadedError, Violation
 
 _access = logging.getLogger("phoenix_server.access")
 _log = logging.getLogger(__name__)
@@ -43,17 +29,17 @@ _MAX_MESSAGE = 1024
 _OURS = "/phoenix_retrieval."  # health and reflection are served until the end
 _CODES = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
-    PostNotFoundError: code_pb2.NOT_FOUND,
-    CorpusFullError: code_pb2.RESOURCE_EXHAUSTED,
-    StorageError: code_pb2.RESOURCE_EXHAUSTED,
-    ReadOnlyError: code_pb2.FAILED_PRECONDITION,
+    errors.PostNotFoundError: code_pb2.NOT_FOUND,
+    errors.CorpusFullError: code_pb2.RESOURCE_EXHAUSTED,
+    errors.StorageError: code_pb2.RESOURCE_EXHAUSTED,
+    errors.ReadOnlyError: code_pb2.FAILED_PRECONDITION,
     OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
-    DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
-    GenerationError: code_pb2.FAILED_PRECONDITION,  # and BusyError
-    NoGenerationError: code_pb2.NOT_FOUND,
-    NoMemoryError: code_pb2.RESOURCE_EXHAUSTED,
-    ForbiddenError: code_pb2.PERMISSION_DENIED,
-    NotReadyError: code_pb2.UNAVAILABLE,
+    errors.DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
+    errors.GenerationError: code_pb2.FAILED_PRECONDITION,  # and BusyError
+    errors.NoGenerationError: code_pb2.NOT_FOUND,
+    errors.NoMemoryError: code_pb2.RESOURCE_EXHAUSTED,
+    errors.ForbiddenError: code_pb2.PERMISSION_DENIED,
+    errors.NotReadyError: code_pb2.UNAVAILABLE,
 }
 
 
@@ -83,9 +69,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return self._in_flight
 
     async def intercept_service(
-        self,
-        continuation: Any,
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Any, handler_call_details: grpc.HandlerCallDetails
     ) -> Any:
         """Return the method's handler, wrapped."""
         method = handler_call_details.method
@@ -95,25 +79,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or handler.response_streaming:
             return handler
         # The handler gets raw bytes: gRPC itself would answer UNKNOWN if they are not a message.
-        read = partial(self._read, deserialize=handler.request_deserializer)
+        read: Any = partial(self._read, deserialize=handler.request_deserializer)
+        make: Any = grpc.unary_unary_rpc_method_handler
+        behave: Any = handler.unary_unary
         if handler.request_streaming:
-            wrapped = grpc.stream_unary_rpc_method_handler(
-                self._wrap(method, handler.stream_unary, partial(_read_each, read)),
-                response_serializer=handler.response_serializer,
-            )
-        else:
-            wrapped = grpc.unary_unary_rpc_method_handler(
-                self._wrap(method, handler.unary_unary, read),
-                response_serializer=handler.response_serializer,
-            )
+            make, behave = grpc.stream_unary_rpc_method_handler, handler.stream_unary
+            read = partial(_read_each, read)
+        call = self._wrap(method, behave, read)
+        wrapped = make(call, response_serializer=handler.response_serializer)
         self._handlers[method] = wrapped
         return wrapped
 
     def _wrap(
-        self,
-        method: str,
-        behave: Callable[..., Awaitable[Message]],
-        read: Callable[[Any], object],
+        self, method: str, behave: Callable[..., Awaitable[Message]], read: Callable[[Any], object]
     ) -> Any:
         ours = method.startswith(_OURS)
         finish: Any = self._finish  # the stubs require an instance of one of their classes
@@ -125,12 +103,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             context.add_done_callback(finish)  # called when the reply has been sent
             try:
                 if self._stopping and ours:
-                    raise NotReadyError("the server is shutting down")
+                    raise errors.NotReadyError("the server is shutting down")
                 response = await behave(read(request), context)
                 code = "OK"
                 return response
             except Exception as exc:
-                if not isinstance(exc, PhoenixServerError):
+                if not isinstance(exc, errors.PhoenixServerError):
                     _log.exception("%s failed", method)
                 status = to_status(exc)
                 code = code_pb2.Code.Name(status.code)
@@ -189,23 +167,16 @@ def retry_delay(exc: OverloadedError) -> Duration:
 
 
 def _details(exc: Exception) -> Iterator[Message]:
-    match exc:
-        case InvalidRequestError():
-            violations = exc.violations[:_MAX_DETAILS]
-            yield error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(**violation._asdict())
-                    for violation in violations
-                ]
+    if isinstance(exc, InvalidRequestError):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(**violation._asdict())
+            for violation in exc.violations[:_MAX_DETAILS]
+        ]
+        yield error_details_pb2.BadRequest(field_violations=violations)
+    elif isinstance(exc, errors.PostNotFoundError):
+        for post_id in exc.post_ids[:_MAX_DETAILS]:
+            yield error_details_pb2.ResourceInfo(
+                resource_type="post", resource_name=str(post_id), description="not in the corpus"
             )
-        case PostNotFoundError():
-            for post_id in exc.post_ids[:_MAX_DETAILS]:
-                yield error_details_pb2.ResourceInfo(
-                    resource_type="post",
-                    resource_name=str(post_id),
-                    description="not in the corpus",
-                )
-        case OverloadedError():
-            yield error_details_pb2.RetryInfo(retry_delay=retry_delay(exc))
-        case _:
-            pass
+    elif isinstance(exc, OverloadedError):
+        yield error_details_pb2.RetryInfo(retry_delay=retry_delay(exc))

@@ -1,23 +1,16 @@
 """`ModelService`: describe and switch generations, and describe the request queue."""
 
-from __future__ import annotations  # gRPC's types are generic to type checkers only
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import grpc
 
 from phoenix_retrieval.v1 import model_service_pb2 as pb
 from phoenix_retrieval.v1 import model_service_pb2_grpc
 from phoenix_server.errors import ForbiddenError, InvalidRequestError, Violation
 from phoenix_server.generations.generation import Generation, GenerationState
-from phoenix_server.service.state import ServingState
-
-if TYPE_CHECKING:
-    Context = grpc.aio.ServicerContext[Any, Any]
+from phoenix_server.service.columns import raise_any
+from phoenix_server.service.state import Context, ServingState
 
 _STATES = {
     GenerationState.LOADING: pb.GENERATION_STATE_LOADING,
@@ -46,9 +39,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     ) -> pb.LoadGenerationResponse:
         """Load a generation beside the active one."""
         if not request.bundle and not request.corpus:
-            raise InvalidRequestError(
-                [Violation("bundle", "a bundle, a corpus or both are needed")]
-            )
+            raise_any([Violation("bundle", "a bundle, a corpus or both are needed")])
         loaded = await self._state.manager.load(
             self._read_path("bundle", request.bundle),
             self._read_path("corpus", request.corpus),
@@ -78,7 +69,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Describe the active model and corpus, and the server's limits."""
-        engine, limits = self._state.generation.engine, self._state.limits
+        engine = self._state.generation.engine
         layout = engine.corpus.layout
         return pb.GetModelResponse(
             generation=engine.generation,
@@ -88,11 +79,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             shards=layout.shards,
             devices=[f"{device.device_kind} {device}" for device in layout.devices],
             max_top_k=engine.config.max_top_k,
-            max_batch_users=limits.max_batch_users,
-            max_candidates=limits.max_candidates,
-            max_excluded=limits.max_excluded,
-            max_request_bytes=limits.max_request_bytes,
             server_version=version("phoenix-server"),
+            **asdict(self._state.limits),  # it has the field names of the message
         )
 
     async def GetServingStats(

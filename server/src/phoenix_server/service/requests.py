@@ -7,20 +7,14 @@ Shapes:
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
 from phoenix_retrieval.v1.user_pb2 import User
 from phoenix_server.bundle.features import UserColumns
 from phoenix_server.corpus.changes import Ids
 from phoenix_server.errors import InvalidRequestError, Violation
-from phoenix_server.service.columns import (
-    find_zeros,
-    first_indices,
-    raise_any,
-    read_ids,
-    to_u64,
-)
+from phoenix_server.runtime.arrays import U32
+from phoenix_server.service.columns import find_zeros, first_indices, raise_any, read_ids, to_u64
 
 
 def read_user(user: User, model: ModelSizes, field: str = "user") -> UserColumns:
@@ -41,11 +35,7 @@ def read_user(user: User, model: ModelSizes, field: str = "user") -> UserColumns
         post_ids=to_u64(user.post_ids),
         author_ids=to_u64(user.author_ids),
         action_masks=to_u64(user.action_masks),
-        product_surfaces=(
-            np.array(user.product_surfaces, np.uint32)
-            if user.product_surfaces
-            else np.zeros(count, np.uint32)
-        ),
+        product_surfaces=np.array(user.product_surfaces or [0] * count, np.uint32),
     )
     violations = [
         Violation(f"{field}.{name}", f"has {len(column)} entries, {field}.post_ids has {count}")
@@ -60,8 +50,7 @@ def read_user(user: User, model: ModelSizes, field: str = "user") -> UserColumns
     )
     if not user.user_id and not count:
         violations.append(Violation(field, "has neither a user_id nor a history"))
-    if violations:
-        raise InvalidRequestError(violations)
+    raise_any(violations)
     return columns
 
 
@@ -128,9 +117,7 @@ def _unknown_actions(field: str, masks: Ids, num_actions: int) -> Iterator[Viola
         yield Violation(f"{field}[{i}]", f"bit {bit} is set, {has}")
 
 
-def _unknown_surfaces(
-    field: str, surfaces: npt.NDArray[np.uint32], vocab_size: int
-) -> Iterator[Violation]:
+def _unknown_surfaces(field: str, surfaces: U32, vocab_size: int) -> Iterator[Violation]:
     for i in first_indices(surfaces >= vocab_size):
         has = f"the model has surfaces 0 to {vocab_size - 1}"
         yield Violation(f"{field}[{i}]", f"is {surfaces[i]}, {has}")

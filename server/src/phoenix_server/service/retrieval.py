@@ -1,19 +1,15 @@
 """`RetrievalService`: protobuf in, protobuf out. Handlers only await."""
 
-from __future__ import annotations  # gRPC's types are generic to type checkers only
-
 import asyncio
 import logging
 import math
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-import grpc
 
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2_grpc
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
+from phoenix_server.corpus.changes import Labels
 from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.query import Answer, Query
 from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
@@ -22,20 +18,12 @@ from phoenix_server.service.columns import check_count
 from phoenix_server.service.encode_posts import encode_posts
 from phoenix_server.service.filter_request import read_filter
 from phoenix_server.service.interceptor import retry_delay, to_status
-from phoenix_server.service.requests import (
-    read_candidates,
-    read_post_ids,
-    read_top_k,
-    read_user,
-)
-from phoenix_server.service.state import ServingState
+from phoenix_server.service.requests import read_candidates, read_post_ids, read_top_k, read_user
+from phoenix_server.service.state import Context, ServingState
 
 _log = logging.getLogger(__name__)
 
 _MAX_RANKINGS = 2  # at once; each holds the scores of the whole corpus
-
-if TYPE_CHECKING:
-    Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
@@ -63,8 +51,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
     ) -> pb.EncodeUserResponse:
         """Return a user's representation."""
         generation = self._state.generation
-        user = read_user(request.user, _model(generation))
-        query = Query(user, top_k=0)
+        query = Query(read_user(request.user, _model(generation)), top_k=0)
         answer = await _answer(generation, query, context.time_remaining())
         return pb.EncodeUserResponse(
             generation=generation.engine.generation,
@@ -162,37 +149,32 @@ async def _answer(generation: Generation, query: Query, timeout_s: float | None)
 
 
 def _response(request: pb.RetrieveRequest, answer: Answer, engine: Engine) -> pb.RetrieveResponse:
-    response = pb.RetrieveResponse(
+    labels = Labels.none(0) if answer.labels is None else answer.labels
+    created_at = answer.created_at_unix_ms.tolist() if request.return_created_at else None
+    vector = answer.representation.tolist() if request.return_user_representation else None
+    return pb.RetrieveResponse(
         generation=engine.generation,
         rows_scanned=answer.scanned,
         rows_eligible=answer.eligible,
         post_ids=answer.post_ids.tolist(),
         scores=answer.scores.tolist(),
         sequence=answer.sequence,
+        author_ids=answer.author_ids.tolist() if request.return_author_ids else None,
+        created_at_unix_ms=created_at,
+        label_names=labels.names,
+        label_counts=labels.counts.tolist(),
+        label_indices=labels.indices.tolist(),
+        user_representation=vector,
     )
-    if request.return_author_ids:
-        response.author_ids.extend(answer.author_ids.tolist())
-    if request.return_created_at:
-        response.created_at_unix_ms.extend(answer.created_at_unix_ms.tolist())
-    if answer.labels is not None:
-        response.label_names.extend(answer.labels.names)
-        response.label_counts.extend(answer.labels.counts.tolist())
-        response.label_indices.extend(answer.labels.indices.tolist())
-    if request.return_user_representation:
-        response.user_representation.extend(answer.representation.tolist())
-    return response
 
 
 def _request_status(exc: Exception) -> pb.RequestStatus:
     """Return the status that the request would have had as a call of its own."""
     status = to_status(exc)
     result = pb.RequestStatus(code=status.code, message=status.message)
-    match exc:
-        case InvalidRequestError():
-            for field, description in exc.violations:
-                result.field_violations.add(field=field, description=description)
-        case OverloadedError():
-            result.retry_delay.CopyFrom(retry_delay(exc))
-        case _:
-            pass
+    if isinstance(exc, InvalidRequestError):
+        for field, description in exc.violations:
+            result.field_violations.add(field=field, description=description)
+    elif isinstance(exc, OverloadedError):
+        result.retry_delay.CopyFrom(retry_delay(exc))
     return result

@@ -1,11 +1,20 @@
 """What the services share: the generations of the server, and its limits."""
 
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+
 from phoenix_server.config import Limits
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.generations.generation import Generation
 from phoenix_server.generations.manager import GenerationManager
 
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+"""The context of a call; gRPC's types are generic to type checkers only."""
 
+
+@dataclass(frozen=True)
 class ServingState:
     """The generations of a server, and the largest requests that it takes.
 
@@ -14,9 +23,8 @@ class ServingState:
         limits: The largest requests.
     """
 
-    def __init__(self, manager: GenerationManager, limits: Limits) -> None:
-        self.manager = manager
-        self.limits = limits
+    manager: GenerationManager
+    limits: Limits
 
     @property
     def generation(self) -> Generation:

@@ -7,13 +7,13 @@ Shapes:
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_retrieval.v1.corpus_service_pb2 import UpsertPostsRequest
 from phoenix_server.corpus.changes import Labels, Posts
-from phoenix_server.corpus.disk.snapshot import odd_vectors
+from phoenix_server.corpus.disk.snapshot import find_odd_vectors
 from phoenix_server.corpus.snowflake import carried_times
 from phoenix_server.errors import Violation
+from phoenix_server.runtime.arrays import F32, I64, U64
 from phoenix_server.service.columns import (
     MAX_PER_COLUMN,
     find_zeros,
@@ -48,14 +48,10 @@ def read_posts(request: UpsertPostsRequest, *, limit: int, width: int, now_ms: i
     indices = np.array(request.label_indices, np.int64)
     vectors = np.array(request.vectors, np.float32)
     violations: list[Violation] = []
-    for field, column, may_be_empty in (
-        ("author_ids", author_ids, False),
-        ("created_at_unix_ms", created_at, True),
-        ("label_counts", counts, True),
-    ):
-        if len(column) != count and (len(column) or not may_be_empty):
-            what = f"has {len(column)} entries, post_ids has {count}"
-            violations.append(Violation(field, what))
+    lengths = {"author_ids": len(author_ids), "created_at_unix_ms": len(created_at)}
+    for field, length in (lengths | {"label_counts": len(counts)}).items():
+        if length != count and (length or field == "author_ids"):  # the others may be empty
+            violations.append(Violation(field, f"has {length} entries, post_ids has {count}"))
     violations += find_zeros("author_ids", author_ids)
     violations += _late_times(created_at, now_ms + _DAY_MS)
     violations += _inconsistent_labels(request.label_names, counts, indices)
@@ -66,30 +62,27 @@ def read_posts(request: UpsertPostsRequest, *, limit: int, width: int, now_ms: i
         vectors = vectors.reshape(count, width)
         violations += _invalid_vectors(vectors)
     raise_any(violations)
+    labels = Labels.none(count)
+    if len(counts):
+        names = tuple(request.label_names)
+        labels = Labels(names, counts.astype(np.int32), indices.astype(np.int32))
+    times = created_at.astype(np.int64) if len(created_at) else carried_times(post_ids)
     return Posts(
         post_ids=post_ids,
         author_ids=author_ids,
-        created_at_unix_ms=(
-            created_at.astype(np.int64) if len(created_at) else carried_times(post_ids)
-        ),
-        labels=(
-            Labels(tuple(request.label_names), counts.astype(np.int32), indices.astype(np.int32))
-            if len(counts)
-            else Labels.none(count)
-        ),
+        created_at_unix_ms=times,
+        labels=labels,
         vectors=vectors,
     )
 
 
-def _late_times(times: npt.NDArray[np.uint64], latest_ms: int) -> Iterator[Violation]:
+def _late_times(times: U64, latest_ms: int) -> Iterator[Violation]:
     for i in first_indices(times > latest_ms):
         what = f"is {times[i]}, more than a day from now; it is in milliseconds since 1970"
         yield Violation(f"created_at_unix_ms[{i}]", what)
 
 
-def _inconsistent_labels(
-    names: Sequence[str], counts: npt.NDArray[np.int64], indices: npt.NDArray[np.int64]
-) -> Iterator[Violation]:
+def _inconsistent_labels(names: Sequence[str], counts: I64, indices: I64) -> Iterator[Violation]:
     """Check label names [L], their counts by post [n], and their indices [sum of counts]."""
     for i, name in enumerate(names):
         if not name:
@@ -108,13 +101,8 @@ def _inconsistent_labels(
         yield Violation("label_indices", "gives a post the same label twice")
 
 
-def _invalid_vectors(vectors: npt.NDArray[np.float32]) -> Iterator[Violation]:
+def _invalid_vectors(vectors: F32) -> Iterator[Violation]:
     """Check vectors, [n, D]."""
     width = vectors.shape[1]
-    squares = np.einsum("nd,nd->n", vectors, vectors)
-    for i in odd_vectors(squares)[:MAX_PER_COLUMN]:
-        here = f"vectors[{i * width}:{(i + 1) * width}]"
-        if np.isfinite(squares[i]):
-            yield Violation(here, f"has length {float(squares[i]) ** 0.5:.6g}, not 1")
-        else:
-            yield Violation(here, "is not finite")
+    for i, what in find_odd_vectors(vectors)[:MAX_PER_COLUMN]:
+        yield Violation(f"vectors[{i * width}:{(i + 1) * width}]", what)

@@ -1,6 +1,7 @@
 """Cases for tests of admission and eviction: a corpus of times."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,7 @@ import numpy.typing as npt
 from phoenix_server.corpus.changes import Change, Ids, Labels, Posts
 from phoenix_server.corpus.memory.id_map import NOWHERE
 from phoenix_server.corpus.memory.label_bitmaps import LabelBitmaps
+from phoenix_server.corpus.updates.eviction import EvictionQueue
 
 CAPACITY = 24
 
@@ -49,6 +51,11 @@ class TimesOnly:
                 for post_id in change.tolist():
                     self.held.pop(post_id, None)
             assert len(self.held) <= self.capacity
+
+
+def eviction_queue(corpus: TimesOnly, **sizes: int) -> EvictionQueue:
+    """Return the posts of a corpus of times, oldest first."""
+    return EvictionQueue(cast(Any, corpus), **sizes)
 
 
 def posts_at(times: dict[int, int], names: tuple[str, ...] = ()) -> Posts:

@@ -6,11 +6,10 @@ from hypothesis import strategies as st
 
 from phoenix_server.corpus.changes import ChangeResult, Posts
 from phoenix_server.corpus.updates.admission import Admission
-from phoenix_server.corpus.updates.eviction import EvictionQueue
 from phoenix_server.errors import CorpusFullError
 from server.corpus.change_cases import id_array
 from server.corpus.reference import evicted
-from server.corpus.updates.cases import CAPACITY, TimesOnly, posts_at
+from server.corpus.updates.cases import CAPACITY, TimesOnly, eviction_queue, posts_at
 
 _LARGEST = 2**64 - 1
 
@@ -37,7 +36,7 @@ def test_the_oldest_posts_are_evicted_and_no_others(
     at_once: int,
 ) -> None:
     corpus, model = TimesOnly(first), dict(first)
-    oldest, last = EvictionQueue(corpus, sorted_posts=most, heap_chunk=at_once), 0
+    oldest, last = eviction_queue(corpus, sorted_posts=most, heap_chunk=at_once), 0
     for group, luck in groups:
         admission = Admission(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
         before, first_number = dict(model), last
@@ -69,13 +68,13 @@ def test_the_oldest_posts_are_evicted_and_no_others(
             corpus.apply(admission.changes)
         else:  # writing fails: no change is applied, and the queue is discarded
             model, last = before, first_number
-            oldest = EvictionQueue(corpus, sorted_posts=most, heap_chunk=at_once)
+            oldest = eviction_queue(corpus, sorted_posts=most, heap_chunk=at_once)
         assert corpus.held == model
 
 
 def test_too_many_labels_evict_no_posts() -> None:
     corpus = TimesOnly({n: n for n in range(1, CAPACITY + 1)})
-    admission = Admission(corpus, 1, EvictionQueue(corpus))  # pyright: ignore[reportArgumentType]
+    admission = Admission(corpus, 1, eviction_queue(corpus))  # pyright: ignore[reportArgumentType]
     with pytest.raises(CorpusFullError, match="1 of at most 2 labels, 2 more came"):
         admission.take(posts_at({99: 1}, ("b", "c")))
     assert admission.changes == []

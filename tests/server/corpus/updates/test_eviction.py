@@ -1,13 +1,12 @@
 from phoenix_server.corpus.changes import Posts
 from phoenix_server.corpus.updates.admission import Admission
-from phoenix_server.corpus.updates.eviction import EvictionQueue
-from server.corpus.updates.cases import TimesOnly, posts_at
+from server.corpus.updates.cases import TimesOnly, eviction_queue, posts_at
 
 
 def test_all_posts_are_scanned_once_per_sorted_part() -> None:
     rows, batch, most = 2000, 10, 200
     corpus = TimesOnly({n: n // 3 for n in range(1, rows + 1)}, capacity=rows)
-    oldest, last = EvictionQueue(corpus, sorted_posts=most, heap_chunk=16), 0
+    oldest, last = eviction_queue(corpus, sorted_posts=most, heap_chunk=16), 0
     for n in range(rows, 3 * rows, batch):
         admission = Admission(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
         posts = {n + i + 1: (n + i + 1) // 3 for i in range(batch)}
@@ -19,7 +18,7 @@ def test_all_posts_are_scanned_once_per_sorted_part() -> None:
 
 def test_older_posts_written_later_are_the_next_to_be_evicted() -> None:
     corpus = TimesOnly({n: 5 for n in range(100, 120)}, capacity=20)
-    oldest, last = EvictionQueue(corpus, sorted_posts=4, heap_chunk=2), 0
+    oldest, last = eviction_queue(corpus, sorted_posts=4, heap_chunk=2), 0
     for n in range(99, 9, -1):  # each is the next to be evicted
         admission = Admission(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
         last = admission.take(posts_at({n: 5})).sequence

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from phoenix_server.corpus.changes import NetChange
@@ -23,6 +22,7 @@ from phoenix_server.corpus.disk.snapshot import (
 )
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
 from phoenix_server.corpus.disk.store import SNAPSHOTS, Store
+from phoenix_server.runtime.arrays import U64, Bools
 
 _CHUNK_ROWS = 1 << 14
 _STAGING = re.compile(r"\.\d+(-\w+)?\.")  # a snapshot being written; see `new_directory`
@@ -103,9 +103,7 @@ def merge(
             yield batch.slice(start, _CHUNK_ROWS)
 
 
-def _contains(
-    ascending: npt.NDArray[np.uint64], ids: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.bool_]:
+def _contains(ascending: U64, ids: U64) -> Bools:
     """Return which of [n] ids are among some sorted ids."""
     if not len(ascending):
         return np.zeros(len(ids), np.bool_)

@@ -6,28 +6,27 @@ WAL mode with synchronous=FULL, so a committed transaction survives a power fail
     changes(sequence, posts, post_ids, author_ids, created_at_unix_ms, labels, vectors, tower,
             checksum)
 
-`posts` is the number of posts. Columns of posts are blobs of little-endian numbers (u64, u64, i64,
-f32), `labels` is JSON (null without labels), and `tower` is the fingerprint of the towers that made
-the vectors. A deletion has `post_ids` only. `checksum` is the CRC-32 of the other columns.
+`posts` is the number of posts. Columns of posts are blobs of little-endian numbers (see
+`_BLOBS`), `labels` is JSON (null without labels), and `tower` is the fingerprint of the towers that
+made the vectors. A deletion has `post_ids` only. `checksum` is the CRC-32 of the other columns.
 """
 
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from phoenix_server.corpus.changes import Change, History, Ids, Labels, Posts
-from phoenix_server.errors import CorpusError, StorageError
-
-T = TypeVar("T", bound=np.generic)
+from phoenix_server.corpus.changes import Change, History, Labels, Posts
+from phoenix_server.errors import CorpusError, PhoenixServerError, StorageError
+from phoenix_server.runtime.arrays import I32
 
 _FORMAT = 2
 _APPLICATION = 0x70686F78  # "phox", which the command `file` shows
@@ -50,6 +49,9 @@ CREATE TABLE changes (
     checksum INTEGER NOT NULL
 ) STRICT
 """
+
+
+_BLOBS = {"post_ids": "<u8", "author_ids": "<u8", "created_at_unix_ms": "<i8", "vectors": "<f4"}
 
 
 class _Row(NamedTuple):
@@ -83,20 +85,16 @@ class Journal:
             CorpusError: It cannot be read or written, or belongs to another corpus.
         """
         self._path = path
-        try:
+        uri = f"{path.absolute().as_uri()}?{_mode(path, read_only)}"
+        with self._errors(CorpusError, "used as a journal"):
             self._database = sqlite3.connect(
-                f"{path.absolute().as_uri()}?{_mode(path, read_only)}",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
+                uri, uri=True, isolation_level=None, check_same_thread=False
             )
             try:
                 self._open(identity, read_only)
             except BaseException:
                 self._database.close()
                 raise
-        except sqlite3.Error as exc:
-            raise CorpusError(path, f"cannot be used as a journal: {exc}") from exc
 
     def close(self) -> None:
         """Close the database."""
@@ -125,14 +123,9 @@ class Journal:
             (sequence, *row, _checksum(row))
             for sequence, row in enumerate(map(_encode, changes), start=first)
         ]
-        try:
+        with self._errors(StorageError, "written"), self._database:  # commits, or rolls back
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany("INSERT INTO changes VALUES (?,?,?,?,?,?,?,?,?)", rows)
-            self._database.execute("COMMIT")
-        except sqlite3.Error as exc:
-            with suppress(sqlite3.Error):
-                self._database.execute("ROLLBACK")
-            raise StorageError(self._path, f"cannot be written: {exc}") from exc
 
     def read_history(self, after: int) -> History:
         """Return the changes after number `after`; consecutive writes of one tower are joined.
@@ -145,7 +138,7 @@ class Journal:
         writes = groupby((row for row in rows if row.tower is not None), lambda row: row.tower)
         return History(
             changes=len(rows),
-            post_ids=_ids(rows),
+            post_ids=_join(rows, "post_ids"),
             is_write=np.repeat(is_write, [row.posts for row in rows]),
             writes=[_decode(list(run)) for _, run in writes],
         )
@@ -162,11 +155,19 @@ class Journal:
         )
         last = f"SELECT max(sequence) FROM ({some}) WHERE before < ?"
         limits = through, _MAX_TRIMMED_CHANGES, _MAX_TRIMMED_POSTS
-        try:
+        with self._errors(StorageError, "written"):
             while (removed := self._value(last, *limits)) is not None:
                 self._database.execute("DELETE FROM changes WHERE sequence <= ?", (removed,))
+
+    @contextmanager
+    def _errors(
+        self, error: Callable[[Path, str], PhoenixServerError], what: str
+    ) -> Generator[None, None, None]:
+        """Turn errors of SQLite in the block into errors that name the journal."""
+        try:
+            yield
         except sqlite3.Error as exc:
-            raise StorageError(self._path, f"cannot be written: {exc}") from exc
+            raise error(self._path, f"cannot be {what}: {exc}") from exc
 
     def _value(self, query: str, *parameters: int) -> int | None:
         (value,) = self._database.execute(query, parameters).fetchone()
@@ -175,17 +176,14 @@ class Journal:
     def _read(self, after: int) -> Iterator[_Row]:
         """Yield the changes after number `after`."""
         query = "SELECT * FROM changes WHERE sequence > ? ORDER BY sequence"
-        expected = after
-        try:
-            for sequence, *columns, checksum in self._database.execute(query, (after,)):
-                expected += 1
+        with self._errors(CorpusError, "read"):
+            stored = self._database.execute(query, (after,))
+            for expected, (sequence, *columns, checksum) in enumerate(stored, start=after + 1):
                 if sequence != expected:
                     raise CorpusError(self._path, f"lacks the changes {expected} to {sequence - 1}")
                 if _checksum(columns) != checksum:
                     raise CorpusError(self._path, f"change {sequence} is damaged")
                 yield _Row._make(columns)
-        except sqlite3.Error as exc:
-            raise CorpusError(self._path, f"cannot be read: {exc}") from exc
 
     def _open(self, identity: Mapping[str, str], read_only: bool) -> None:
         run = self._database.execute
@@ -195,24 +193,21 @@ class Journal:
             run(f"PRAGMA application_id = {_APPLICATION}")
             run("PRAGMA journal_mode = WAL")
             run("PRAGMA synchronous = FULL")
-            for statement in ("BEGIN", _IDENTITY, _CHANGES, f"PRAGMA user_version = {_FORMAT}"):
-                run(statement)
-            self._database.executemany("INSERT INTO identity VALUES (?, ?)", identity.items())
-            run("COMMIT")
+            with self._database:
+                for statement in ("BEGIN", _IDENTITY, _CHANGES, f"PRAGMA user_version = {_FORMAT}"):
+                    run(statement)
+                self._database.executemany("INSERT INTO identity VALUES (?, ?)", identity.items())
         elif version != _FORMAT:
-            raise CorpusError(
-                self._path, f"has format version {version}, this server reads {_FORMAT}"
-            )
+            what = f"has format version {version}, this server reads {_FORMAT}"
+            raise CorpusError(self._path, what)
         if not read_only:
             run("PRAGMA synchronous = FULL")
             run(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         found = dict(run("SELECT key, value FROM identity"))
         for key, value in identity.items():
             if found.get(key) != value:
-                raise CorpusError(
-                    self._path,
-                    f"belongs to another corpus: its {key} is {found.get(key)}, not {value}",
-                )
+                what = f"belongs to another corpus: its {key} is {found.get(key)}, not {value}"
+                raise CorpusError(self._path, what)
 
 
 def _mode(path: Path, read_only: bool) -> str:
@@ -228,41 +223,24 @@ def _encode(change: Change) -> _Row:
     """Return a change as the database stores it."""
     if not isinstance(change, Posts):
         return _Row(len(change), change.astype("<u8").tobytes())
-    labels = change.labels
-    lists = [labels.names, labels.counts.tolist(), labels.indices.tolist()]
-    return _Row(
-        posts=len(change),
-        post_ids=change.post_ids.astype("<u8").tobytes(),
-        author_ids=change.author_ids.astype("<u8").tobytes(),
-        created_at_unix_ms=change.created_at_unix_ms.astype("<i8").tobytes(),
-        labels=json.dumps(lists) if labels.names else None,
-        vectors=change.vectors.astype("<f4").tobytes(),
-        tower=change.tower,
-    )
-
-
-def _ids(rows: Iterable[_Row]) -> Ids:
-    """Return the post ids of changes."""
-    return _join((row.post_ids for row in rows), np.uint64)
+    blobs = {name: getattr(change, name).astype(dtype).tobytes() for name, dtype in _BLOBS.items()}
+    names, counts, indices = change.labels
+    labels = json.dumps([names, counts.tolist(), indices.tolist()]) if names else None
+    return _Row(len(change), labels=labels, tower=change.tower, **blobs)
 
 
 def _decode(rows: Sequence[_Row]) -> Posts:
     """Return the posts that changes of one tower write."""
-    vectors = _join((row.vectors for row in rows), np.float32)
-    return Posts(
-        post_ids=_ids(rows),
-        author_ids=_join((row.author_ids for row in rows), np.uint64),
-        created_at_unix_ms=_join((row.created_at_unix_ms for row in rows), np.int64),
-        labels=_decode_labels(rows),
-        vectors=vectors.reshape(sum(row.posts for row in rows), -1),
-        tower=rows[0].tower,
-    )
+    columns = {name: _join(rows, name) for name in _BLOBS}
+    columns["vectors"] = columns["vectors"].reshape(len(columns["post_ids"]), -1)
+    return Posts(labels=_decode_labels(rows), tower=rows[0].tower, **columns)
 
 
-def _join(blobs: Iterable[bytes], dtype: type[T]) -> npt.NDArray[T]:
-    """Return the numbers of several blobs."""
-    little_endian = np.dtype(dtype).newbyteorder("<")
-    return np.frombuffer(b"".join(blobs), little_endian).astype(dtype, copy=False)
+def _join(rows: Iterable[_Row], name: str) -> npt.NDArray[Any]:
+    """Return a column of the posts of several changes."""
+    little_endian = np.dtype(_BLOBS[name])
+    numbers = np.frombuffer(b"".join(getattr(row, name) for row in rows), little_endian)
+    return numbers.astype(little_endian.newbyteorder("="), copy=False)
 
 
 def _decode_labels(rows: Sequence[_Row]) -> Labels:
@@ -271,7 +249,7 @@ def _decode_labels(rows: Sequence[_Row]) -> Labels:
     no_labels = np.zeros(0, np.int32)
 
     @cache  # many changes have the same labels
-    def decode(text: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    def decode(text: str) -> tuple[I32, I32]:
         names, counts, indices = json.loads(text)
         own = np.array([codes.setdefault(name, len(codes)) for name in names], np.int32)
         return np.array(counts, np.int32), own[indices]

@@ -7,10 +7,8 @@ tower. Snapshots and changes record the fingerprint of the towers that made thei
 from dataclasses import replace
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from phoenix_server.corpus.changes import Change, History, Ids, Posts
+from phoenix_server.runtime.arrays import F32
 
 
 class Encoder(Protocol):
@@ -21,7 +19,7 @@ class Encoder(Protocol):
         """The fingerprint of the towers."""
         ...
 
-    def encode_posts(self, post_ids: Ids, author_ids: Ids) -> npt.NDArray[np.float32]:
+    def encode_posts(self, post_ids: Ids, author_ids: Ids) -> F32:
         """Return the unit vectors of posts, [n, D]."""
         ...
 

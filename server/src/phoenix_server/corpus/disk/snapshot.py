@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,12 +24,11 @@ from phoenix_server.artifacts import read_manifest, verify_files
 from phoenix_server.corpus.changes import Labels, PostColumns, Posts
 from phoenix_server.corpus.snowflake import UNKNOWN
 from phoenix_server.errors import CorpusError
+from phoenix_server.runtime.arrays import F32
 
 FORMAT_VERSION = 1
 DATA = "posts.arrow"
 _UNIT_TOLERANCE = 2e-3  # of a squared length; float16 rounding of a unit vector stays within
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +68,7 @@ class Snapshot:
         with pa.memory_map(str(self.path / DATA)) as source, pa.ipc.open_file(source) as reader:
             yield from map(reader.get_batch, range(reader.num_record_batches))
 
-    def vectors(self) -> Iterator[Floats]:
+    def vectors(self) -> Iterator[F32]:
         """Yield all vectors, in chunks [n, D], each valid until the next one is requested.
 
         Raises:
@@ -87,12 +85,7 @@ def open_snapshot(path: Path) -> Snapshot:
     Raises:
         CorpusError: It is not a corpus of a format version that this server reads.
     """
-    manifest = read_manifest(path, CorpusManifest(), CorpusError)
-    if manifest.format_version != FORMAT_VERSION:
-        raise CorpusError(
-            path,
-            f"has format version {manifest.format_version}, this server reads {FORMAT_VERSION}",
-        )
+    manifest = read_manifest(path, CorpusManifest(), CorpusError, version=FORMAT_VERSION)
     if [file.path for file in manifest.files] != [DATA]:
         raise CorpusError(path, f"should list {DATA} alone; this corpus is incomplete")
     if not manifest.rows and not manifest.sequence:
@@ -133,7 +126,7 @@ def corpus_schema(embedding_size: int) -> pa.Schema:
     )
 
 
-def with_vectors(batch: pa.RecordBatch, vectors: Floats) -> pa.RecordBatch:
+def with_vectors(batch: pa.RecordBatch, vectors: F32) -> pa.RecordBatch:
     """Return [n] posts with [n, D] vectors, as `corpus_schema` has them.
 
     Args:
@@ -161,7 +154,7 @@ def to_record_batch(posts: Posts) -> pa.RecordBatch:
     return with_vectors(pa.RecordBatch.from_arrays(columns, names=schema.names[:4]), posts.vectors)
 
 
-def batch_vectors(batch: pa.RecordBatch) -> Floats:
+def batch_vectors(batch: pa.RecordBatch) -> F32:
     """Return the vectors of [n] posts, [n, D], without copying them."""
     column = batch.column("vector")
     return column.flatten().to_numpy().reshape(-1, column.type.list_size)
@@ -173,16 +166,18 @@ def check_vectors(path: Path | str, batch: pa.RecordBatch) -> None:
     Raises:
         CorpusError: One is not; names the file and the post.
     """
-    vectors = batch_vectors(batch)
+    if odd := find_odd_vectors(batch_vectors(batch)):
+        place, what = odd[0]
+        post_id = batch.column("post_id")[place]
+        raise CorpusError(path, f"the vector of post {post_id} {what} ({len(odd)} such near it)")
+
+
+def find_odd_vectors(vectors: F32) -> list[tuple[int, str]]:
+    """Return which of [n, D] vectors are not unit vectors, and what is wrong with each."""
     squares = np.einsum("nd,nd->n", vectors, vectors)
-    odd = odd_vectors(squares)
-    if odd.size:
-        length = float(squares[odd[0]]) ** 0.5
-        what = f"has length {length:.6g}, not 1" if np.isfinite(length) else "is not finite"
-        post_id = batch.column("post_id")[int(odd[0])]
-        raise CorpusError(path, f"the vector of post {post_id} {what} ({odd.size} such near it)")
-
-
-def odd_vectors(squares: Floats) -> npt.NDArray[np.intp]:
-    """Return which of [n] squared lengths are not those of unit vectors."""
-    return np.flatnonzero(~(np.abs(squares - 1) <= _UNIT_TOLERANCE))
+    odd = np.flatnonzero(~(np.abs(squares - 1) <= _UNIT_TOLERANCE))
+    lengths = np.sqrt(squares[odd].astype(np.float64))
+    return [
+        (int(i), f"has length {length:.6g}, not 1" if np.isfinite(length) else "is not finite")
+        for i, length in zip(odd, lengths, strict=True)
+    ]

@@ -9,19 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from phoenix_retrieval.v1.manifest_pb2 import CorpusManifest
 from phoenix_server.artifacts import describe_file, new_directory, write_manifest
-from phoenix_server.corpus.disk.snapshot import (
-    DATA,
-    FORMAT_VERSION,
-    check_vectors,
-    corpus_schema,
-)
+from phoenix_server.corpus.disk.snapshot import DATA, FORMAT_VERSION, check_vectors, corpus_schema
 from phoenix_server.errors import CorpusError
+from phoenix_server.runtime.arrays import U64, Bools
 
 
 class SnapshotWriter:
@@ -101,9 +96,7 @@ def new_snapshot(
         write_manifest(directory, manifest)
 
 
-def select_posts(
-    path: Path, post_ids: npt.NDArray[np.uint64], *, drop_duplicates: bool
-) -> npt.NDArray[np.bool_]:
+def select_posts(path: Path, post_ids: U64, *, drop_duplicates: bool) -> Bools:
     """Check the ids of a whole corpus, [N] u64, and return which posts to keep, [N] bool.
 
     Raises:

@@ -233,14 +233,12 @@ def _lock(path: Path) -> int:
     try:
         lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as exc:
-        raise CorpusError(
-            path, f"changes cannot be written ({exc.strerror}); --read-only serves it without"
-        ) from exc
+        what = f"changes cannot be written ({exc.strerror}); --read-only serves it without"
+        raise CorpusError(path, what) from exc
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         os.close(lock)
-        raise CorpusError(
-            path, "another server writes its changes; --read-only serves it without"
-        ) from exc
+        what = "another server writes its changes; --read-only serves it without"
+        raise CorpusError(path, what) from exc
     return lock

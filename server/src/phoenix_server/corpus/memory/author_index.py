@@ -5,11 +5,9 @@ Shapes:
 """
 
 import numpy as np
-import numpy.typing as npt
 
+from phoenix_server.corpus.changes import Ids
 from phoenix_server.corpus.memory.bitmaps import Rows, distinct
-
-Ids = npt.NDArray[np.uint64]
 
 _MAX_UNSORTED = 1 << 12
 

@@ -7,10 +7,11 @@ Shapes:
 import numpy as np
 import numpy.typing as npt
 
+from phoenix_server.runtime.arrays import I32, U32
 from phoenix_server.search.shard import WORD
 
-Rows = npt.NDArray[np.int32]
-Words = npt.NDArray[np.uint32]
+Rows = I32
+Words = U32
 
 
 def distinct(rows: Rows) -> Rows:

@@ -7,16 +7,15 @@ Shapes:
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Posts
 from phoenix_server.corpus.memory.bitmaps import Rows, Words
 from phoenix_server.errors import StartupError
+from phoenix_server.runtime.arrays import I32, I64
 from phoenix_server.runtime.devices import Device
 from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.search.eligibility import ColumnsUpdate, FilterColumns, update_columns
@@ -51,7 +50,7 @@ class RowWrites(NamedTuple):
     words: Rows
     live: Words
     labels: Words
-    tiles: npt.NDArray[np.int32]
+    tiles: I32
 
 
 class DeviceArrays:
@@ -62,11 +61,7 @@ class DeviceArrays:
     """
 
     def __init__(
-        self,
-        layout: ShardedLayout,
-        corpus: DeviceCorpus,
-        created_at_unix_ms: npt.NDArray[np.int64],
-        labels: Words,
+        self, layout: ShardedLayout, corpus: DeviceCorpus, created_at_unix_ms: I64, labels: Words
     ) -> None:
         """Copy the columns that filters need to the devices.
 
@@ -82,7 +77,7 @@ class DeviceArrays:
         self._lock = threading.Lock()
         self._corpus = corpus
         self._columns = FilterColumns(
-            jax.device_put(_split_times(created_at_unix_ms), layout.by_rows),
+            jax.device_put(split_ids(created_at_unix_ms.astype(np.uint64)), layout.by_rows),
             # A copy: a CPU device may alias a numpy array, and the host updates this one.
             jax.device_put(labels.copy(), layout.words),
         )
@@ -114,9 +109,18 @@ class DeviceArrays:
 
     def compile_updates(self, programs: ProgramCache) -> None:
         """Compile the update programs."""
+        layout = self._layout
+
+        def update(
+            corpus: DeviceCorpus, columns: FilterColumns, posts: Update, changed: ColumnsUpdate
+        ) -> tuple[DeviceCorpus, FilterColumns]:
+            return layout.update(corpus, posts), update_columns(layout, columns, changed)
+
         for size in _UPDATE_ROWS:
-            key = ("update", self._layout, self._labels, size)
-            self._updates[size] = programs.get(key, partial(self._compile_update, size))
+            key = ("update", layout, self._labels, size)
+            changes = jax.device_put(self._padding(size), layout.replicated)
+            specs = layout.specs, self.column_specs, *changes
+            self._updates[size] = programs.compile(key, update, *specs, donate_argnums=(0, 1))
 
     def update(self, writes: RowWrites) -> None:
         """Update the arrays, up to 1,024 rows and words at a time; call between two searches."""
@@ -139,7 +143,8 @@ class DeviceArrays:
         if len(rows) and writes.posts is not None:
             posts.vectors[: len(rows)] = writes.posts.vectors[chunk]
             posts.ids[: len(rows)] = split_ids(writes.posts.post_ids[chunk])
-            columns.times[: len(rows)] = _split_times(writes.posts.created_at_unix_ms[chunk])
+            times = writes.posts.created_at_unix_ms[chunk].astype(np.uint64)
+            columns.times[: len(rows)] = split_ids(times)
         longest = np.float32(1.0001 * float(np.linalg.norm(posts.vectors, axis=1).max()))
         posts.words[: len(words)] = words
         posts.bits[: len(words)] = writes.live[words]
@@ -167,18 +172,6 @@ class DeviceArrays:
         )
         return posts, columns
 
-    def _compile_update(self, size: int) -> Any:
-        layout = self._layout
-
-        def update(
-            corpus: DeviceCorpus, columns: FilterColumns, posts: Update, changed: ColumnsUpdate
-        ) -> tuple[DeviceCorpus, FilterColumns]:
-            return layout.update(corpus, posts), update_columns(layout, columns, changed)
-
-        changes = jax.device_put(self._padding(size), layout.replicated)
-        jitted = jax.jit(update, donate_argnums=(0, 1))
-        return jitted.lower(layout.specs, self.column_specs, *changes).compile()
-
 
 def choose_layout(
     devices: tuple[Device, ...], *, rows: int, width: int, scan: Scan = "tiles"
@@ -202,8 +195,3 @@ def choose_layout(
         return ShardedLayout(devices=devices, rows=rows, width=width, scan=scan, **sizes)
     except ValueError as exc:
         raise StartupError(f"scan: {exc}") from exc
-
-
-def _split_times(times: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
-    """Split [n] times into the [n, 2] 32-bit halves of `FilterColumns`."""
-    return split_ids(times.astype(np.uint64))

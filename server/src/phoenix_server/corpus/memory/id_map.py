@@ -5,10 +5,10 @@ Shapes:
 """
 
 import numpy as np
-import numpy.typing as npt
 
-Ids = npt.NDArray[np.uint64]
-Rows = npt.NDArray[np.int32]
+from phoenix_server.corpus.changes import Ids
+from phoenix_server.corpus.memory.bitmaps import Rows
+from phoenix_server.runtime.arrays import I64
 
 NOWHERE = -1
 
@@ -75,7 +75,7 @@ class IdMap:
             left, slots = left[~own], (slots[~own] + 1) & self._mask
         return before
 
-    def _first_slots(self, ids: Ids) -> npt.NDArray[np.int64]:
+    def _first_slots(self, ids: Ids) -> I64:
         """Return the slots where the search for ids begins."""
         return ((ids * _MIX) >> self._shift).astype(np.int64)
 

@@ -13,7 +13,6 @@ from collections import deque
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Ids, NetChange, PostColumns, Posts
 from phoenix_server.corpus.disk.snapshot import Snapshot
@@ -24,6 +23,7 @@ from phoenix_server.corpus.memory.id_map import NOWHERE, IdMap
 from phoenix_server.corpus.memory.label_bitmaps import LabelBitmaps
 from phoenix_server.corpus.memory.row_allocator import RowAllocator
 from phoenix_server.errors import PostNotFoundError
+from phoenix_server.runtime.arrays import I64, Bools
 from phoenix_server.runtime.devices import Device
 from phoenix_server.search.placement import place_corpus
 from phoenix_server.search.shard import WORD, Scan
@@ -41,7 +41,7 @@ class PostLookup(NamedTuple):
         sequence: The number of the last change.
     """
 
-    held: npt.NDArray[np.bool_]
+    held: Bools
     posts: PostColumns
     sequence: int
 
@@ -199,7 +199,7 @@ class CorpusIndex:
         with self._lock:
             return int((self.created_at_unix_ms * self._allocator.bits()).max())
 
-    def times(self, *, without: Ids) -> tuple[Ids, npt.NDArray[np.int64]]:
+    def times(self, *, without: Ids) -> tuple[Ids, I64]:
         """Return the ids and creation times of all posts except some: [n] each."""
         with self._lock:
             live = self._allocator.bits().astype(np.bool_)

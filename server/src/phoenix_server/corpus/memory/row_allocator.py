@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_server.corpus.memory.bitmaps import Rows, bits_of, clear, unpack
+from phoenix_server.runtime.arrays import I32, U32
 from phoenix_server.search.shard import WORD
 from phoenix_server.search.sharded import ShardedLayout, pack
 
@@ -69,7 +70,7 @@ class RowAllocator:
         clear(self.words, rows)
         self._add_to_counts(rows, -1)
 
-    def tiles(self) -> npt.NDArray[np.int32]:
+    def tiles(self) -> I32:
         """Return the number of leading tiles of each shard up to its last post: [S]."""
         ends = [
             WORD * (int(np.flatnonzero(words)[-1]) + 1) if words.any() else 0
@@ -77,7 +78,7 @@ class RowAllocator:
         ]
         return np.array([self._layout.tiles_of(end) if end else 0 for end in ends], np.int32)
 
-    def _by_shard(self) -> npt.NDArray[np.uint32]:
+    def _by_shard(self) -> U32:
         return self.words.reshape(self._layout.shards, -1)
 
     def _add_to_counts(self, rows: Rows, change: int) -> None:

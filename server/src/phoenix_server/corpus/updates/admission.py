@@ -1,13 +1,13 @@
 """Admission: predict the results of changes, and evict posts where room is needed."""
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Change, ChangeResult, Ids, Posts
 from phoenix_server.corpus.memory.id_map import NOWHERE
 from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.corpus.updates.eviction import EvictionQueue
 from phoenix_server.errors import CorpusFullError
+from phoenix_server.runtime.arrays import Bools
 
 
 class Admission:
@@ -78,7 +78,7 @@ class Admission:
     def _last(self) -> int:
         return self._first + len(self.changes) - 1
 
-    def _is_held(self, ids: Ids) -> npt.NDArray[np.bool_]:
+    def _is_held(self, ids: Ids) -> Bools:
         """Return which of [n] posts the corpus holds after the admitted changes."""
         held = self._corpus.find(ids) != NOWHERE
         if self._pending:

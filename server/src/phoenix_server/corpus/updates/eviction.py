@@ -14,16 +14,14 @@ Shapes:
 
 from collections.abc import MutableMapping, Set
 from heapq import heapify, heappop, heappush
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from phoenix_server.corpus.changes import Ids, Posts
-from phoenix_server.corpus.memory.bitmaps import Rows
 from phoenix_server.corpus.memory.id_map import NOWHERE
+from phoenix_server.corpus.memory.index import CorpusIndex
+from phoenix_server.runtime.arrays import I64
 
-Times = npt.NDArray[np.int64]
 Pending = MutableMapping[int, int | None]
 """The creation times of posts, by id, after changes that are not applied yet; None if deleted."""
 
@@ -31,25 +29,6 @@ _MIN_SORTED = 1 << 12
 _SORTED_FRACTION = 16  # of the capacity
 _HEAP_CHUNK = 1 << 12
 _Key = tuple[int, int]  # creation time and id
-
-
-class Corpus(Protocol):
-    """The posts of a corpus, for example a `CorpusIndex`."""
-
-    capacity: int
-
-    @property
-    def created_at_unix_ms(self) -> Times:
-        """The creation times of the posts, by row."""
-        ...
-
-    def find(self, post_ids: Ids) -> Rows:
-        """Return the rows of [n] posts, `NOWHERE` for posts that the corpus does not hold."""
-        ...
-
-    def times(self, *, without: Ids) -> tuple[Ids, Times]:
-        """Return the ids and creation times of all posts except some."""
-        ...
 
 
 class EvictionQueue:
@@ -60,7 +39,7 @@ class EvictionQueue:
     """
 
     def __init__(
-        self, corpus: Corpus, *, sorted_posts: int | None = None, heap_chunk: int = _HEAP_CHUNK
+        self, corpus: CorpusIndex, *, sorted_posts: int | None = None, heap_chunk: int = _HEAP_CHUNK
     ) -> None:
         """Create a queue; it reads the corpus when posts are taken.
 
@@ -162,7 +141,7 @@ class EvictionQueue:
         self._last: _Key | None = None  # the last key of the arrays
 
 
-def _oldest(ids: Ids, times: Times, limit: int) -> tuple[Ids, Times]:
+def _oldest(ids: Ids, times: I64, limit: int) -> tuple[Ids, I64]:
     """Return the ids and times of the `limit` oldest of [n] posts, in order."""
     if len(ids) > limit:
         latest = np.partition(times, limit - 1)[limit - 1]

@@ -49,12 +49,7 @@ def score_all(shard: Shard, eligible: jax.Array, query: jax.Array, config: ScanC
     blocks = jnp.arange(len(shard.vectors) // block_rows, dtype=jnp.int32)[None]
     alive = of_blocks(eligible[None], block_rows)
     return block_scores(
-        shard.vectors,
-        alive,
-        query[None],
-        blocks,
-        block_rows=block_rows,
-        interpret=config.interpret,
+        shard.vectors, alive, query[None], blocks, block_rows=block_rows, interpret=config.interpret
     )[0]
 
 
