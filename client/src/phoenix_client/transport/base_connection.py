@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import grpc
 import grpc.aio
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from phoenix_client.errors import DeadlineExceededError, UnavailableError
 from phoenix_client.transport import channels
@@ -15,6 +16,7 @@ from phoenix_client.transport.defaults import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
 )
+from phoenix_client.wire.call import Call
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
@@ -25,8 +27,10 @@ UNREACHABLE = (UnavailableError, DeadlineExceededError)
 """What a health check raises if it reaches no server."""
 
 
-class BaseConnection(ABC, Generic[Channel]):
+class BaseConnection(Generic[Channel]):
     """A channel, the stubs of the services, and the time limit of calls that set none."""
+
+    _grpc: ClassVar[Any]  # the module whose channels it opens: `grpc` or `grpc.aio`
 
     def __init__(
         self,
@@ -56,21 +60,34 @@ class BaseConnection(ABC, Generic[Channel]):
         self._owns_channel = channel is None
         if channel is None:
             options = channels.channel_options(max_request_bytes, max_response_bytes)
-            channel = self._open(target, credentials, options)
-        self._channel = channel
-        self._retrieval = RetrievalServiceStub(channel)
-        self._model = ModelServiceStub(channel)
-        self._corpus = CorpusServiceStub(channel)
+            self._channel: Channel = self._open(target, credentials, options)
+        else:
+            self._channel = channel
+        stubs = (RetrievalServiceStub, ModelServiceStub, CorpusServiceStub, HealthStub)
+        self._rpcs: dict[str, Any] = {}
+        for stub in stubs:
+            self._rpcs |= vars(stub(self._channel))
 
-    @abstractmethod
     def _open(
         self, target: str, credentials: grpc.ChannelCredentials | None, options: channels.Options
     ) -> Channel:
-        """Return a channel, encrypted if there are credentials."""
+        if credentials is None:
+            return self._grpc.insecure_channel(target, options)
+        return self._grpc.secure_channel(target, credentials, options)
 
     def _limit_s(self, timeout_s: float | None) -> float:
         """Return the time limit of a call: its own, or the client's if it sets none."""
         return self._timeout_s if timeout_s is None else channels.checked_timeout_s(timeout_s)
+
+
+def health_check(service: str) -> Call[bool]:
+    """Return the call that asks whether a service is serving."""
+    return Call("Check", HealthCheckRequest(service=service), says_serving)
+
+
+def says_serving(reply: HealthCheckResponse) -> bool:
+    """Return whether a reply of the health check is SERVING."""
+    return reply.status == HealthCheckResponse.SERVING
 
 
 def never_served() -> UnavailableError:

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,6 +33,7 @@ from phoenix_client.types.results import (
 from phoenix_client.types.stats import ServingStats
 from phoenix_client.types.times import LAST_UNIX_MS, bound_to_unix_ms
 from phoenix_client.types.users import User
+from phoenix_client.wire.call import Call
 from phoenix_client.wire.statuses import from_request_status
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
@@ -87,20 +89,30 @@ def _bound(moment: datetime | None) -> int | None:
     return None if moment is None else bound_to_unix_ms(moment)
 
 
-def batch_retrieve_request(queries: Iterable[RetrieveQuery]) -> retrieval_pb2.BatchRetrieveRequest:
-    """Write many queries."""
-    return retrieval_pb2.BatchRetrieveRequest(requests=map(retrieve_request, queries))
+def retrieve(query: RetrieveQuery) -> Call[RetrieveResult]:
+    """Return the call of one query."""
+    return Call("Retrieve", retrieve_request(query), read_retrieve)
 
 
-def encode_user_request(user: User) -> retrieval_pb2.EncodeUserRequest:
-    """Write a request for a user's representation."""
-    return retrieval_pb2.EncodeUserRequest(user=user_message(user))
+def batch_retrieve(
+    queries: Iterable[RetrieveQuery],
+) -> Call[list[RetrieveResult | PhoenixClientError]]:
+    """Return the call of many queries."""
+    requests = list(map(retrieve_request, queries))
+    request = retrieval_pb2.BatchRetrieveRequest(requests=requests)
+    return Call("BatchRetrieve", request, partial(read_batch_retrieve, num_queries=len(requests)))
 
 
-def encode_candidates_request(
+def encode_user(user: User) -> Call[EncodedUser]:
+    """Return the call for a user's representation."""
+    request = retrieval_pb2.EncodeUserRequest(user=user_message(user))
+    return Call("EncodeUser", request, read_encode_user)
+
+
+def encode_candidates(
     post_ids: Iterable[int], author_ids: Iterable[int]
-) -> retrieval_pb2.EncodeCandidatesRequest:
-    """Write a request for posts' vectors.
+) -> Call[EncodedCandidates]:
+    """Return the call for posts' vectors.
 
     Raises:
         ValueError: An id is not an unsigned 64-bit integer, or there are more or fewer authors than
@@ -109,18 +121,19 @@ def encode_candidates_request(
     posts, authors = u64_column("post_ids", post_ids), u64_column("author_ids", author_ids)
     if len(posts) != len(authors):
         raise ValueError(f"author_ids: has {len(authors)} entries where post_ids has {len(posts)}")
-    return retrieval_pb2.EncodeCandidatesRequest(post_ids=posts, author_ids=authors)
+    request = retrieval_pb2.EncodeCandidatesRequest(post_ids=posts, author_ids=authors)
+    return Call("EncodeCandidates", request, partial(read_encode_candidates, num_posts=len(posts)))
 
 
-def score_posts_request(user: User, post_ids: Iterable[int]) -> retrieval_pb2.ScorePostsRequest:
-    """Write a request for scores and ranks.
+def score_posts(user: User, post_ids: Iterable[int]) -> Call[ScoreResult]:
+    """Return the call for scores and ranks.
 
     Raises:
         ValueError: An id is not an unsigned 64-bit integer.
     """
-    return retrieval_pb2.ScorePostsRequest(
-        user=user_message(user), post_ids=u64_column("post_ids", post_ids)
-    )
+    posts = u64_column("post_ids", post_ids)
+    request = retrieval_pb2.ScorePostsRequest(user=user_message(user), post_ids=posts)
+    return Call("ScorePosts", request, partial(read_score_posts, post_ids=posts))
 
 
 def read_retrieve(reply: retrieval_pb2.RetrieveResponse) -> RetrieveResult:
@@ -261,6 +274,10 @@ def read_model(reply: model_pb2.GetModelResponse) -> Model:
 def read_serving_stats(reply: model_pb2.GetServingStatsResponse) -> ServingStats:
     """Read the state of the request queue and the counts."""
     return same_fields(ServingStats, reply)
+
+
+GET_MODEL = Call("GetModel", model_pb2.GetModelRequest(), read_model)
+GET_SERVING_STATS = Call("GetServingStats", model_pb2.GetServingStatsRequest(), read_serving_stats)
 
 
 def same_fields(kind: type[_Value], message: Message, **others: object) -> _Value:
