@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from phoenix_judge.exported_index import FORMAT_VERSION, MANIFEST, POST_IDS, VECTORS
 from phoenix_judge.index_builders import (
     FaissBuilder,
     FaissOptions,
@@ -34,11 +35,6 @@ from phoenix_server.corpus.disk.compaction import merge
 from phoenix_server.corpus.disk.snapshot import Snapshot, batch_vectors, verify
 from phoenix_server.corpus.disk.store import Store, read_with_retries
 from phoenix_server.errors import CorpusError
-
-MANIFEST = "index.json"
-VECTORS = "vectors.npy"
-POST_IDS = "post_ids.npy"
-FORMAT_VERSION = 1
 
 Options = FaissOptions | ScannOptions | None
 """The index to build besides the posts; None for the posts only."""
@@ -88,7 +84,7 @@ def export_index(
         CorpusError: The corpus is damaged or empty, lacks vectors of these towers or has vectors of
             several, or `out` cannot be written.
         IndexOptionError: The options do not fit the corpus.
-        StartupError: The library of the index is not installed.
+        MissingPackageError: The library of the index is not installed.
     """
     corpus = read_with_retries(path, partial(_read, tower=tower), tower=tower)
     verify(corpus.snapshot)

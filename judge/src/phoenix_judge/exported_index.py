@@ -21,7 +21,7 @@ from phoenix_judge.searchers import FaissSearcher, ScannSearcher, Searcher
 MANIFEST = "index.json"
 VECTORS = "vectors.npy"
 POST_IDS = "post_ids.npy"
-_FORMAT_VERSION = 1
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +114,8 @@ def read_manifest(path: Path) -> Manifest:
         raise FileError(str(path), "", f"{error.strerror}; {hint}") from error
     document = JsonValue.parse(text, FileError, str(path))
     version, form = document.member("format_version"), document.member("format")
-    if version.uint() != _FORMAT_VERSION:
-        raise version.misfit(f"must be {_FORMAT_VERSION}")
+    if version.uint() != FORMAT_VERSION:
+        raise version.misfit(f"must be {FORMAT_VERSION}")
     leaves = reorder = 0
     match form.text():
         case "faiss":

@@ -8,20 +8,15 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from google.protobuf.message import Message
 
-    from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+    from phoenix_client.types.corpus import Deleted, FoundPosts, Snapshot, Upserted
     from phoenix_client.types.generations import Generation
-    from phoenix_client.types.model import Model
     from phoenix_client.types.results import RetrieveResult
-    from phoenix_client.types.stats import ServingStats
-
-    Description: TypeAlias = (
-        Model | ServingStats | CorpusState | Upserted | Deleted | Snapshot | Generation
-    )
 
 _FLOAT32 = struct.Struct("<f")
 _AGE_UNITS: Mapping[str, timedelta] = {
@@ -84,19 +79,14 @@ def posts_json(found: FoundPosts) -> str:
     return json.dumps(document, default=_moment)
 
 
-def fields_json(description: Description) -> str:
+def fields_json(description: DataclassInstance) -> str:
     """Write the fields of a description as one line of JSON."""
     return json.dumps(asdict(description), default=_moment)
 
 
-def snapshots_json(snapshots: Sequence[Snapshot]) -> str:
-    """Write snapshots as one line of JSON."""
-    return json.dumps({"snapshots": [asdict(each) for each in snapshots]}, default=_moment)
-
-
-def generations_json(generations: Sequence[Generation]) -> str:
-    """Write generations as one line of JSON."""
-    return json.dumps({"generations": [asdict(each) for each in generations]})
+def list_json(name: str, descriptions: Iterable[DataclassInstance]) -> str:
+    """Write descriptions as one line of JSON: an array that is called `name`."""
+    return json.dumps({name: [asdict(each) for each in descriptions]}, default=_moment)
 
 
 def result_text(result: RetrieveResult, now: datetime | None = None) -> str:
@@ -186,7 +176,7 @@ def generations_text(generations: Sequence[Generation]) -> str:
     return "\n".join([table(columns, rows), *reasons])
 
 
-def fields_text(description: Description) -> str:
+def fields_text(description: DataclassInstance) -> str:
     """Write the fields of a description, a line each."""
     fields = {name.replace("_", " "): value for name, value in asdict(description).items()}
     width = max(map(len, fields))
