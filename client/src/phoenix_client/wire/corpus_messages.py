@@ -14,7 +14,7 @@ from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapsh
 from phoenix_client.types.labels import check_label, check_sequence
 from phoenix_client.types.posts import Post, Posts
 from phoenix_client.wire.call import Call
-from phoenix_client.wire.messages import check_times, malformed_reply, read_labels, same_fields
+from phoenix_client.wire.messages import check_times, read_columns, same_fields
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 
 
@@ -154,14 +154,7 @@ def read_found_posts(reply: corpus_pb2.GetPostsResponse, num_posts: int) -> Foun
         raise MalformedReplyError(
             f"post_ids: has {found} entries and missing_post_ids {missing}, not {num_posts}"
         )
-    check_times("created_at_unix_ms", reply.created_at_unix_ms)
-    with malformed_reply():
-        posts = Posts(
-            post_ids=tuple(reply.post_ids),
-            author_ids=tuple(reply.author_ids),
-            created_at_unix_ms=tuple(reply.created_at_unix_ms),
-            labels=read_labels(reply),
-        )
+    posts = read_columns(Posts, reply)
     return FoundPosts(reply.sequence, posts, tuple(reply.missing_post_ids))
 
 

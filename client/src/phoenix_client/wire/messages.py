@@ -13,7 +13,7 @@ from dataclasses import fields
 from datetime import datetime
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
@@ -48,13 +48,7 @@ _Value = TypeVar("_Value", bound="DataclassInstance")
 
 def user_message(user: User) -> user_pb2.User:
     """Write a user."""
-    return user_pb2.User(
-        user_id=user.user_id,
-        post_ids=user.history.post_ids,
-        author_ids=user.history.author_ids,
-        action_masks=user.history.action_masks,
-        product_surfaces=user.history.product_surfaces,
-    )
+    return user_pb2.User(user_id=user.user_id, **vars(user.history))
 
 
 def retrieve_request(query: RetrieveQuery) -> retrieval_pb2.RetrieveRequest:
@@ -73,20 +67,11 @@ def retrieve_request(query: RetrieveQuery) -> retrieval_pb2.RetrieveRequest:
 
 def filter_message(filter: Filter) -> retrieval_pb2.Filter:
     """Write a filter. Conditions that are None stay unset; 0 is a value."""
-    return retrieval_pb2.Filter(
-        created_since_unix_ms=_bound(filter.created_since),
-        created_before_unix_ms=_bound(filter.created_before),
-        any_labels=filter.any_labels,
-        all_labels=filter.all_labels,
-        none_labels=filter.none_labels,
-        excluded_post_ids=filter.excluded_post_ids,
-        excluded_author_ids=filter.excluded_author_ids,
-        min_score=filter.min_score,
-    )
-
-
-def _bound(moment: datetime | None) -> int | None:
-    return None if moment is None else bound_to_unix_ms(moment)
+    conditions = dict(vars(filter))
+    for name in ("created_since", "created_before"):
+        moment: datetime | None = conditions.pop(name)
+        conditions[f"{name}_unix_ms"] = None if moment is None else bound_to_unix_ms(moment)
+    return retrieval_pb2.Filter(**conditions)
 
 
 def retrieve(query: RetrieveQuery) -> Call[RetrieveResult]:
@@ -142,19 +127,26 @@ def read_retrieve(reply: retrieval_pb2.RetrieveResponse) -> RetrieveResult:
     Raises:
         MalformedReplyError: The reply contradicts itself.
     """
-    check_times("created_at_unix_ms", reply.created_at_unix_ms)
-    with malformed_reply():
-        candidates = Candidates(
-            post_ids=tuple(reply.post_ids),
-            scores=tuple(reply.scores),
-            author_ids=tuple(reply.author_ids),
-            created_at_unix_ms=tuple(reply.created_at_unix_ms),
-            labels=read_labels(reply),
-        )
+    candidates = read_columns(Candidates, reply)
     representation = tuple(reply.user_representation) or None
     return same_fields(
         RetrieveResult, reply, candidates=candidates, user_representation=representation
     )
+
+
+def read_columns(
+    kind: type[_Value], reply: retrieval_pb2.RetrieveResponse | corpus_pb2.GetPostsResponse
+) -> _Value:
+    """Read posts whose columns the reply names alike.
+
+    Raises:
+        MalformedReplyError: The columns do not fit together, or a time is after the year 9999.
+    """
+    check_times("created_at_unix_ms", reply.created_at_unix_ms)
+    names = {field.name for field in fields(kind)} - {"labels"}
+    with malformed_reply():
+        columns: dict[str, Any] = {name: tuple(getattr(reply, name)) for name in names}
+        return kind(**columns, **{"labels": read_labels(reply)})
 
 
 def check_times(name: str, times_unix_ms: Iterable[int]) -> None:
@@ -255,16 +247,9 @@ def read_score_posts(
 
 def read_model(reply: model_pb2.GetModelResponse) -> Model:
     """Read the description of the model and the corpus."""
-    sizes = reply.bundle.model
     return same_fields(
         Model,
-        reply,
-        tower_fingerprint=reply.bundle.tower_fingerprint,
-        embedding_size=sizes.embedding_size,
-        history_length=sizes.history_length,
-        num_actions=sizes.num_actions,
-        product_surface_vocab_size=sizes.product_surface_vocab_size,
-        compute_dtype=reply.bundle.compute_dtype,
+        *(reply, reply.bundle, reply.bundle.model),
         corpus_dtype=reply.corpus.dtype,
         label_names=tuple(reply.corpus.label_names),
         devices=tuple(reply.devices),
@@ -280,7 +265,9 @@ GET_MODEL = Call("GetModel", model_pb2.GetModelRequest(), read_model)
 GET_SERVING_STATS = Call("GetServingStats", model_pb2.GetServingStatsRequest(), read_serving_stats)
 
 
-def same_fields(kind: type[_Value], message: Message, **others: object) -> _Value:
-    """Build a dataclass from the fields that a message names alike, and from `others`."""
-    names = {field.name for field in fields(kind)} - others.keys()
-    return kind(**{name: getattr(message, name) for name in names}, **others)
+def same_fields(kind: type[_Value], *messages: Message, **others: object) -> _Value:
+    """Build a dataclass from `others`, and from the first message that names a field alike."""
+    for message in messages:
+        names = [field.name for field in fields(kind) if hasattr(message, field.name)]
+        others = {name: getattr(message, name) for name in names} | others
+    return kind(**others)
