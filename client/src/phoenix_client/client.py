@@ -12,12 +12,7 @@ from phoenix_client.types.filters import Filter
 from phoenix_client.types.generations import Generation
 from phoenix_client.types.model import Model
 from phoenix_client.types.queries import RetrieveQuery
-from phoenix_client.types.results import (
-    EncodedCandidates,
-    EncodedUser,
-    RetrieveResult,
-    ScoreResult,
-)
+from phoenix_client.types.results import EncodedCandidates, EncodedUser, RetrieveResult, ScoreResult
 from phoenix_client.types.stats import ServingStats
 from phoenix_client.types.users import User
 from phoenix_client.wire import generation_messages, messages
@@ -94,11 +89,7 @@ class PhoenixClient(CorpusCalls):
         return self._call(messages.encode_user(user), timeout_s)
 
     def encode_candidates(
-        self,
-        post_ids: Iterable[int],
-        author_ids: Iterable[int],
-        *,
-        timeout_s: float | None = None,
+        self, post_ids: Iterable[int], author_ids: Iterable[int], *, timeout_s: float | None = None
     ) -> EncodedCandidates:
         """Return the unit vectors of posts, whether or not the corpus holds them.
 

@@ -192,9 +192,7 @@ def _write_tables(
 
 
 def _plant(
-    table: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.int32],
-    directions: npt.NDArray[np.float32],
+    table: npt.NDArray[np.float32], rows: npt.NDArray[np.int32], directions: npt.NDArray[np.float32]
 ) -> None:
     """Add the direction of each post, [n, D], to its rows, [n, H]; shared rows get the mean."""
     uses = np.bincount(rows.ravel(), minlength=len(table))

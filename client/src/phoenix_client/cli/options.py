@@ -60,10 +60,7 @@ LOAD_TIMEOUT = _timeout_option(
 
 
 def server_command(
-    text_of: Callable[[Any], str],
-    json_of: Callable[[Any], str],
-    *,
-    time_limit: Any = CALL_TIMEOUT,
+    text_of: Callable[[Any], str], json_of: Callable[[Any], str], *, time_limit: Any = CALL_TIMEOUT
 ) -> Callable[[Command], Command]:
     """Decorate a function so that it gets a connected client and its result is printed.
 

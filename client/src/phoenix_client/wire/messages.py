@@ -198,9 +198,7 @@ def read_batch_retrieve(
     return [_read_batch_result(result) for result in reply.results]
 
 
-def _read_batch_result(
-    result: retrieval_pb2.RetrieveResult,
-) -> RetrieveResult | PhoenixClientError:
+def _read_batch_result(result: retrieval_pb2.RetrieveResult) -> RetrieveResult | PhoenixClientError:
     if result.status.code != 0:
         return from_request_status(result.status)
     try:
