@@ -12,8 +12,8 @@ import pytest
 
 from judge.cases import FLAT, ROWS, change, manifest_of
 from phoenix_judge.errors import IndexOptionError, MissingPackageError
-from phoenix_judge.export import Options, export_index
-from phoenix_judge.index_builders import FaissOptions, ScannOptions, import_scann
+from phoenix_judge.export import export_index
+from phoenix_judge.index_builders import FaissOptions, Options, ScannOptions, import_scann
 from server.corpus.change_cases import WIDTH, id_array, unit_posts, written_corpus
 
 

@@ -193,6 +193,21 @@ class ScannBuilder:
         report("building", rows, rows)
 
 
+Options = FaissOptions | ScannOptions | None
+"""The index to build besides the posts; None for the posts only."""
+
+
+def make_builder(options: Options, rows: int, width: int) -> FaissBuilder | ScannBuilder | None:
+    """Return the builder of an index of `rows` vectors; errors as by the builders."""
+    match options:
+        case FaissOptions():
+            return FaissBuilder(options, width)
+        case ScannOptions():
+            return ScannBuilder(options, rows)
+        case None:
+            return None
+
+
 def _sample(vectors: Vectors, limit: int) -> Vectors:
     """Draw up to `limit` vectors, in order."""
     if len(vectors) <= limit:

@@ -16,11 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import click
 
-from phoenix_client.transport.defaults import (
-    DEFAULT_LOAD_TIMEOUT_S,
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT_S,
-)
+from phoenix_client.transport import defaults
 
 if TYPE_CHECKING:
     from phoenix_client.client import PhoenixClient
@@ -47,14 +43,14 @@ def _timeout_option(variable: str, default_s: float, help: str) -> Any:
     return _environment_option("--timeout-s", variable, f"Time limit of the {help}", **more)
 
 
-CALL_TIMEOUT = _timeout_option("PHOENIX_TIMEOUT_S", DEFAULT_TIMEOUT_S, "call, in seconds.")
+CALL_TIMEOUT = _timeout_option("PHOENIX_TIMEOUT_S", defaults.DEFAULT_TIMEOUT_S, "call, in seconds.")
 STREAM_TIMEOUT = _timeout_option("PHOENIX_STREAM_TIMEOUT_S", 600.0, "whole call, in seconds.")
 SNAPSHOT_TIMEOUT = _timeout_option(
     "PHOENIX_SNAPSHOT_TIMEOUT_S", 600.0, "call, in seconds; a large corpus takes long."
 )
 LOAD_TIMEOUT = _timeout_option(
     "PHOENIX_LOAD_TIMEOUT_S",
-    DEFAULT_LOAD_TIMEOUT_S,
+    defaults.DEFAULT_LOAD_TIMEOUT_S,
     "call, in seconds. The server goes on loading after it.",
 )
 
@@ -118,7 +114,10 @@ def server_options(time_limit: Any = CALL_TIMEOUT) -> Callable[[Command], Comman
     options = (
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
         _environment_option(
-            "--target", "PHOENIX_TARGET", "The server, as gRPC names it.", default=DEFAULT_TARGET
+            "--target",
+            "PHOENIX_TARGET",
+            "The server, as gRPC names it.",
+            default=defaults.DEFAULT_TARGET,
         ),
         time_limit,
         _environment_option(

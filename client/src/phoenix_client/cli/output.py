@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from phoenix_client.types.generations import Generation
     from phoenix_client.types.results import RetrieveResult
 
+_RESULT_FIELDS = ("generation", "rows_scanned", "rows_eligible", "sequence")
 _FLOAT32 = struct.Struct("<f")
 _AGE_UNITS = {"y": 365 * 86_400, "d": 86_400, "h": 3600, "m": 60, "s": 1}  # in seconds
 
@@ -34,10 +35,7 @@ def shortest_float32(value: float) -> float:
 def result_json(result: RetrieveResult) -> str:
     """Write a result as one line of JSON. Ids are exact integers."""
     document: dict[str, object] = {
-        "generation": result.generation,
-        "rows_scanned": result.rows_scanned,
-        "rows_eligible": result.rows_eligible,
-        "sequence": result.sequence,
+        **{name: getattr(result, name) for name in _RESULT_FIELDS},
         "candidates": [
             {
                 "post_id": candidate.post_id,

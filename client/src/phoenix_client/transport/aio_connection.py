@@ -10,13 +10,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
-from phoenix_client.transport.base_connection import (
-    UNREACHABLE,
-    BaseConnection,
-    health_check,
-    never_served,
-    says_serving,
-)
+from phoenix_client.transport import health
+from phoenix_client.transport.base_connection import BaseConnection
 from phoenix_client.wire.call import Call
 from phoenix_client.wire.statuses import client_errors
 
@@ -51,8 +46,8 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
             PhoenixClientError: The call failed in another way.
         """
         try:
-            return await self._call(health_check(service), timeout_s)
-        except UNREACHABLE:
+            return await self._call(health.health_check(service), timeout_s)
+        except health.UNREACHABLE:
             return False
 
     async def wait_until_ready(self, service: str = "", *, timeout_s: float | None = None) -> None:
@@ -67,11 +62,11 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
         try:
             with client_errors():
                 async for reply in call:
-                    if says_serving(reply):
+                    if health.says_serving(reply):
                         return
         finally:
             call.cancel()
-        raise never_served()
+        raise health.never_served()
 
     async def _call(self, call: Call[_Result], timeout_s: float | None) -> _Result:
         with client_errors():

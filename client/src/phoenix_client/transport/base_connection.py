@@ -6,25 +6,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import grpc
 import grpc.aio
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from phoenix_client.errors import DeadlineExceededError, UnavailableError
-from phoenix_client.transport import channels
-from phoenix_client.transport.defaults import (
-    DEFAULT_MAX_RESPONSE_BYTES,
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT_S,
-)
-from phoenix_client.wire.call import Call
+from phoenix_client.transport import channels, defaults
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
 Channel = TypeVar("Channel", grpc.Channel, grpc.aio.Channel)
-
-UNREACHABLE = (UnavailableError, DeadlineExceededError)
-"""What a health check raises if it reaches no server."""
 
 
 class BaseConnection(Generic[Channel]):
@@ -34,12 +23,12 @@ class BaseConnection(Generic[Channel]):
 
     def __init__(
         self,
-        target: str = DEFAULT_TARGET,
+        target: str = defaults.DEFAULT_TARGET,
         *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
+        timeout_s: float = defaults.DEFAULT_TIMEOUT_S,
         credentials: grpc.ChannelCredentials | None = None,
         max_request_bytes: int | None = None,
-        max_response_bytes: int | None = DEFAULT_MAX_RESPONSE_BYTES,
+        max_response_bytes: int | None = defaults.DEFAULT_MAX_RESPONSE_BYTES,
         channel: Channel | None = None,
     ) -> None:
         """Prepare a connection; the first call opens it.
@@ -78,18 +67,3 @@ class BaseConnection(Generic[Channel]):
     def _limit_s(self, timeout_s: float | None) -> float:
         """Return the time limit of a call: its own, or the client's if it sets none."""
         return self._timeout_s if timeout_s is None else channels.checked_timeout_s(timeout_s)
-
-
-def health_check(service: str) -> Call[bool]:
-    """Return the call that asks whether a service is serving."""
-    return Call("Check", HealthCheckRequest(service=service), says_serving)
-
-
-def says_serving(reply: HealthCheckResponse) -> bool:
-    """Return whether a reply of the health check is SERVING."""
-    return reply.status == HealthCheckResponse.SERVING
-
-
-def never_served() -> UnavailableError:
-    """Return the exception for a health check that ends before it says SERVING."""
-    return UnavailableError("the health check ended before the server was serving")

@@ -10,13 +10,8 @@ from typing import Any, Self, TypeVar
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
-from phoenix_client.transport.base_connection import (
-    UNREACHABLE,
-    BaseConnection,
-    health_check,
-    never_served,
-    says_serving,
-)
+from phoenix_client.transport import health
+from phoenix_client.transport.base_connection import BaseConnection
 from phoenix_client.wire.call import Call
 from phoenix_client.wire.statuses import client_errors
 
@@ -53,8 +48,8 @@ class Connection(BaseConnection[grpc.Channel]):
             PhoenixClientError: The call failed in another way.
         """
         try:
-            return self._call(health_check(service), timeout_s)
-        except UNREACHABLE:
+            return self._call(health.health_check(service), timeout_s)
+        except health.UNREACHABLE:
             return False
 
     def wait_until_ready(self, service: str = "", *, timeout_s: float | None = None) -> None:
@@ -69,11 +64,11 @@ class Connection(BaseConnection[grpc.Channel]):
         try:
             with client_errors():
                 for reply in call:
-                    if says_serving(reply):
+                    if health.says_serving(reply):
                         return
         finally:
             call.cancel()
-        raise never_served()
+        raise health.never_served()
 
     def _call(self, call: Call[_Result], timeout_s: float | None) -> _Result:
         with client_errors():

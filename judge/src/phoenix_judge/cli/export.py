@@ -13,8 +13,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from phoenix_judge.export import Options
-    from phoenix_judge.index_builders import Report
+    from phoenix_judge.index_builders import Options, Report
 
 
 def _size_option(flag: str, help: str) -> Any:
