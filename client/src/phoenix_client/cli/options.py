@@ -110,14 +110,12 @@ class Connection(NamedTuple):
 
 def server_options(time_limit: Any = CALL_TIMEOUT) -> Callable[[Command], Command]:
     """Add `--json` and the options of the connection; a command gets `as_json`, `connection`."""
+    target = {"default": defaults.DEFAULT_TARGET}
     pem_file = click.Path(exists=True, dir_okay=False, path_type=Path)
     options = (
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
         _environment_option(
-            "--target",
-            "PHOENIX_TARGET",
-            "The server, as gRPC names it.",
-            default=defaults.DEFAULT_TARGET,
+            "--target", "PHOENIX_TARGET", "The server, as gRPC names it.", **target
         ),
         time_limit,
         _environment_option(
