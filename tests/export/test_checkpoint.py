@@ -260,10 +260,10 @@ def test_64_actions_fit(tmp_path: Path) -> None:
         ("item_hash_scales", 7, "2 integers of 64 bits, signed"),
         ("author_biases", [1, 2], "5 integers of 64 bits, signed"),
         ("author_biases", None, "5 integers of 64 bits, signed"),
-        ("user_modulus", 0, "an integer from 1 to 2**63 - 1"),
-        ("user_modulus", -7, "an integer from 1 to 2**63 - 1"),
-        ("user_modulus", 2**63, "an integer from 1 to 2**63 - 1"),
-        ("user_modulus", [7], "an integer from 1 to 2**63 - 1"),
+        ("user_modulus", 0, f"an integer from 1 to {2**63 - 1}"),
+        ("user_modulus", -7, f"an integer from 1 to {2**63 - 1}"),
+        ("user_modulus", 2**63, f"an integer from 1 to {2**63 - 1}"),
+        ("user_modulus", [7], f"an integer from 1 to {2**63 - 1}"),
     ],
 )
 def test_hash_constants_of_the_wrong_kind_are_refused(

@@ -16,12 +16,12 @@ from integration.conftest import SMALL
 from integration.wire import connect
 from phoenix_client import Post, User, load_sequences
 from phoenix_judge.cli.main import main
+from phoenix_judge.errors import MissingPackageError
 from phoenix_judge.export import export_index
 from phoenix_judge.index_builders import FaissOptions, ScannOptions
 from phoenix_server.build.import_npz import import_corpus
 from phoenix_server.bundle.bundle import open_bundle
 from phoenix_server.config import ServeConfig
-from phoenix_server.errors import StartupError
 from server.cases import copied
 from servers import run_server
 
@@ -101,7 +101,7 @@ def test_a_scann_tree_is_exact_where_all_leaves_are_searched_and_all_posts_score
 ) -> None:
     try:
         export_index(golden_corpus, tmp_path / "scann", ScannOptions(leaves=10, reorder=3000))
-    except StartupError as error:
+    except MissingPackageError as error:
         pytest.skip(str(error))
     search = ("--search", "leaves_to_search=1,10", "--search", "nprobe=3")
     assert "nprobe is no parameter of" in judge(tmp_path / "scann", server_f32, *search)

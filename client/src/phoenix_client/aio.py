@@ -12,16 +12,10 @@ from phoenix_client.types.filters import Filter
 from phoenix_client.types.generations import Generation
 from phoenix_client.types.model import Model
 from phoenix_client.types.queries import RetrieveQuery
-from phoenix_client.types.results import (
-    EncodedCandidates,
-    EncodedUser,
-    RetrieveResult,
-    ScoreResult,
-)
+from phoenix_client.types.results import EncodedCandidates, EncodedUser, RetrieveResult, ScoreResult
 from phoenix_client.types.stats import ServingStats
 from phoenix_client.types.users import User
 from phoenix_client.wire import generation_messages, messages
-from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 
 
 class AsyncPhoenixClient(AsyncCorpusCalls):
@@ -78,9 +72,7 @@ class AsyncPhoenixClient(AsyncCorpusCalls):
             min_sequence=min_sequence,
             filter=filter,
         )
-        request = messages.retrieve_request(query)
-        reply = await self._call(self._retrieval.Retrieve, request, timeout_s)
-        return messages.read_retrieve(reply)
+        return await self._call(messages.retrieve(query), timeout_s)
 
     async def batch_retrieve(
         self, queries: Iterable[RetrieveQuery], *, timeout_s: float | None = None
@@ -91,22 +83,14 @@ class AsyncPhoenixClient(AsyncCorpusCalls):
             One result per query, in order. The result of a query that failed is its exception,
             which is not raised.
         """
-        request = messages.batch_retrieve_request(queries)
-        reply = await self._call(self._retrieval.BatchRetrieve, request, timeout_s)
-        return messages.read_batch_retrieve(reply, len(request.requests))
+        return await self._call(messages.batch_retrieve(queries), timeout_s)
 
     async def encode_user(self, user: User, *, timeout_s: float | None = None) -> EncodedUser:
         """Return a user's representation."""
-        request = messages.encode_user_request(user)
-        reply = await self._call(self._retrieval.EncodeUser, request, timeout_s)
-        return messages.read_encode_user(reply)
+        return await self._call(messages.encode_user(user), timeout_s)
 
     async def encode_candidates(
-        self,
-        post_ids: Iterable[int],
-        author_ids: Iterable[int],
-        *,
-        timeout_s: float | None = None,
+        self, post_ids: Iterable[int], author_ids: Iterable[int], *, timeout_s: float | None = None
     ) -> EncodedCandidates:
         """Return the unit vectors of posts, whether or not the corpus holds them.
 
@@ -115,9 +99,7 @@ class AsyncPhoenixClient(AsyncCorpusCalls):
             author_ids: Their authors, one per post; never 0.
             timeout_s: Time limit of this call.
         """
-        request = messages.encode_candidates_request(post_ids, author_ids)
-        reply = await self._call(self._retrieval.EncodeCandidates, request, timeout_s)
-        return messages.read_encode_candidates(reply, len(request.post_ids))
+        return await self._call(messages.encode_candidates(post_ids, author_ids), timeout_s)
 
     async def score_posts(
         self, user: User, post_ids: Iterable[int], *, timeout_s: float | None = None
@@ -127,20 +109,15 @@ class AsyncPhoenixClient(AsyncCorpusCalls):
         Raises:
             NotFoundError: The corpus does not hold all of them.
         """
-        request = messages.score_posts_request(user, post_ids)
-        reply = await self._call(self._retrieval.ScorePosts, request, timeout_s)
-        return messages.read_score_posts(reply, request.post_ids)
+        return await self._call(messages.score_posts(user, post_ids), timeout_s)
 
     async def get_model(self, *, timeout_s: float | None = None) -> Model:
         """Describe the active generation's model and corpus, and the server's limits."""
-        reply = await self._call(self._model.GetModel, model_pb2.GetModelRequest(), timeout_s)
-        return messages.read_model(reply)
+        return await self._call(messages.GET_MODEL, timeout_s)
 
     async def get_serving_stats(self, *, timeout_s: float | None = None) -> ServingStats:
         """Return the state of the request queue, and counts of how requests ended so far."""
-        request = model_pb2.GetServingStatsRequest()
-        reply = await self._call(self._model.GetServingStats, request, timeout_s)
-        return messages.read_serving_stats(reply)
+        return await self._call(messages.GET_SERVING_STATS, timeout_s)
 
     async def load_generation(
         self,
@@ -171,9 +148,7 @@ class AsyncPhoenixClient(AsyncCorpusCalls):
             DeadlineExceededError: The time limit passed. The server goes on loading;
                 `list_generations` shows the outcome.
         """
-        request = generation_messages.load_request(bundle, corpus, activate)
-        reply = await self._call(self._model.LoadGeneration, request, timeout_s)
-        return generation_messages.read_generation(reply)
+        return await self._call(generation_messages.load(bundle, corpus, activate), timeout_s)
 
     async def activate_generation(
         self, number: int, *, timeout_s: float | None = None
@@ -192,9 +167,7 @@ class AsyncPhoenixClient(AsyncCorpusCalls):
                 loaded.
             DeadlineExceededError: The time limit passed; the server may activate it even so.
         """
-        request = generation_messages.activate_request(number)
-        reply = await self._call(self._model.ActivateGeneration, request, timeout_s)
-        return generation_messages.read_generation(reply)
+        return await self._call(generation_messages.activate(number), timeout_s)
 
     async def roll_back_generation(self, *, timeout_s: float | None = None) -> Generation:
         """Activate the rollback generation: the one that was active before.
@@ -207,12 +180,8 @@ class AsyncPhoenixClient(AsyncCorpusCalls):
                 `activate_generation`.
             DeadlineExceededError: The time limit passed; the server may roll back even so.
         """
-        request = model_pb2.RollbackGenerationRequest()
-        reply = await self._call(self._model.RollbackGeneration, request, timeout_s)
-        return generation_messages.read_generation(reply)
+        return await self._call(generation_messages.ROLL_BACK, timeout_s)
 
     async def list_generations(self, *, timeout_s: float | None = None) -> tuple[Generation, ...]:
         """List the generations that are loaded, being loaded or failed last, by number."""
-        request = model_pb2.ListGenerationsRequest()
-        reply = await self._call(self._model.ListGenerations, request, timeout_s)
-        return generation_messages.read_generations(reply)
+        return await self._call(generation_messages.LIST_GENERATIONS, timeout_s)

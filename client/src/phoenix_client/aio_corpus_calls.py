@@ -33,9 +33,7 @@ class AsyncCorpusCalls(AsyncConnection):
             ResourceExhaustedError: The corpus or the disk is full, or too many changes are pending.
             DeadlineExceededError: The time limit passed; the posts may be written even so.
         """
-        request = corpus_messages.upsert_request(posts)
-        reply = await self._call(self._corpus.UpsertPosts, request, timeout_s)
-        return corpus_messages.read_upserted(reply)
+        return await self._call(corpus_messages.upsert(posts), timeout_s)
 
     async def stream_upsert_posts(
         self,
@@ -62,7 +60,7 @@ class AsyncCorpusCalls(AsyncConnection):
             PhoenixClientError: As for `upsert_posts`.
         """
         async with aclosing(_upsert_requests(batches)) as requests:
-            reply = await self._send(self._corpus.StreamUpsertPosts, requests, timeout_s)
+            reply = await self._send("StreamUpsertPosts", requests, timeout_s)
         return corpus_messages.read_upserted(reply)
 
     async def delete_posts(
@@ -78,22 +76,17 @@ class AsyncCorpusCalls(AsyncConnection):
             FailedPreconditionError: The server's corpus is read-only.
             DeadlineExceededError: The time limit passed; the posts may be deleted even so.
         """
-        request = corpus_messages.delete_request(post_ids)
-        reply = await self._call(self._corpus.DeletePosts, request, timeout_s)
-        return corpus_messages.read_deleted(reply)
+        return await self._call(corpus_messages.delete(post_ids), timeout_s)
 
     async def get_posts(
         self, post_ids: Iterable[int], *, timeout_s: float | None = None
     ) -> FoundPosts:
         """Look up from 1 post to the server's limit (`Model.max_candidates`) in the corpus."""
-        request = corpus_messages.get_posts_request(post_ids)
-        reply = await self._call(self._corpus.GetPosts, request, timeout_s)
-        return corpus_messages.read_found_posts(reply, len(request.post_ids))
+        return await self._call(corpus_messages.get_posts(post_ids), timeout_s)
 
     async def get_corpus(self, *, timeout_s: float | None = None) -> CorpusState:
         """Describe the current state of the corpus."""
-        reply = await self._call(self._corpus.GetCorpus, corpus_pb2.GetCorpusRequest(), timeout_s)
-        return corpus_messages.read_corpus(reply)
+        return await self._call(corpus_messages.GET_CORPUS, timeout_s)
 
     async def create_snapshot(self, *, timeout_s: float | None = None) -> Snapshot:
         """Write a snapshot of all changes so far, from which a restart of the server begins.
@@ -109,15 +102,11 @@ class AsyncCorpusCalls(AsyncConnection):
             ResourceExhaustedError: The disk is full.
             DeadlineExceededError: The time limit passed; the snapshot may be written even so.
         """
-        request = corpus_pb2.CreateSnapshotRequest()
-        reply = await self._call(self._corpus.CreateSnapshot, request, timeout_s)
-        return corpus_messages.read_created_snapshot(reply)
+        return await self._call(corpus_messages.CREATE_SNAPSHOT, timeout_s)
 
     async def list_snapshots(self, *, timeout_s: float | None = None) -> tuple[Snapshot, ...]:
         """List the snapshots, oldest first. The corpus as it was built is one of them."""
-        request = corpus_pb2.ListSnapshotsRequest()
-        reply = await self._call(self._corpus.ListSnapshots, request, timeout_s)
-        return corpus_messages.read_snapshots(reply)
+        return await self._call(corpus_messages.LIST_SNAPSHOTS, timeout_s)
 
 
 async def _upsert_requests(

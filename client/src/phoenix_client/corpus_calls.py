@@ -8,7 +8,6 @@ from phoenix_client.transport.connection import Connection
 from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
 from phoenix_client.types.posts import Post
 from phoenix_client.wire import corpus_messages
-from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 
 
 class CorpusCalls(Connection):
@@ -30,9 +29,7 @@ class CorpusCalls(Connection):
             ResourceExhaustedError: The corpus or the disk is full, or too many changes are pending.
             DeadlineExceededError: The time limit passed; the posts may be written even so.
         """
-        request = corpus_messages.upsert_request(posts)
-        reply = self._call(self._corpus.UpsertPosts, request, timeout_s)
-        return corpus_messages.read_upserted(reply)
+        return self._call(corpus_messages.upsert(posts), timeout_s)
 
     def stream_upsert_posts(
         self, batches: Iterable[Iterable[Post]], *, timeout_s: float | None = None
@@ -56,7 +53,7 @@ class CorpusCalls(Connection):
             PhoenixClientError: As for `upsert_posts`.
         """
         requests = map(corpus_messages.stream_upsert_request, batches)
-        reply = self._send(self._corpus.StreamUpsertPosts, requests, timeout_s)
+        reply = self._send("StreamUpsertPosts", requests, timeout_s)
         return corpus_messages.read_upserted(reply)
 
     def delete_posts(self, post_ids: Iterable[int], *, timeout_s: float | None = None) -> Deleted:
@@ -70,20 +67,15 @@ class CorpusCalls(Connection):
             FailedPreconditionError: The server's corpus is read-only.
             DeadlineExceededError: The time limit passed; the posts may be deleted even so.
         """
-        request = corpus_messages.delete_request(post_ids)
-        reply = self._call(self._corpus.DeletePosts, request, timeout_s)
-        return corpus_messages.read_deleted(reply)
+        return self._call(corpus_messages.delete(post_ids), timeout_s)
 
     def get_posts(self, post_ids: Iterable[int], *, timeout_s: float | None = None) -> FoundPosts:
         """Look up from 1 post to the server's limit (`Model.max_candidates`) in the corpus."""
-        request = corpus_messages.get_posts_request(post_ids)
-        reply = self._call(self._corpus.GetPosts, request, timeout_s)
-        return corpus_messages.read_found_posts(reply, len(request.post_ids))
+        return self._call(corpus_messages.get_posts(post_ids), timeout_s)
 
     def get_corpus(self, *, timeout_s: float | None = None) -> CorpusState:
         """Describe the current state of the corpus."""
-        reply = self._call(self._corpus.GetCorpus, corpus_pb2.GetCorpusRequest(), timeout_s)
-        return corpus_messages.read_corpus(reply)
+        return self._call(corpus_messages.GET_CORPUS, timeout_s)
 
     def create_snapshot(self, *, timeout_s: float | None = None) -> Snapshot:
         """Write a snapshot of all changes so far, from which a restart of the server begins.
@@ -99,12 +91,8 @@ class CorpusCalls(Connection):
             ResourceExhaustedError: The disk is full.
             DeadlineExceededError: The time limit passed; the snapshot may be written even so.
         """
-        request = corpus_pb2.CreateSnapshotRequest()
-        reply = self._call(self._corpus.CreateSnapshot, request, timeout_s)
-        return corpus_messages.read_created_snapshot(reply)
+        return self._call(corpus_messages.CREATE_SNAPSHOT, timeout_s)
 
     def list_snapshots(self, *, timeout_s: float | None = None) -> tuple[Snapshot, ...]:
         """List the snapshots, oldest first. The corpus as it was built is one of them."""
-        request = corpus_pb2.ListSnapshotsRequest()
-        reply = self._call(self._corpus.ListSnapshots, request, timeout_s)
-        return corpus_messages.read_snapshots(reply)
+        return self._call(corpus_messages.LIST_SNAPSHOTS, timeout_s)

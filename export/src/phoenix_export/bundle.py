@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,6 @@ from phoenix_export.directories import new_directory
 from phoenix_export.programs import TowerProgram, candidate_program, user_program
 from phoenix_export.saved_model import require_tensorflow, write_saved_model
 from phoenix_export.selftest import TOLERANCES, selftest_arrays
-from phoenix_model import HashFunctions
 from phoenix_retrieval.v1 import manifest_pb2
 
 FORMAT_VERSION = 1
@@ -95,6 +95,10 @@ def write_bundle(
 def _describe_model(checkpoint: Checkpoint) -> manifest_pb2.BundleManifest:
     model = checkpoint.model
     dtype = np.dtype(model.fprop_dtype).name
+    hashes: dict[str, Any] = {
+        f"{entity}_hash": manifest_pb2.HashFunctions(**vars(functions))
+        for entity, functions in checkpoint.hashes.items()
+    }
     manifest = manifest_pb2.BundleManifest(
         format_version=FORMAT_VERSION,
         model=manifest_pb2.ModelSizes(
@@ -107,9 +111,7 @@ def _describe_model(checkpoint: Checkpoint) -> manifest_pb2.BundleManifest:
             num_key_value_heads=model.model.num_kv_heads,
             key_size=model.model.key_size,
         ),
-        user_hash=_describe_hash(checkpoint.hashes["user"]),
-        item_hash=_describe_hash(checkpoint.hashes["item"]),
-        author_hash=_describe_hash(checkpoint.hashes["author"]),
+        **hashes,
         compute_dtype=dtype,
         jax_version=jax.__version__,
         selftest_tolerance=TOLERANCES[dtype],
@@ -118,15 +120,6 @@ def _describe_model(checkpoint: Checkpoint) -> manifest_pb2.BundleManifest:
     manifest.created_at.FromDatetime(now)
     manifest.expires_at.FromDatetime(now + READABLE_FOR)
     return manifest
-
-
-def _describe_hash(functions: HashFunctions) -> manifest_pb2.HashFunctions:
-    return manifest_pb2.HashFunctions(
-        scales=functions.scales,
-        biases=functions.biases,
-        modulus=functions.modulus,
-        vocab_size=functions.vocab_size,
-    )
 
 
 def _write_program(

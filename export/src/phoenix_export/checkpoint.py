@@ -98,13 +98,43 @@ def read_config(path: Path, dtype: str) -> Checkpoint:
     """Read only a checkpoint's `config.json`; arguments and errors as in `open_checkpoint`."""
     config_path = path / CONFIG
     reader = _ConfigReader(_read_json(config_path))
-    counts = {entity: reader.integer(f"num_{entity}_hashes") for entity in ENTITIES}
-    model = _model_config(reader, counts, dtype)
-    hashes = {entity: _hash_functions(reader, entity, counts[entity]) for entity in ENTITIES}
-    if reader.problems or model is None:
+    counts = {f"num_{entity}_hashes": reader.integer(f"num_{entity}_hashes") for entity in ENTITIES}
+    hashes = {
+        entity: reader.hash_functions(entity, count)
+        for entity, count in zip(ENTITIES, counts.values(), strict=True)
+    }
+    num_heads = reader.integer("num_heads")
+    transformer: dict[str, Any] = {
+        **{key: reader.integer(key) for key in ("emb_size", "key_size", "num_layers")},
+        **{"num_q_heads": num_heads, "num_kv_heads": num_heads},
+    }
+    factors: dict[str, Any] = {
+        "widening_factor": reader.number("widening_factor", _WIDENING_FACTOR),
+        "attn_output_multiplier": reader.number("attn_output_multiplier", _ATTN_OUTPUT_MULTIPLIER),
+    }
+    towers: dict[str, Any] = {
+        **{key: reader.integer(key) for key in ("history_seq_len", "candidate_seq_len")},
+        "num_actions": reader.integer("num_actions", most=_MAX_ACTIONS),
+        "product_surface_vocab_size": reader.integer(
+            "product_surface_vocab_size", _PRODUCT_SURFACES
+        ),
+    }
+    if transformer["key_size"] % 2:
+        reader.problems.append(f"key_size: is {transformer['key_size']}, should be even")
+    if reader.problems:
         raise CheckpointError(config_path, reader.problems)
-    complete = {entity: functions for entity, functions in hashes.items() if functions}
-    return Checkpoint(path=path, model=model, hashes=complete)
+    try:
+        model = PhoenixRetrievalModelConfig(
+            model=TransformerConfig(**transformer, **factors),
+            emb_size=transformer["emb_size"],
+            fprop_dtype=jnp.dtype(dtype),
+            hash_config=HashConfig(**counts),
+            **towers,
+        )
+    except ValueError as exc:
+        raise CheckpointError(config_path, str(exc)) from exc
+    functions = {entity: HashFunctions(**arguments) for entity, arguments in hashes.items()}
+    return Checkpoint(path=path, model=model, hashes=functions)
 
 
 class _ConfigReader:
@@ -112,49 +142,49 @@ class _ConfigReader:
 
     def __init__(self, config: dict[str, Any]) -> None:
         params = config.get("hash_params")
-        self._config = config
-        self._hash_params: dict[str, Any] = params if isinstance(params, dict) else {}
+        hash_params = params.items() if isinstance(params, dict) else ()
+        self._values = config | {f"hash_params.{key}": value for key, value in hash_params}
         self.problems: list[str] = []
 
     def integer(
         self, key: str, default: int | None = None, *, least: int = 1, most: int = 2**31 - 1
     ) -> int:
-        value = self._config.get(key, default)
+        value = self._values.get(key, default)
         if _is_integer(value, least, most):
             return value
-        self._refuse(self._config, key, f"an integer from {least} to {most}")
+        self._refuse(key, f"an integer from {least} to {most}")
         return 0
 
     def number(self, key: str, default: float) -> float:
-        value = self._config.get(key, default)
+        value = self._values.get(key, default)
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
             return float(value)
-        self._refuse(self._config, key, "a number above 0, and finite")
+        self._refuse(key, "a number above 0, and finite")
         return default
 
-    def hash_constants(self, key: str, count: int) -> tuple[int, ...]:
-        """Read `count` constants, or any number of them if `count` is 0."""
-        value = self._hash_params.get(key)
+    def hash_functions(self, entity: str, count: int) -> dict[str, Any]:
+        """Read the arguments of `HashFunctions`; any number of constants if `count` is 0."""
+        return {
+            "vocab_size": self.integer(f"{entity}_vocab_size", least=2, most=_MAX_ROWS),
+            "scales": self._constants(f"hash_params.{entity}_hash_scales", count),
+            "biases": self._constants(f"hash_params.{entity}_biases", count),
+            "modulus": self.integer(f"hash_params.{entity}_modulus", most=2**63 - 1),
+        }
+
+    def _constants(self, key: str, count: int) -> tuple[int, ...]:
+        value = self._values.get(key)
         if (
             isinstance(value, list)
             and count in (0, len(value))
             and all(_is_integer(constant, -(2**63), 2**63 - 1) for constant in value)
         ):
             return tuple(value)
-        wanted = f"{count or 'a list of'} integers of 64 bits, signed"
-        self._refuse(self._hash_params, key, wanted, "hash_params.")
+        self._refuse(key, f"{count or 'a list of'} integers of 64 bits, signed")
         return ()
 
-    def modulus(self, key: str) -> int:
-        value = self._hash_params.get(key)
-        if _is_integer(value, 1, 2**63 - 1):
-            return value
-        self._refuse(self._hash_params, key, "an integer from 1 to 2**63 - 1", "hash_params.")
-        return 0
-
-    def _refuse(self, values: dict[str, Any], key: str, wanted: str, prefix: str = "") -> None:
-        found = f"is {values[key]!r}" if key in values else "missing"
-        self.problems.append(f"{prefix}{key}: {found}, should be {wanted}")
+    def _refuse(self, key: str, wanted: str) -> None:
+        found = f"is {self._values[key]!r}" if key in self._values else "missing"
+        self.problems.append(f"{key}: {found}, should be {wanted}")
 
 
 def _is_integer(value: Any, least: int, most: int) -> TypeGuard[int]:
@@ -171,58 +201,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(path, "is not a JSON object")
     return config
-
-
-def _model_config(
-    reader: _ConfigReader, hashes: Mapping[str, int], dtype: str
-) -> PhoenixRetrievalModelConfig | None:
-    emb_size, key_size = reader.integer("emb_size"), reader.integer("key_size")
-    num_layers, num_heads = reader.integer("num_layers"), reader.integer("num_heads")
-    history, candidates = reader.integer("history_seq_len"), reader.integer("candidate_seq_len")
-    num_actions = reader.integer("num_actions", most=_MAX_ACTIONS)
-    surfaces = reader.integer("product_surface_vocab_size", _PRODUCT_SURFACES)
-    widening = reader.number("widening_factor", _WIDENING_FACTOR)
-    multiplier = reader.number("attn_output_multiplier", _ATTN_OUTPUT_MULTIPLIER)
-    if key_size % 2:
-        reader.problems.append(f"key_size: is {key_size}, should be even")
-    if reader.problems:
-        return None
-    try:
-        return PhoenixRetrievalModelConfig(
-            model=TransformerConfig(
-                emb_size=emb_size,
-                key_size=key_size,
-                num_q_heads=num_heads,
-                num_kv_heads=num_heads,
-                num_layers=num_layers,
-                widening_factor=widening,
-                attn_output_multiplier=multiplier,
-            ),
-            emb_size=emb_size,
-            history_seq_len=history,
-            candidate_seq_len=candidates,
-            fprop_dtype=jnp.dtype(dtype),
-            hash_config=HashConfig(
-                num_user_hashes=hashes["user"],
-                num_item_hashes=hashes["item"],
-                num_author_hashes=hashes["author"],
-            ),
-            product_surface_vocab_size=surfaces,
-            num_actions=num_actions,
-        )
-    except ValueError as exc:
-        reader.problems.append(str(exc))
-        return None
-
-
-def _hash_functions(reader: _ConfigReader, entity: str, count: int) -> HashFunctions | None:
-    vocab_size = reader.integer(f"{entity}_vocab_size", least=2, most=_MAX_ROWS)
-    scales = reader.hash_constants(f"{entity}_hash_scales", count)
-    biases = reader.hash_constants(f"{entity}_biases", count)
-    modulus = reader.modulus(f"{entity}_modulus")
-    if reader.problems:
-        return None
-    return HashFunctions(scales=scales, biases=biases, modulus=modulus, vocab_size=vocab_size)
 
 
 def _array_problems(path: Path, expected: Mapping[str, tuple[int, ...]]) -> Sequence[str]:

@@ -84,12 +84,8 @@ def _say(text: str, style: str | None = None) -> None:
 @contextmanager
 def _report_progress(steps: int | None = None) -> Generator[Callable[[str], None], None, None]:
     """Show the current step on a terminal; yields the function that names it."""
-    columns = (
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+    step = TextColumn("{task.description:<24}")
+    columns = (step, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     hidden = not _console.is_terminal
     with Progress(*columns, console=_console, transient=True, disable=hidden) as progress:
         task = progress.add_task("", total=steps)

@@ -14,13 +14,12 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from phoenix_export.checkpoint import CONFIG, ENTITIES, PARAMS, TABLES, Checkpoint, read_config
-from phoenix_export.demo_users import draw_users
+from phoenix_export.demo_users import Posts, Sequence, draw_users, user_sequence
 from phoenix_export.demo_weights import demo_weights
 from phoenix_export.directories import new_directory
 from phoenix_model import encode_candidates, hash_ids, unflatten_params
@@ -39,7 +38,6 @@ _WEEK_MS = 7 * 24 * 3600 * 1000
 _SNOWFLAKE_EPOCH_MS = 1_288_834_974_657
 _ROW_NOISE = 0.8  # length of each row's noise; a topic's direction has length 1
 _CHUNK = 1 << 16
-_FAVORITE, _REPLY, _DWELL = "1", "4", "11"
 
 Report = Callable[[str], None]
 
@@ -70,12 +68,6 @@ class DemoSizes:
                 raise ValueError(f"{name}: must be at least {least}, is {value}")
         if self.vocab > 2**31:  # row numbers are int32
             raise ValueError(f"vocab: must be at most {2**31}, is {self.vocab}")
-
-
-class _Posts(NamedTuple):
-    post_ids: npt.NDArray[np.uint64]  # [N]
-    author_ids: npt.NDArray[np.uint64]  # [N]
-    topics: npt.NDArray[np.intp]  # [N], index into TOPICS
 
 
 def write_demo(
@@ -110,11 +102,7 @@ def write_demo(
         weights = demo_weights(checkpoint.model, rng)
         np.savez(directory / PARAMS, allow_pickle=False, **weights)
         report("tables")
-        known = _Posts(
-            np.concatenate([posts.post_ids, liked.post_ids]),
-            np.concatenate([posts.author_ids, liked.author_ids]),
-            np.concatenate([posts.topics, liked.topics]),
-        )
+        known = Posts._make(map(np.concatenate, zip(posts, liked, strict=True)))
         tables = _write_tables(directory / TABLES, checkpoint, known, rng)
         report("candidate tower")
         vectors = _encode(checkpoint, weights, tables, posts)
@@ -126,22 +114,14 @@ def write_demo(
             candidate_representations=vectors,
             topics=np.array(TOPICS)[posts.topics],
         )
-        sequence = _example_sequence(liked, sizes.history, rng)
-        text = json.dumps(sequence, indent=1)
+        text = json.dumps(_example_sequence(liked, sizes.history, rng), indent=1)
         (directory / "example_sequence.json").write_text(text + "\n")
-        users = draw_users(
-            sizes.users,
-            post_ids=posts.post_ids,
-            author_ids=posts.author_ids,
-            topics=posts.topics,
-            longest=sizes.history,
-            rng=rng,
-        )
+        users = draw_users(sizes.users, posts, sizes.history, rng)
         lines = ",\n".join(map(json.dumps, users))
         (directory / "users.json").write_text(f"[\n{lines}\n]\n")
 
 
-def _draw_posts(count: int, now_ms: int, rng: np.random.Generator) -> tuple[_Posts, _Posts]:
+def _draw_posts(count: int, now_ms: int, rng: np.random.Generator) -> tuple[Posts, Posts]:
     """Draw one week of posts for the corpus, and older ones that the example user liked."""
     authors = rng.integers(
         1 << 55, 1 << 61, max(count // _POSTS_PER_AUTHOR, len(TOPICS)), np.uint64
@@ -152,7 +132,7 @@ def _draw_posts(count: int, now_ms: int, rng: np.random.Generator) -> tuple[_Pos
         np.flatnonzero(topic_of_author == TOPICS.index(LIKED_TOPIC)), _LIKED_POSTS
     )
     posts, liked = (
-        _Posts(_snowflakes(until_ms, len(index), rng), authors[index], topic_of_author[index])
+        Posts(_snowflakes(until_ms, len(index), rng), authors[index], topic_of_author[index])
         for index, until_ms in ((written_by, now_ms), (liked_by, now_ms - _WEEK_MS))
     )
     return posts, liked
@@ -191,7 +171,7 @@ def _config(sizes: DemoSizes, rng: np.random.Generator) -> dict[str, object]:
 
 
 def _write_tables(
-    path: Path, checkpoint: Checkpoint, posts: _Posts, rng: np.random.Generator
+    path: Path, checkpoint: Checkpoint, posts: Posts, rng: np.random.Generator
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Write the embedding tables; return the ones that the candidate tower reads."""
     topics = np.linalg.qr(rng.standard_normal((_WIDTH, len(TOPICS))))[0].T.astype(np.float32)
@@ -212,9 +192,7 @@ def _write_tables(
 
 
 def _plant(
-    table: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.int32],
-    directions: npt.NDArray[np.float32],
+    table: npt.NDArray[np.float32], rows: npt.NDArray[np.int32], directions: npt.NDArray[np.float32]
 ) -> None:
     """Add the direction of each post, [n, D], to its rows, [n, H]; shared rows get the mean."""
     uses = np.bincount(rows.ravel(), minlength=len(table))
@@ -226,14 +204,13 @@ def _encode(
     checkpoint: Checkpoint,
     weights: Mapping[str, npt.NDArray[np.float32]],
     tables: Mapping[str, npt.NDArray[np.float32]],
-    posts: _Posts,
+    posts: Posts,
 ) -> npt.NDArray[np.float32]:
     """Return the posts' vectors, [N, D]."""
     params = unflatten_params(weights)
     vectors: list[npt.NDArray[np.float32]] = []
-    for start in range(
-        0, len(posts.post_ids), _CHUNK
-    ):  # gathered at once, the rows would be N*2H*D floats
+    # Gathered at once, the rows would be N*2H*D floats.
+    for start in range(0, len(posts.post_ids), _CHUNK):
         chunk = slice(start, start + _CHUNK)
         items = hash_ids(posts.post_ids[chunk], checkpoint.hashes["item"])
         authors = hash_ids(posts.author_ids[chunk], checkpoint.hashes["author"])
@@ -242,19 +219,8 @@ def _encode(
     return np.concatenate(vectors)
 
 
-def _example_sequence(liked: _Posts, history: int, rng: np.random.Generator) -> dict[str, object]:
-    newest = slice(-history, None)
-    extras = ({}, {_DWELL: 1.0}, {_REPLY: 1.0, _DWELL: 1.0})
-    return {
-        "user_id": int(rng.integers(1 << 55, 1 << 61)),
-        "history": [
-            {
-                "post_id": int(post_id),
-                "author_id": int(author_id),
-                "actions": {_FAVORITE: 1.0, **extras[i % len(extras)]},
-            }
-            for i, (post_id, author_id) in enumerate(
-                zip(liked.post_ids[newest], liked.author_ids[newest], strict=True)
-            )
-        ],
-    }
+def _example_sequence(liked: Posts, history: int, rng: np.random.Generator) -> Sequence:
+    user_id = int(rng.integers(1 << 55, 1 << 61))
+    post_ids, author_ids = liked.post_ids[-history:], liked.author_ids[-history:]
+    kinds = np.arange(len(post_ids)) % 3  # all are favorites
+    return user_sequence(user_id, post_ids, author_ids, kinds)

@@ -4,6 +4,8 @@ Shapes:
     N  posts        H  engagements of a user
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,26 +22,30 @@ Sequence = dict[str, object]
 """A user and their history, in the format of `example_sequence.json`."""
 
 
-def draw_users(
-    count: int,
-    *,
-    post_ids: npt.NDArray[np.uint64],
-    author_ids: npt.NDArray[np.uint64],
-    topics: npt.NDArray[np.intp],
-    longest: int,
-    rng: np.random.Generator,
-) -> list[Sequence]:
+class Posts(NamedTuple):
+    """Posts of a demo, oldest first.
+
+    Attributes:
+        post_ids: [N] u64, ascending.
+        author_ids: [N] u64.
+        topics: [N], the topic of each post.
+    """
+
+    post_ids: npt.NDArray[np.uint64]
+    author_ids: npt.NDArray[np.uint64]
+    topics: npt.NDArray[np.intp]
+
+
+def draw_users(count: int, posts: Posts, longest: int, rng: np.random.Generator) -> list[Sequence]:
     """Draw users who engaged with posts of the corpus.
 
     Args:
         count: Number of users.
-        post_ids: [N] u64, ascending, which is oldest first.
-        author_ids: [N] u64.
-        topics: [N], the topic of each post.
+        posts: The corpus.
         longest: Maximum history length; lengths are uniform from 1 to it.
         rng: Random generator.
     """
-    rows_of = [np.flatnonzero(topics == topic) for topic in np.unique(topics)]
+    rows_of = [np.flatnonzero(posts.topics == topic) for topic in np.unique(posts.topics)]
     users: list[Sequence] = []
     for user_id in rng.integers(1 << 55, 1 << 61, count).tolist():
         liked = rng.choice(
@@ -49,11 +55,12 @@ def draw_users(
         length = min(int(rng.integers(1, longest + 1)), len(rows))
         chosen = np.sort(rng.choice(rows, length, replace=False))
         kinds = rng.integers(0, len(_ACTIONS), length)
-        users.append(_sequence(user_id, post_ids[chosen], author_ids[chosen], kinds))
+        ids = (posts.post_ids[chosen], posts.author_ids[chosen])
+        users.append(user_sequence(user_id, *ids, kinds))
     return users
 
 
-def _sequence(
+def user_sequence(
     user_id: int,
     post_ids: npt.NDArray[np.uint64],
     author_ids: npt.NDArray[np.uint64],
@@ -71,11 +78,7 @@ def _sequence(
     return {
         "user_id": user_id,
         "history": [
-            {
-                "post_id": post_id,
-                "author_id": author_id,
-                "actions": dict(_ACTIONS[kind % len(_ACTIONS)]),
-            }
+            {"post_id": post_id, "author_id": author_id, "actions": _ACTIONS[kind]}
             for post_id, author_id, kind in columns
         ],
     }

@@ -28,10 +28,7 @@ def demo_weights(config: PhoenixRetrievalModelConfig, rng: np.random.Generator) 
 
 
 def _weight(
-    name: str,
-    shape: tuple[int, ...],
-    config: PhoenixRetrievalModelConfig,
-    rng: np.random.Generator,
+    name: str, shape: tuple[int, ...], config: PhoenixRetrievalModelConfig, rng: np.random.Generator
 ) -> npt.NDArray[np.floating]:
     module, _, parameter = name.rpartition("/")
     planted: dict[str, Callable[[], npt.NDArray[np.floating]]] = {

@@ -51,14 +51,9 @@ def write_saved_model(
     jax2tf: Any = importlib.import_module("jax.experimental.jax2tf")
 
     module: Any = tf.Module()
-    module.weights = {
-        name: tf.Variable(weights(name), trainable=False)
-        for name in sorted({name for tower in towers.values() for name in tower.weights})
-    }
-    module.tables = {
-        name: tf.Variable(tables(name), trainable=False)
-        for name in sorted({name for tower in towers.values() for name in tower.tables})
-    }
+    for kind, read in (("weights", weights), ("tables", tables)):
+        names = sorted({name for tower in towers.values() for name in getattr(tower, kind)})
+        setattr(module, kind, {name: tf.Variable(read(name), trainable=False) for name in names})
     signatures = {
         name: _signature(tf, jax2tf, tower, module.weights, module.tables)
         for name, tower in towers.items()

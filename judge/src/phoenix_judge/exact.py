@@ -73,11 +73,7 @@ def ask(
             encode_s.append(time.perf_counter() - ended_s)
             if not turn:
                 results.append(_checked(result, model))
-    return Exact(
-        results=tuple(results),
-        retrieve_s=tuple(retrieve_s),
-        encode_s=tuple(encode_s),
-    )
+    return Exact(results=tuple(results), retrieve_s=tuple(retrieve_s), encode_s=tuple(encode_s))
 
 
 @contextmanager

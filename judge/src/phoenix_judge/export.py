@@ -21,27 +21,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from phoenix_judge.index_builders import (
-    FaissBuilder,
-    FaissOptions,
-    Report,
-    ScannBuilder,
-    ScannOptions,
-)
+from phoenix_judge.exported_index import FORMAT_VERSION, MANIFEST, POST_IDS, VECTORS
+from phoenix_judge.index_builders import Options, Report, make_builder
 from phoenix_server.artifacts import new_directory
 from phoenix_server.corpus.changes import NetChange
 from phoenix_server.corpus.disk.compaction import merge
 from phoenix_server.corpus.disk.snapshot import Snapshot, batch_vectors, verify
 from phoenix_server.corpus.disk.store import Store, read_with_retries
 from phoenix_server.errors import CorpusError
-
-MANIFEST = "index.json"
-VECTORS = "vectors.npy"
-POST_IDS = "post_ids.npy"
-FORMAT_VERSION = 1
-
-Options = FaissOptions | ScannOptions | None
-"""The index to build besides the posts; None for the posts only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +75,14 @@ def export_index(
         CorpusError: The corpus is damaged or empty, lacks vectors of these towers or has vectors of
             several, or `out` cannot be written.
         IndexOptionError: The options do not fit the corpus.
-        StartupError: The library of the index is not installed.
+        MissingPackageError: The library of the index is not installed.
     """
     corpus = read_with_retries(path, partial(_read, tower=tower), tower=tower)
     verify(corpus.snapshot)
     rows = sum(batch.num_rows for batch in corpus.batches())
     if not rows:
         raise CorpusError(path, "holds no posts to export")
-    builder = _builder(options, rows, corpus.width)
+    builder = make_builder(options, rows, corpus.width)
     manifest = {
         "format_version": FORMAT_VERSION,
         "format": "npy",
@@ -114,16 +101,6 @@ def export_index(
         text = json.dumps(manifest, indent=1)
         (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return rows
-
-
-def _builder(options: Options, rows: int, width: int) -> FaissBuilder | ScannBuilder | None:
-    match options:
-        case FaissOptions():
-            return FaissBuilder(options, width)
-        case ScannOptions():
-            return ScannBuilder(options, rows)
-        case None:
-            return None
 
 
 def _read(store: Store, tower: str) -> _Corpus:

@@ -21,7 +21,7 @@ from phoenix_judge.searchers import FaissSearcher, ScannSearcher, Searcher
 MANIFEST = "index.json"
 VECTORS = "vectors.npy"
 POST_IDS = "post_ids.npy"
-_FORMAT_VERSION = 1
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,11 @@ class ExportedIndex:
         self._vectors = _array(path / VECTORS, "<f4", shape)  # [N, D]
         self._post_ids = _array(path / POST_IDS, "<u8", shape[:1])  # [N]
         self._order = np.argsort(self._post_ids)
-        self.searcher = _searcher(path, manifest)
+        if manifest.format == "faiss":
+            self.searcher: Searcher = FaissSearcher(path)
+        else:
+            sizes = {"leaves": manifest.leaves, "reorder": manifest.reorder}
+            self.searcher = ScannSearcher(path, **sizes, width=manifest.embedding_size)
         found = (self.searcher.rows, self.searcher.width)
         if found != shape:
             raise FileError(str(path), "", f"its index is of {found}, its vectors are of {shape}")
@@ -114,8 +118,8 @@ def read_manifest(path: Path) -> Manifest:
         raise FileError(str(path), "", f"{error.strerror}; {hint}") from error
     document = JsonValue.parse(text, FileError, str(path))
     version, form = document.member("format_version"), document.member("format")
-    if version.uint() != _FORMAT_VERSION:
-        raise version.misfit(f"must be {_FORMAT_VERSION}")
+    if version.uint() != FORMAT_VERSION:
+        raise version.misfit(f"must be {FORMAT_VERSION}")
     leaves = reorder = 0
     match form.text():
         case "faiss":
@@ -138,17 +142,6 @@ def read_manifest(path: Path) -> Manifest:
         embedding_size=document.member("embedding_size").uint(minimum=1),
         leaves=leaves,
         reorder=reorder,
-    )
-
-
-def _searcher(path: Path, manifest: Manifest) -> Searcher:
-    if manifest.format == "faiss":
-        return FaissSearcher(path)
-    return ScannSearcher(
-        path,
-        leaves=manifest.leaves,
-        reorder=manifest.reorder,
-        width=manifest.embedding_size,
     )
 
 

@@ -18,8 +18,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from phoenix_judge.errors import IndexOptionError
-from phoenix_server.errors import CorpusError, StartupError
+from phoenix_judge.errors import IndexOptionError, name_extra
+from phoenix_server.errors import CorpusError
 
 FAISS_FILE = "index.faiss"
 SCANN_FOLDER = "scann"
@@ -47,7 +47,7 @@ class FaissOptions:
     train_posts: int = 262_144
 
     def __post_init__(self) -> None:
-        _check_at_least_one(train_posts=self.train_posts)
+        check_at_least_one(train_posts=self.train_posts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +67,11 @@ class ScannOptions:
 
     def __post_init__(self) -> None:
         leaves = 1 if self.leaves is None else self.leaves
-        _check_at_least_one(leaves=leaves, reorder=self.reorder, train_posts=self.train_posts)
+        check_at_least_one(leaves=leaves, reorder=self.reorder, train_posts=self.train_posts)
 
 
-def _check_at_least_one(**options: int) -> None:
+def check_at_least_one(**options: int) -> None:
+    """Raise ValueError for an option below 1."""
     for name, value in options.items():
         if value < 1:
             raise ValueError(f"{name}: must be at least 1, is {value}")
@@ -85,10 +86,11 @@ class FaissBuilder:
         """Check that FAISS is installed and accepts the options.
 
         Raises:
-            StartupError: FAISS is not installed.
+            MissingPackageError: FAISS is not installed.
             IndexOptionError: FAISS does not accept the factory string.
         """
-        self._faiss = _import("faiss", extra="faiss")
+        with name_extra("--format faiss"):
+            self._faiss: Any = importlib.import_module("faiss")
         self._options = options
         try:
             self._index = self._faiss.index_factory(
@@ -139,10 +141,11 @@ class ScannBuilder:
         """Check that ScaNN is installed and that there are enough posts.
 
         Raises:
-            StartupError: ScaNN is not installed.
+            MissingPackageError: ScaNN is not installed.
             IndexOptionError: There are fewer posts than an option needs.
         """
-        self._module = import_scann()
+        with name_extra("--format scann"):
+            self._module = import_scann()
         self._options = options
         self._leaves = options.leaves or max(1, round(rows**0.5))
         if self._leaves > rows:
@@ -190,6 +193,21 @@ class ScannBuilder:
         report("building", rows, rows)
 
 
+Options = FaissOptions | ScannOptions | None
+"""The index to build besides the posts; None for the posts only."""
+
+
+def make_builder(options: Options, rows: int, width: int) -> FaissBuilder | ScannBuilder | None:
+    """Return the builder of an index of `rows` vectors; errors as by the builders."""
+    match options:
+        case FaissOptions():
+            return FaissBuilder(options, width)
+        case ScannOptions():
+            return ScannBuilder(options, rows)
+        case None:
+            return None
+
+
 def _sample(vectors: Vectors, limit: int) -> Vectors:
     """Draw up to `limit` vectors, in order."""
     if len(vectors) <= limit:
@@ -198,33 +216,19 @@ def _sample(vectors: Vectors, limit: int) -> Vectors:
     return vectors[np.sort(rows)]
 
 
-def _import(name: str, *, extra: str) -> Any:
-    """Import a library.
-
-    Raises:
-        StartupError: It is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as exc:
-        raise StartupError(
-            f"--format {extra} needs {exc.name}: install phoenix-judge[{extra}]"
-        ) from exc
-
-
 def import_scann() -> Any:
     """Import ScaNN without TensorFlow.
 
-    ScaNN's search does not need it, and importing another version of TensorFlow than its own fails.
+    ScaNN does not need it, and importing another version of TensorFlow than its own fails.
 
     Raises:
-        StartupError: It is not installed.
+        ModuleNotFoundError: It is not installed.
     """
     modules = cast("dict[str, object]", sys.modules)
     before = {name: module for name, module in modules.items() if name == "tensorflow"}
     modules["tensorflow"] = None
     try:
-        return _import("scann.scann_ops.py.scann_ops_pybind", extra="scann")
+        return importlib.import_module("scann.scann_ops.py.scann_ops_pybind")
     finally:
         del modules["tensorflow"]
         modules.update(before)

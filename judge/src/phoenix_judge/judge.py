@@ -10,6 +10,7 @@ from phoenix_client.types.users import User
 from phoenix_judge.exact import ask
 from phoenix_judge.exported_index import ExportedIndex
 from phoenix_judge.grade import check_state, check_towers, grade_index
+from phoenix_judge.index_builders import check_at_least_one
 from phoenix_judge.measures import percentile
 from phoenix_judge.report import Latency, Report
 from phoenix_judge.sweeps import Sweep
@@ -33,12 +34,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.top_k < 1:
-            raise ValueError(f"top_k: must be at least 1, is {self.top_k}")
+        check_at_least_one(top_k=self.top_k, repeat=self.repeat)
         if not 0 < self.rbo_p < 1:
             raise ValueError(f"rbo_p: must be above 0 and below 1, is {self.rbo_p}")
-        if self.repeat < 1:
-            raise ValueError(f"repeat: must be at least 1, is {self.repeat}")
 
 
 def choose_sweeps(
@@ -50,12 +48,12 @@ def choose_sweeps(
         ValueError: A sweep has a parameter that no index has.
     """
     for sweep in sweeps:
-        if not any(index.searcher.takes(sweep) for index in indexes):
+        if not any(index.searcher.takes(sweep.parameter) for index in indexes):
             made = ", ".join(index.manifest.made_as for index in indexes)
             raise ValueError(f"{sweep.parameter} is no parameter of {made}")
     return [
         next(
-            (sweep for sweep in sweeps if index.searcher.takes(sweep)),
+            (sweep for sweep in sweeps if index.searcher.takes(sweep.parameter)),
             index.searcher.default_sweep(top_k),
         )
         for index in indexes

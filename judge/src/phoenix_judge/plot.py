@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from phoenix_client.errors import FileError
-from phoenix_judge.report import Grade, Report
+from phoenix_judge.report import Report
 
 
 def draw(report: Report, path: Path) -> None:
@@ -32,14 +33,16 @@ def draw(report: Report, path: Path) -> None:
 def _panel(axes: Axes, report: Report, measure: str, label: str) -> None:
     for index in report.indexes:
         xs = [grade.p50_ms for grade in index.grades]
-        ys = [_value(grade, measure) for grade in index.grades]
+        ys: list[float] = [getattr(grade, measure) for grade in index.grades]
         axes.plot(xs, ys, marker="o", label=index.label)
         for grade, x, y in zip(index.grades, xs, ys, strict=True):
             if grade.value is not None:
-                offset = (4, -10)  # points
-                axes.annotate(
-                    str(grade.value), (x, y), offset, textcoords="offset points", fontsize=7
-                )
+                style: dict[str, Any] = {
+                    "xytext": (4, -10),
+                    "textcoords": "offset points",
+                    "fontsize": 7,
+                }
+                axes.annotate(str(grade.value), (x, y), **style)
     exact, encode = report.retrieve.p50_ms, report.encode.p50_ms
     axes.plot([exact], [1.0], marker="*", markersize=13, linestyle="", label="served, exact")
     axes.axvline(encode, color="grey", linestyle=":", label="EncodeUser alone")
@@ -47,7 +50,3 @@ def _panel(axes: Axes, report: Report, measure: str, label: str) -> None:
     axes.set_xlabel("median time of a query, ms")
     axes.set_ylabel(label)
     axes.grid(visible=True, which="both", alpha=0.3)
-
-
-def _value(grade: Grade, measure: str) -> float:
-    return grade.recall if measure == "recall" else grade.rbo

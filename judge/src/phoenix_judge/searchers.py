@@ -7,7 +7,6 @@ Shapes:
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_client.errors import FileError
-from phoenix_judge.index_builders import FAISS_FILE, SCANN_FOLDER
+from phoenix_judge.index_builders import FAISS_FILE, SCANN_FOLDER, import_scann
 from phoenix_judge.sweeps import Sweep, doubling
 
 _MIN_BEAM, _MAX_BEAM = 16, 8  # of the default sweep of a graph; the latter times k
@@ -33,7 +32,7 @@ class Searcher(Protocol):
         """Return the values to try by default; None: the index has no parameter."""
         ...
 
-    def takes(self, sweep: Sweep) -> bool:
+    def takes(self, parameter: str) -> bool:
         """Return whether the index has a parameter of this name."""
         ...
 
@@ -70,15 +69,19 @@ class FaissSearcher:
 
     def default_sweep(self, top_k: int) -> Sweep | None:
         """Return numbers of lists to probe, up to all, or beam widths of a graph."""
-        if self._takes("nprobe"):
+        if self.takes("nprobe"):
             return doubling("nprobe", 1, self._faiss.extract_index_ivf(self._index).nlist)
-        if self._takes("efSearch"):
+        if self.takes("efSearch"):
             return doubling("efSearch", _MIN_BEAM, _MAX_BEAM * top_k)
         return None
 
-    def takes(self, sweep: Sweep) -> bool:
+    def takes(self, parameter: str) -> bool:
         """Return whether the index has a parameter of this name."""
-        return self._takes(sweep.parameter)
+        try:
+            self._space.set_index_parameter(self._index, parameter, 1)
+        except RuntimeError:
+            return False
+        return True
 
     def set(self, parameter: str, value: int) -> None:
         """Set a parameter that the index takes."""
@@ -88,13 +91,6 @@ class FaissSearcher:
         """Return the rows found for a query [D], best first: [n]."""
         _, rows = self._index.search(query[None], top_k)
         return cast("list[int]", rows[0][rows[0] >= 0].tolist())  # -1 fills ranks without a result
-
-    def _takes(self, parameter: str) -> bool:
-        try:
-            self._space.set_index_parameter(self._index, parameter, 1)
-        except RuntimeError:
-            return False
-        return True
 
 
 class ScannSearcher:
@@ -113,7 +109,7 @@ class ScannSearcher:
             FileError: It cannot be read.
         """
         folder = directory / SCANN_FOLDER
-        module = _import_scann()
+        module = import_scann()
         if not folder.is_dir():
             raise FileError(str(folder), "", "is missing")
         if (folder / _PICKLED).exists():
@@ -132,9 +128,9 @@ class ScannSearcher:
         """Return numbers of leaves to search, up to all."""
         return doubling("leaves_to_search", 1, self._leaves)
 
-    def takes(self, sweep: Sweep) -> bool:
+    def takes(self, parameter: str) -> bool:
         """Return whether the parameter is `leaves_to_search`, the only one."""
-        return sweep.parameter == "leaves_to_search"
+        return parameter == "leaves_to_search"
 
     def set(self, parameter: str, value: int) -> None:
         """Set how many leaves to search, at most all."""
@@ -149,18 +145,3 @@ class ScannSearcher:
             leaves_to_search=self._searched,
         )
         return cast("list[int]", rows.tolist())
-
-
-def _import_scann() -> Any:
-    """Import ScaNN without TensorFlow.
-
-    Searching does not need it, and a TensorFlow of another version than ScaNN's own makes it fail.
-    """
-    modules = cast("dict[str, object]", sys.modules)
-    before = {name: module for name, module in modules.items() if name == "tensorflow"}
-    modules["tensorflow"] = None
-    try:
-        return importlib.import_module("scann.scann_ops.py.scann_ops_pybind")
-    finally:
-        del modules["tensorflow"]
-        modules.update(before)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -10,18 +11,14 @@ _FPROP_DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32))
 _FFN_MULTIPLE = 8
 
 
-def _require_positive_ints(config: object, *fields: str) -> None:
-    for field in fields:
-        value = getattr(config, field)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{field} must be a positive integer, got {value!r}")
-
-
-def _require_positive_finite(config: object, *fields: str) -> None:
-    for field in fields:
-        value = getattr(config, field)
-        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            raise ValueError(f"{field} must be positive and finite, got {value!r}")
+def _check_numbers(config: Any) -> None:
+    """Check that fields of type int are positive, and those of type float positive and finite."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.type is int and (type(value) is not int or value < 1):
+            raise ValueError(f"{field.name} must be a positive integer, got {value!r}")
+        if field.type is float and not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise ValueError(f"{field.name} must be positive and finite, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +36,7 @@ class HashConfig:
     num_author_hashes: int = 2
 
     def __post_init__(self) -> None:
-        _require_positive_ints(self, "num_user_hashes", "num_item_hashes", "num_author_hashes")
+        _check_numbers(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,10 +64,7 @@ class TransformerConfig:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _require_positive_ints(
-            self, "emb_size", "key_size", "num_q_heads", "num_kv_heads", "num_layers"
-        )
-        _require_positive_finite(self, "widening_factor", "attn_output_multiplier")
+        _check_numbers(self)
         if self.key_size % 2:
             raise ValueError(f"key_size must be even, got {self.key_size}")
         if self.num_q_heads % self.num_kv_heads:
@@ -122,14 +116,7 @@ class PhoenixRetrievalModelConfig:
     enable_linear_proj: bool = True
 
     def __post_init__(self) -> None:
-        _require_positive_ints(
-            self,
-            "emb_size",
-            "history_seq_len",
-            "candidate_seq_len",
-            "product_surface_vocab_size",
-            "num_actions",
-        )
+        _check_numbers(self)
         if self.emb_size != self.model.emb_size:
             raise ValueError(
                 f"emb_size must equal model.emb_size, got {self.emb_size} and {self.model.emb_size}"

@@ -9,7 +9,7 @@ Glossary of shapes:
     Hu, Hi, Ha: embedding rows per user, post and author.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,22 @@ class RecsysEmbeddings(NamedTuple):
     candidate_author_embeddings: jax.Array | None
 
 
+def user_input_shapes(
+    config: PhoenixRetrievalModelConfig, users: Any, history: Any
+) -> dict[str, tuple[Any, ...]]:
+    """Return the shapes of the user tower's inputs by field; the two sizes may be symbolic."""
+    width, hashes = config.emb_size, config.hash_config
+    return {
+        "user_hashes": (users, hashes.num_user_hashes),
+        "history_post_hashes": (users, history, hashes.num_item_hashes),
+        "history_actions": (users, history, config.num_actions),
+        "history_product_surface": (users, history),
+        "user_embeddings": (users, hashes.num_user_hashes, width),
+        "history_post_embeddings": (users, history, hashes.num_item_hashes, width),
+        "history_author_embeddings": (users, history, hashes.num_author_hashes, width),
+    }
+
+
 def check_user_inputs(
     config: PhoenixRetrievalModelConfig, batch: RecsysBatch, embeddings: RecsysEmbeddings
 ) -> None:
@@ -73,17 +89,7 @@ def check_user_inputs(
         ValueError: A shape differs; names the field, the expected and the actual shape.
     """
     users, history = batch.history_post_hashes.shape[:2]
-    width, hashes = config.emb_size, config.hash_config
-    expected = {
-        "user_hashes": (users, hashes.num_user_hashes),
-        "history_post_hashes": (users, history, hashes.num_item_hashes),
-        "history_actions": (users, history, config.num_actions),
-        "history_product_surface": (users, history),
-        "user_embeddings": (users, hashes.num_user_hashes, width),
-        "history_post_embeddings": (users, history, hashes.num_item_hashes, width),
-        "history_author_embeddings": (users, history, hashes.num_author_hashes, width),
-    }
-    for field, shape in expected.items():
+    for field, shape in user_input_shapes(config, users, history).items():
         found = getattr(batch if hasattr(batch, field) else embeddings, field).shape
         if found != shape:
             raise ValueError(f"{field} must be {shape}, got {found}")

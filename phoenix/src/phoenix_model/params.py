@@ -1,14 +1,14 @@
 """Parameters as a flat `module path/name` dictionary, the layout of published checkpoints."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
 from phoenix_model.config import PhoenixRetrievalModelConfig
-from phoenix_model.inputs import RecsysBatch, RecsysEmbeddings
+from phoenix_model.inputs import RecsysBatch, RecsysEmbeddings, user_input_shapes
 from phoenix_model.retrieval import build_model
 
 
@@ -63,25 +63,14 @@ def unflatten_params(flat: Mapping[str, jax.typing.ArrayLike]) -> hk.Params:
 
 
 def _one_of_each(config: PhoenixRetrievalModelConfig) -> tuple[RecsysBatch, RecsysEmbeddings]:
-    hashes, width = config.hash_config, config.emb_size
-    users, items, authors = (
-        hashes.num_user_hashes,
-        hashes.num_item_hashes,
-        hashes.num_author_hashes,
-    )
-    batch = RecsysBatch(
-        user_hashes=jnp.zeros((1, users), jnp.int32),
-        history_post_hashes=jnp.zeros((1, 1, items), jnp.int32),
-        history_author_hashes=None,
-        history_actions=jnp.zeros((1, 1, config.num_actions)),
-        history_product_surface=jnp.zeros((1, 1), jnp.int32),
-        candidate_post_hashes=jnp.zeros((1, 1, items), jnp.int32),
-    )
-    embeddings = RecsysEmbeddings(
-        user_embeddings=jnp.zeros((1, users, width)),
-        history_post_embeddings=jnp.zeros((1, 1, items, width)),
-        candidate_post_embeddings=jnp.zeros((1, 1, items, width)),
-        history_author_embeddings=jnp.zeros((1, 1, authors, width)),
-        candidate_author_embeddings=jnp.zeros((1, 1, authors, width)),
-    )
-    return batch, embeddings
+    zeros: dict[str, Any] = {
+        name: jnp.zeros(shape, jnp.int32 if name.endswith(("hashes", "surface")) else jnp.float32)
+        for name, shape in user_input_shapes(config, 1, 1).items()
+    }
+    zeros["history_author_hashes"] = None
+    for entity in ("post", "author"):
+        zeros[f"candidate_{entity}_embeddings"] = zeros[f"history_{entity}_embeddings"]
+    zeros["candidate_post_hashes"] = zeros["history_post_hashes"]
+    batch = {name: value for name, value in zeros.items() if name in RecsysBatch._fields}
+    rest = {name: value for name, value in zeros.items() if name not in batch}
+    return RecsysBatch(**batch), RecsysEmbeddings(**rest)

@@ -24,10 +24,7 @@ from phoenix_model.config import PhoenixRetrievalModelConfig
 from phoenix_model.inputs import RecsysBatch, RecsysEmbeddings
 from phoenix_model.retrieval import build_model
 
-UserTowerFn = Callable[
-    [hk.Params, RecsysBatch, RecsysEmbeddings],
-    tuple[jax.Array, jax.Array],
-]
+UserTowerFn = Callable[[hk.Params, RecsysBatch, RecsysEmbeddings], tuple[jax.Array, jax.Array]]
 """(params, batch, embeddings) -> (representation [B, D] float32, norm [B, 1] float32)."""
 
 CandidateTowerFn = Callable[[hk.Params, jax.Array, jax.Array], jax.Array]

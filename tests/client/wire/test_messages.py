@@ -155,9 +155,9 @@ def test_scores_that_do_not_fit_the_posts_are_refused() -> None:
 
 def test_requests_that_cannot_be_sent_are_refused() -> None:
     with pytest.raises(ValueError, match="author_ids: has 1 entries where post_ids has 2"):
-        messages.encode_candidates_request([1, 2], [3])
+        messages.encode_candidates([1, 2], [3])
     with pytest.raises(ValueError, match="post_ids: must be"):
-        messages.score_posts_request(User(1), [-1])
+        messages.score_posts(User(1), [-1])
     with pytest.raises(ValueError, match="top_k: must be"):
         RetrieveQuery(user=User(1), top_k=-1)
     with pytest.raises(ValueError, match="min_sequence: must be"):

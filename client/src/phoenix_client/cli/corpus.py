@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def snapshot(client: PhoenixClient) -> Snapshot:
 
 
 @click.command()
-@server_command(output.snapshots_text, output.snapshots_json)
+@server_command(output.snapshots_text, partial(output.list_json, "snapshots"))
 def snapshots(client: PhoenixClient) -> tuple[Snapshot, ...]:
     """Print the snapshots on the server's disk, oldest first."""
     return client.list_snapshots()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -17,7 +18,7 @@ _prints_generation = server_command(output.fields_text, output.fields_json, time
 
 
 @click.command()
-@server_command(output.generations_text, output.generations_json)
+@server_command(output.generations_text, partial(output.list_json, "generations"))
 def generations(client: PhoenixClient) -> tuple[Generation, ...]:
     """Print the generations that are loaded, being loaded, or that failed last."""
     return client.list_generations()

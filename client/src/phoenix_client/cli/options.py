@@ -16,11 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import click
 
-from phoenix_client.transport.defaults import (
-    DEFAULT_LOAD_TIMEOUT_S,
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT_S,
-)
+from phoenix_client.transport import defaults
 
 if TYPE_CHECKING:
     from phoenix_client.client import PhoenixClient
@@ -31,37 +27,36 @@ Command: TypeAlias = Callable[..., Any]
 ID = click.IntRange(1, 2**64 - 1)
 
 
-class TimeLimit(NamedTuple):
-    """The option `--timeout-s` of a command: its environment variable, default and help."""
-
-    variable: str
-    default_s: float
-    help: str
+def _environment_option(flag: str, variable: str, help: str, **more: Any) -> Any:
+    """Return an option that an environment variable can set too."""
+    return click.option(flag, envvar=variable, show_envvar=True, help=help, **more)
 
 
-CALL_TIMEOUT = TimeLimit(
-    "PHOENIX_TIMEOUT_S", DEFAULT_TIMEOUT_S, "Time limit of the call, in seconds."
+def _check_timeout(context: click.Context, option: click.Parameter, seconds: float) -> float:
+    if not 0 < seconds < math.inf:
+        raise click.BadParameter("must be above 0 and finite")
+    return seconds
+
+
+def _timeout_option(variable: str, default_s: float, help: str) -> Any:
+    more = {"type": float, "default": default_s, "callback": _check_timeout}
+    return _environment_option("--timeout-s", variable, f"Time limit of the {help}", **more)
+
+
+CALL_TIMEOUT = _timeout_option("PHOENIX_TIMEOUT_S", defaults.DEFAULT_TIMEOUT_S, "call, in seconds.")
+STREAM_TIMEOUT = _timeout_option("PHOENIX_STREAM_TIMEOUT_S", 600.0, "whole call, in seconds.")
+SNAPSHOT_TIMEOUT = _timeout_option(
+    "PHOENIX_SNAPSHOT_TIMEOUT_S", 600.0, "call, in seconds; a large corpus takes long."
 )
-STREAM_TIMEOUT = TimeLimit(
-    "PHOENIX_STREAM_TIMEOUT_S", 600.0, "Time limit of the whole call, in seconds."
-)
-SNAPSHOT_TIMEOUT = TimeLimit(
-    "PHOENIX_SNAPSHOT_TIMEOUT_S",
-    600.0,
-    "Time limit of the call, in seconds; a large corpus takes long.",
-)
-LOAD_TIMEOUT = TimeLimit(
+LOAD_TIMEOUT = _timeout_option(
     "PHOENIX_LOAD_TIMEOUT_S",
-    DEFAULT_LOAD_TIMEOUT_S,
-    "Time limit of the call, in seconds. The server goes on loading after it.",
+    defaults.DEFAULT_LOAD_TIMEOUT_S,
+    "call, in seconds. The server goes on loading after it.",
 )
 
 
 def server_command(
-    text_of: Callable[[Any], str],
-    json_of: Callable[[Any], str],
-    *,
-    time_limit: TimeLimit = CALL_TIMEOUT,
+    text_of: Callable[[Any], str], json_of: Callable[[Any], str], *, time_limit: Any = CALL_TIMEOUT
 ) -> Callable[[Command], Command]:
     """Decorate a function so that it gets a connected client and its result is printed.
 
@@ -113,54 +108,33 @@ class Connection(NamedTuple):
         return PhoenixClient(self.target, timeout_s=self.timeout_s, credentials=credentials)
 
 
-def server_options(time_limit: TimeLimit = CALL_TIMEOUT) -> Callable[[Command], Command]:
+def server_options(time_limit: Any = CALL_TIMEOUT) -> Callable[[Command], Command]:
     """Add `--json` and the options of the connection; a command gets `as_json`, `connection`."""
+    target = {"default": defaults.DEFAULT_TARGET}
+    pem_file = click.Path(exists=True, dir_okay=False, path_type=Path)
     options = (
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
-        click.option(
-            "--target",
-            envvar="PHOENIX_TARGET",
-            show_envvar=True,
-            default=DEFAULT_TARGET,
-            help="The server, as gRPC names it.",
+        _environment_option(
+            "--target", "PHOENIX_TARGET", "The server, as gRPC names it.", **target
         ),
-        click.option(
-            "--timeout-s",
-            type=float,
-            envvar=time_limit.variable,
-            show_envvar=True,
-            default=time_limit.default_s,
-            callback=_check_timeout,
-            help=time_limit.help,
+        time_limit,
+        _environment_option(
+            "--tls", "PHOENIX_TLS", "Encrypt; trust the usual authorities.", is_flag=True
         ),
-        click.option(
-            "--tls",
-            is_flag=True,
-            envvar="PHOENIX_TLS",
-            show_envvar=True,
-            help="Encrypt; trust the usual authorities.",
-        ),
-        click.option(
+        _environment_option(
             "--ca-file",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            envvar="PHOENIX_CA_FILE",
-            show_envvar=True,
-            help="Encrypt; trust the certificates in this PEM file.",
+            "PHOENIX_CA_FILE",
+            "Encrypt; trust the certificates in this PEM file.",
+            type=pem_file,
         ),
     )
-    return _gather("connection", Connection._fields, lambda given: Connection(**given), options)
-
-
-def _check_timeout(context: click.Context, option: click.Parameter, seconds: float) -> float:
-    if not 0 < seconds < math.inf:
-        raise click.BadParameter("must be above 0 and finite")
-    return seconds
+    return _gather("connection", Connection._fields, Connection, options)
 
 
 def _gather(
     name: str,
     fields: Sequence[str],
-    build: Callable[[dict[str, Any]], Any],
+    build: Callable[..., Any],
     options: Sequence[Callable[[Command], Command]],
 ) -> Callable[[Command], Command]:
     """Add options to a command; it gets the values of `fields` as one value called `name`."""
@@ -168,7 +142,7 @@ def _gather(
     def decorate(function: Command) -> Command:
         @functools.wraps(function)
         def command(**given: Any) -> Any:
-            value = build({field: given.pop(field) for field in fields})
+            value = build(**{field: given.pop(field) for field in fields})
             return function(**given, **{name: value})
 
         return functools.reduce(lambda inner, option: option(inner), reversed(options), command)
@@ -197,64 +171,38 @@ class _Time(click.ParamType[datetime]):
         return moment
 
 
-def _repeated(flag: str, field: str, metavar: str, help: str, **more: Any) -> Any:
-    return click.option(flag, field, multiple=True, metavar=metavar, help=help, **more)
+_ISO = "ISO 8601, with a time zone."
+_FILTER_TYPES = {"TIME": _Time(), "FLOAT": click.FLOAT, "POST_ID": ID, "AUTHOR_ID": ID}
 
-
-# By the names of the fields of a `Filter`.
-_FILTER_OPTIONS = {
-    "created_since": click.option(
-        "--since",
-        "created_since",
-        type=_Time(),
-        metavar="TIME",
-        help="Only posts created at this time or later; ISO 8601, with a time zone.",
-    ),
-    "created_before": click.option(
-        "--before",
-        "created_before",
-        type=_Time(),
-        metavar="TIME",
-        help="Only posts created before this time; ISO 8601, with a time zone.",
-    ),
-    "any_labels": _repeated(
-        "--label",
-        "any_labels",
-        "LABEL",
-        "Only posts with this label; repeated: with at least one of these.",
-    ),
-    "all_labels": _repeated(
-        "--all-label",
-        "all_labels",
-        "LABEL",
-        "Only posts with this label; repeated: with all of these.",
-    ),
-    "none_labels": _repeated(
-        "--without-label", "none_labels", "LABEL", "No posts with this label; may be repeated."
-    ),
-    "excluded_post_ids": _repeated(
-        "--exclude", "excluded_post_ids", "POST_ID", "Not this post; may be repeated.", type=ID
-    ),
-    "excluded_author_ids": _repeated(
-        "--exclude-author",
-        "excluded_author_ids",
-        "AUTHOR_ID",
-        "No posts by this author; may be repeated.",
-        type=ID,
-    ),
-    "min_score": click.option(
-        "--min-score", type=float, help="Only posts with at least this score."
-    ),
-}
+# A row per field of a `Filter`: flag, field, what the flag takes, help.
+_FILTER_OPTIONS = (
+    ("--since", "created_since", "TIME", f"Only posts created at this time or later; {_ISO}"),
+    ("--before", "created_before", "TIME", f"Only posts created before this time; {_ISO}"),
+    ("--label", "any_labels", "LABEL", "Only posts with this label; if repeated: with any."),
+    ("--all-label", "all_labels", "LABEL", "Only posts with this label; if repeated: with all."),
+    ("--without-label", "none_labels", "LABEL", "No posts with this label; may be repeated."),
+    ("--exclude", "excluded_post_ids", "POST_ID", "Not this post; may be repeated."),
+    ("--exclude-author", "excluded_author_ids", "AUTHOR_ID", "Not this author; may be repeated."),
+    ("--min-score", "min_score", "FLOAT", "Only posts with at least this score."),
+)
 
 
 def filter_options(function: Command) -> Command:
     """Add the options of a filter; the command gets the `Filter`, or None, as `filter`."""
-    options = tuple(_FILTER_OPTIONS.values())
-    return _gather("filter", tuple(_FILTER_OPTIONS), _build_filter, options)(function)
+    options = [
+        click.option(
+            *(flag, field),
+            type=_FILTER_TYPES.get(takes),
+            multiple=takes not in ("TIME", "FLOAT"),
+            metavar=takes,
+            help=help,
+        )
+        for flag, field, takes, help in _FILTER_OPTIONS
+    ]
+    return _gather("filter", [row[1] for row in _FILTER_OPTIONS], _build_filter, options)(function)
 
 
-def _build_filter(conditions: dict[str, Any]) -> Filter | None:
+def _build_filter(**conditions: Any) -> Filter | None:
     from phoenix_client.types.filters import Filter
 
     try:
@@ -274,13 +222,9 @@ sequence_option = click.option(
 
 def top_k_option(default: int) -> Callable[[Command], Command]:
     """Return the option of how many posts to retrieve."""
-    return click.option(
-        "--top-k",
-        type=click.IntRange(1, 2**32 - 1),
-        envvar="PHOENIX_TOP_K",
-        show_envvar=True,
-        default=default,
-        help="How many posts.",
+    number = click.IntRange(1, 2**32 - 1)
+    return _environment_option(
+        "--top-k", "PHOENIX_TOP_K", "How many posts.", type=number, default=default
     )
 
 

@@ -8,29 +8,19 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from google.protobuf.message import Message
 
-    from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+    from phoenix_client.types.corpus import Deleted, FoundPosts, Snapshot, Upserted
     from phoenix_client.types.generations import Generation
-    from phoenix_client.types.model import Model
     from phoenix_client.types.results import RetrieveResult
-    from phoenix_client.types.stats import ServingStats
 
-    Description: TypeAlias = (
-        Model | ServingStats | CorpusState | Upserted | Deleted | Snapshot | Generation
-    )
-
+_RESULT_FIELDS = ("generation", "rows_scanned", "rows_eligible", "sequence")
 _FLOAT32 = struct.Struct("<f")
-_AGE_UNITS: Mapping[str, timedelta] = {
-    "y": timedelta(days=365),
-    "d": timedelta(days=1),
-    "h": timedelta(hours=1),
-    "m": timedelta(minutes=1),
-    "s": timedelta(seconds=1),
-}
+_AGE_UNITS = {"y": 365 * 86_400, "d": 86_400, "h": 3600, "m": 60, "s": 1}  # in seconds
 
 
 def shortest_float32(value: float) -> float:
@@ -45,10 +35,7 @@ def shortest_float32(value: float) -> float:
 def result_json(result: RetrieveResult) -> str:
     """Write a result as one line of JSON. Ids are exact integers."""
     document: dict[str, object] = {
-        "generation": result.generation,
-        "rows_scanned": result.rows_scanned,
-        "rows_eligible": result.rows_eligible,
-        "sequence": result.sequence,
+        **{name: getattr(result, name) for name in _RESULT_FIELDS},
         "candidates": [
             {
                 "post_id": candidate.post_id,
@@ -84,19 +71,14 @@ def posts_json(found: FoundPosts) -> str:
     return json.dumps(document, default=_moment)
 
 
-def fields_json(description: Description) -> str:
+def fields_json(description: DataclassInstance) -> str:
     """Write the fields of a description as one line of JSON."""
     return json.dumps(asdict(description), default=_moment)
 
 
-def snapshots_json(snapshots: Sequence[Snapshot]) -> str:
-    """Write snapshots as one line of JSON."""
-    return json.dumps({"snapshots": [asdict(each) for each in snapshots]}, default=_moment)
-
-
-def generations_json(generations: Sequence[Generation]) -> str:
-    """Write generations as one line of JSON."""
-    return json.dumps({"generations": [asdict(each) for each in generations]})
+def list_json(name: str, descriptions: Iterable[DataclassInstance]) -> str:
+    """Write descriptions as one line of JSON: an array that is called `name`."""
+    return json.dumps({name: [asdict(each) for each in descriptions]}, default=_moment)
 
 
 def result_text(result: RetrieveResult, now: datetime | None = None) -> str:
@@ -186,7 +168,7 @@ def generations_text(generations: Sequence[Generation]) -> str:
     return "\n".join([table(columns, rows), *reasons])
 
 
-def fields_text(description: Description) -> str:
+def fields_text(description: DataclassInstance) -> str:
     """Write the fields of a description, a line each."""
     fields = {name.replace("_", " "): value for name, value in asdict(description).items()}
     width = max(map(len, fields))
@@ -219,9 +201,9 @@ def age(created_at: datetime | None, now: datetime) -> str:
     """Return how old a post is, in the largest unit of which it is at least one."""
     if created_at is None:
         return "-"
-    elapsed = max(now - created_at, timedelta())
-    unit = next((unit for unit, length in _AGE_UNITS.items() if elapsed >= length), "s")
-    return f"{elapsed // _AGE_UNITS[unit]}{unit}"
+    elapsed_s = max((now - created_at) // timedelta(seconds=1), 0)
+    unit = next((unit for unit, length in _AGE_UNITS.items() if elapsed_s >= length), "s")
+    return f"{elapsed_s // _AGE_UNITS[unit]}{unit}"
 
 
 def _width(text: str) -> int:

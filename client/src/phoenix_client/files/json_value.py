@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from phoenix_client.errors import FileError
 
@@ -70,15 +70,11 @@ class JsonValue:
 
     def array(self) -> list[Any]:
         """Return an array."""
-        if not isinstance(self.value, list):
-            raise self.misfit("must be an array")
-        return cast("list[Any]", self.value)
+        return self._typed(list, "an array")
 
     def text(self) -> str:
         """Return a string."""
-        if not isinstance(self.value, str):
-            raise self.misfit("must be a string")
-        return self.value
+        return self._typed(str, "a string")
 
     def uint(self, bits: int = 64, *, minimum: int = 0) -> int:
         """Return an unsigned integer of so many bits that is at least `minimum`."""
@@ -107,9 +103,12 @@ class JsonValue:
         return self.error(f"{rule}, is {shown}")
 
     def _object(self) -> dict[str, Any]:
-        if not isinstance(self.value, dict):
-            raise self.misfit("must be an object")
-        return cast("dict[str, Any]", self.value)
+        return self._typed(dict, "an object")
+
+    def _typed(self, kind: type, what: str) -> Any:
+        if not isinstance(self.value, kind):
+            raise self.misfit(f"must be {what}")
+        return self.value
 
     def _at(self, step: str, value: object) -> JsonValue:
         return JsonValue(value, self.error_class, self.file, self.line, self.path + step)

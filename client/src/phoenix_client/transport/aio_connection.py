@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2 import HealthCheckRequest
 
-from phoenix_client.transport import channels
-from phoenix_client.transport.base_connection import UNREACHABLE, BaseConnection, never_served
+from phoenix_client.transport import health
+from phoenix_client.transport.base_connection import BaseConnection
+from phoenix_client.wire.call import Call
 from phoenix_client.wire.statuses import client_errors
 
 _Request = TypeVar("_Request")
-_Reply = TypeVar("_Reply")
+_Result = TypeVar("_Result")
 
 
 class AsyncConnection(BaseConnection[grpc.aio.Channel]):
     """An async channel and its calls. `AsyncPhoenixClient` adds a method for each RPC."""
 
-    def _open(
-        self, target: str, credentials: grpc.ChannelCredentials | None, options: channels.Options
-    ) -> grpc.aio.Channel:
-        return channels.open_async_channel(target, credentials, options)
+    _grpc = grpc.aio
 
     async def close(self) -> None:
         """Close the connection and cancel its calls. A channel that was given stays open."""
@@ -35,12 +32,7 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
     async def is_serving(self, service: str = "", *, timeout_s: float | None = None) -> bool:
@@ -53,13 +45,10 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
             NotFoundError: The server has no such service.
             PhoenixClientError: The call failed in another way.
         """
-        check = self._channel.unary_unary(channels.HEALTH_CHECK, *channels.HEALTH_MESSAGES)
-        request = HealthCheckRequest(service=service)
         try:
-            reply = await self._call(check, request, timeout_s)
-        except UNREACHABLE:
+            return await self._call(health.health_check(service), timeout_s)
+        except health.UNREACHABLE:
             return False
-        return reply.status == HealthCheckResponse.SERVING
 
     async def wait_until_ready(self, service: str = "", *, timeout_s: float | None = None) -> None:
         """Wait until the server can be reached and its health check reports SERVING.
@@ -68,34 +57,26 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
             DeadlineExceededError: It did not report SERVING in time.
             PhoenixClientError: The call failed in another way.
         """
-        watch = self._channel.unary_stream(channels.HEALTH_WATCH, *channels.HEALTH_MESSAGES)
-        request = HealthCheckRequest(service=service)
-        call = watch(request, timeout=self._limit_s(timeout_s), wait_for_ready=True)
+        watch, limit_s = self._rpcs["Watch"], self._limit_s(timeout_s)
+        call = watch(HealthCheckRequest(service=service), timeout=limit_s, wait_for_ready=True)
         try:
             with client_errors():
                 async for reply in call:
-                    if reply.status == HealthCheckResponse.SERVING:
+                    if health.says_serving(reply):
                         return
         finally:
             call.cancel()
-        raise never_served()
+        raise health.never_served()
 
-    async def _call(
-        self,
-        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Reply],
-        request: _Request,
-        timeout_s: float | None,
-    ) -> _Reply:
+    async def _call(self, call: Call[_Result], timeout_s: float | None) -> _Result:
         with client_errors():
-            return await method(request, timeout=self._limit_s(timeout_s))
+            reply = await self._rpcs[call.rpc](call.request, timeout=self._limit_s(timeout_s))
+        return call.read(reply)
 
     async def _send(
-        self,
-        method: grpc.aio.StreamUnaryMultiCallable[_Request, _Reply],
-        requests: AsyncIterable[_Request],
-        timeout_s: float | None,
-    ) -> _Reply:
-        call = method(timeout=self._limit_s(timeout_s))
+        self, rpc: str, requests: AsyncIterable[_Request], timeout_s: float | None
+    ) -> Any:
+        call = self._rpcs[rpc](timeout=self._limit_s(timeout_s))
         sending = asyncio.ensure_future(_send_all(call, requests))
 
         def stop(_: object) -> None:
@@ -115,9 +96,7 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
             call.cancel()
 
 
-async def _send_all(
-    call: grpc.aio.StreamUnaryCall[_Request, _Reply], requests: AsyncIterable[_Request]
-) -> None:
+async def _send_all(call: Any, requests: AsyncIterable[_Request]) -> None:
     async for request in requests:
         if call.done() or not await _sent(call.write(request)):
             return

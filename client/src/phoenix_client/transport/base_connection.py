@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import grpc
 import grpc.aio
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from phoenix_client.errors import DeadlineExceededError, UnavailableError
-from phoenix_client.transport import channels
-from phoenix_client.transport.defaults import (
-    DEFAULT_MAX_RESPONSE_BYTES,
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT_S,
-)
+from phoenix_client.transport import channels, defaults
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 
 Channel = TypeVar("Channel", grpc.Channel, grpc.aio.Channel)
 
-UNREACHABLE = (UnavailableError, DeadlineExceededError)
-"""What a health check raises if it reaches no server."""
 
-
-class BaseConnection(ABC, Generic[Channel]):
+class BaseConnection(Generic[Channel]):
     """A channel, the stubs of the services, and the time limit of calls that set none."""
+
+    _grpc: ClassVar[Any]  # the module whose channels it opens: `grpc` or `grpc.aio`
 
     def __init__(
         self,
-        target: str = DEFAULT_TARGET,
+        target: str = defaults.DEFAULT_TARGET,
         *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
+        timeout_s: float = defaults.DEFAULT_TIMEOUT_S,
         credentials: grpc.ChannelCredentials | None = None,
         max_request_bytes: int | None = None,
-        max_response_bytes: int | None = DEFAULT_MAX_RESPONSE_BYTES,
+        max_response_bytes: int | None = defaults.DEFAULT_MAX_RESPONSE_BYTES,
         channel: Channel | None = None,
     ) -> None:
         """Prepare a connection; the first call opens it.
@@ -56,23 +49,21 @@ class BaseConnection(ABC, Generic[Channel]):
         self._owns_channel = channel is None
         if channel is None:
             options = channels.channel_options(max_request_bytes, max_response_bytes)
-            channel = self._open(target, credentials, options)
-        self._channel = channel
-        self._retrieval = RetrievalServiceStub(channel)
-        self._model = ModelServiceStub(channel)
-        self._corpus = CorpusServiceStub(channel)
+            self._channel: Channel = self._open(target, credentials, options)
+        else:
+            self._channel = channel
+        stubs = (RetrievalServiceStub, ModelServiceStub, CorpusServiceStub, HealthStub)
+        self._rpcs: dict[str, Any] = {}
+        for stub in stubs:
+            self._rpcs |= vars(stub(self._channel))
 
-    @abstractmethod
     def _open(
         self, target: str, credentials: grpc.ChannelCredentials | None, options: channels.Options
     ) -> Channel:
-        """Return a channel, encrypted if there are credentials."""
+        if credentials is None:
+            return self._grpc.insecure_channel(target, options)
+        return self._grpc.secure_channel(target, credentials, options)
 
     def _limit_s(self, timeout_s: float | None) -> float:
         """Return the time limit of a call: its own, or the client's if it sets none."""
         return self._timeout_s if timeout_s is None else channels.checked_timeout_s(timeout_s)
-
-
-def never_served() -> UnavailableError:
-    """Return the exception for a health check that ends before it says SERVING."""
-    return UnavailableError("the health check ended before the server was serving")

@@ -1,4 +1,4 @@
-"""How to reach the server: channels, their options, and time limits."""
+"""The options of channels, and time limits."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ import json
 import math
 from collections.abc import Sequence
 from typing import TypeAlias
-
-import grpc
-import grpc.aio
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-
-HEALTH_CHECK = "/grpc.health.v1.Health/Check"
-HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
-HEALTH_MESSAGES = (HealthCheckRequest.SerializeToString, HealthCheckResponse.FromString)
-"""How both methods of the health service write a request and read a reply."""
 
 _PACKAGE = "phoenix_retrieval.v1"
 _RETRY_POLICY = {
@@ -28,25 +19,13 @@ _RETRY_POLICY = {
 # deleting the same posts again changes nothing more. It repeats a stream if its buffer holds all
 # that was sent. Loading twice makes two generations, and rolling back twice is no rollback; a
 # server may have done either before the connection broke, so those two calls are not repeated.
-_SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [
-                    {"service": f"{_PACKAGE}.{service}"}
-                    for service in ("RetrievalService", "ModelService", "CorpusService")
-                ],
-                "retryPolicy": _RETRY_POLICY,
-            },
-            {
-                "name": [
-                    {"service": f"{_PACKAGE}.ModelService", "method": method}
-                    for method in ("LoadGeneration", "RollbackGeneration")
-                ]
-            },
-        ]
-    }
-)
+_SERVICES = ("RetrievalService", "ModelService", "CorpusService")
+_NOT_REPEATED = ("LoadGeneration", "RollbackGeneration")
+_REPEAT = {"name": [{"service": f"{_PACKAGE}.{name}"} for name in _SERVICES]}
+_DO_NOT = {
+    "name": [{"service": f"{_PACKAGE}.ModelService", "method": name} for name in _NOT_REPEATED]
+}
+_SERVICE_CONFIG = json.dumps({"methodConfig": [{**_REPEAT, "retryPolicy": _RETRY_POLICY}, _DO_NOT]})
 
 Options: TypeAlias = Sequence[tuple[str, str | int]]
 
@@ -59,24 +38,6 @@ def channel_options(max_request_bytes: int | None, max_response_bytes: int | Non
         ("grpc.max_receive_message_length", received),
         ("grpc.service_config", _SERVICE_CONFIG),
     ]
-
-
-def open_channel(
-    target: str, credentials: grpc.ChannelCredentials | None, options: Options
-) -> grpc.Channel:
-    """Return a channel, encrypted if there are credentials."""
-    if credentials is None:
-        return grpc.insecure_channel(target, options)
-    return grpc.secure_channel(target, credentials, options)
-
-
-def open_async_channel(
-    target: str, credentials: grpc.ChannelCredentials | None, options: Options
-) -> grpc.aio.Channel:
-    """Return a channel for the running event loop, encrypted if there are credentials."""
-    if credentials is None:
-        return grpc.aio.insecure_channel(target, options)
-    return grpc.aio.secure_channel(target, credentials, options)
 
 
 def checked_timeout_s(timeout_s: float) -> float:

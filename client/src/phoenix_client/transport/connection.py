@@ -5,29 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
 from threading import Semaphore
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2 import HealthCheckRequest
 
-from phoenix_client.transport import channels
-from phoenix_client.transport.base_connection import UNREACHABLE, BaseConnection, never_served
+from phoenix_client.transport import health
+from phoenix_client.transport.base_connection import BaseConnection
+from phoenix_client.wire.call import Call
 from phoenix_client.wire.statuses import client_errors
 
 _MAX_QUEUED = 2  # requests of a stream that are built before gRPC takes them
 
 _Request = TypeVar("_Request")
-_Reply = TypeVar("_Reply")
+_Result = TypeVar("_Result")
 
 
 class Connection(BaseConnection[grpc.Channel]):
     """A sync channel and its calls. `PhoenixClient` adds a method for each RPC."""
 
-    def _open(
-        self, target: str, credentials: grpc.ChannelCredentials | None, options: channels.Options
-    ) -> grpc.Channel:
-        return channels.open_channel(target, credentials, options)
+    _grpc = grpc
 
     def close(self) -> None:
         """Close the connection and cancel its calls. A channel that was given stays open."""
@@ -37,12 +34,7 @@ class Connection(BaseConnection[grpc.Channel]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def is_serving(self, service: str = "", *, timeout_s: float | None = None) -> bool:
@@ -55,13 +47,10 @@ class Connection(BaseConnection[grpc.Channel]):
             NotFoundError: The server has no such service.
             PhoenixClientError: The call failed in another way.
         """
-        check = self._channel.unary_unary(channels.HEALTH_CHECK, *channels.HEALTH_MESSAGES)
-        request = HealthCheckRequest(service=service)
         try:
-            reply = self._call(check, request, timeout_s)
-        except UNREACHABLE:
+            return self._call(health.health_check(service), timeout_s)
+        except health.UNREACHABLE:
             return False
-        return reply.status == HealthCheckResponse.SERVING
 
     def wait_until_ready(self, service: str = "", *, timeout_s: float | None = None) -> None:
         """Wait until the server can be reached and its health check reports SERVING.
@@ -70,33 +59,23 @@ class Connection(BaseConnection[grpc.Channel]):
             DeadlineExceededError: It did not report SERVING in time.
             PhoenixClientError: The call failed in another way.
         """
-        watch = self._channel.unary_stream(channels.HEALTH_WATCH, *channels.HEALTH_MESSAGES)
-        request = HealthCheckRequest(service=service)
-        call = watch(request, timeout=self._limit_s(timeout_s), wait_for_ready=True)
+        watch, limit_s = self._rpcs["Watch"], self._limit_s(timeout_s)
+        call = watch(HealthCheckRequest(service=service), timeout=limit_s, wait_for_ready=True)
         try:
             with client_errors():
                 for reply in call:
-                    if reply.status == HealthCheckResponse.SERVING:
+                    if health.says_serving(reply):
                         return
         finally:
             call.cancel()
-        raise never_served()
+        raise health.never_served()
 
-    def _call(
-        self,
-        method: grpc.UnaryUnaryMultiCallable[_Request, _Reply],
-        request: _Request,
-        timeout_s: float | None,
-    ) -> _Reply:
+    def _call(self, call: Call[_Result], timeout_s: float | None) -> _Result:
         with client_errors():
-            return method(request, timeout=self._limit_s(timeout_s))
+            reply = self._rpcs[call.rpc](call.request, timeout=self._limit_s(timeout_s))
+        return call.read(reply)
 
-    def _send(
-        self,
-        method: grpc.StreamUnaryMultiCallable[_Request, _Reply],
-        requests: Iterable[_Request],
-        timeout_s: float | None,
-    ) -> _Reply:
+    def _send(self, rpc: str, requests: Iterable[_Request], timeout_s: float | None) -> Any:
         # gRPC iterates in its own thread. `requests` may only work in this one (rows
         # of a database, lines of standard input), so they are iterated here and handed over.
         queue: SimpleQueue[_Request | None] = SimpleQueue()
@@ -107,7 +86,7 @@ class Connection(BaseConnection[grpc.Channel]):
                 room.release()
                 yield request
 
-        call = method.future(queued(), timeout=self._limit_s(timeout_s))
+        call = self._rpcs[rpc].future(queued(), timeout=self._limit_s(timeout_s))
         call.add_done_callback(lambda _: room.release())
         try:
             for request in requests:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from datetime import UTC
+from functools import partial
 
 from phoenix_client.errors import MalformedReplyError
 from phoenix_client.types import times
@@ -12,7 +13,8 @@ from phoenix_client.types.columns import u64_column
 from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
 from phoenix_client.types.labels import check_label, check_sequence
 from phoenix_client.types.posts import Post, Posts
-from phoenix_client.wire.messages import check_times, malformed_reply, read_labels, same_fields
+from phoenix_client.wire.call import Call
+from phoenix_client.wire.messages import check_times, read_columns, same_fields
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 
 
@@ -33,6 +35,15 @@ def upsert_request(posts: Iterable[Post]) -> corpus_pb2.UpsertPostsRequest:
     )
     _write_labels(rows, request)
     return request
+
+
+def upsert(posts: Iterable[Post]) -> Call[Upserted]:
+    """Return the call that writes posts.
+
+    Raises:
+        ValueError: As by `upsert_request`.
+    """
+    return Call("UpsertPosts", upsert_request(posts), read_upserted)
 
 
 def stream_upsert_request(posts: Iterable[Post]) -> corpus_pb2.StreamUpsertPostsRequest:
@@ -107,13 +118,14 @@ def read_upserted(
     return Upserted(reply.sequence, reply.inserted, reply.replaced, reply.evicted)
 
 
-def delete_request(post_ids: Iterable[int]) -> corpus_pb2.DeletePostsRequest:
-    """Write a request to delete posts.
+def delete(post_ids: Iterable[int]) -> Call[Deleted]:
+    """Return the call that deletes posts.
 
     Raises:
         ValueError: An id is not an unsigned 64-bit integer.
     """
-    return corpus_pb2.DeletePostsRequest(post_ids=u64_column("post_ids", post_ids))
+    request = corpus_pb2.DeletePostsRequest(post_ids=u64_column("post_ids", post_ids))
+    return Call("DeletePosts", request, read_deleted)
 
 
 def read_deleted(reply: corpus_pb2.DeletePostsResponse) -> Deleted:
@@ -121,13 +133,14 @@ def read_deleted(reply: corpus_pb2.DeletePostsResponse) -> Deleted:
     return Deleted(reply.sequence, reply.deleted)
 
 
-def get_posts_request(post_ids: Iterable[int]) -> corpus_pb2.GetPostsRequest:
-    """Write a request for posts.
+def get_posts(post_ids: Iterable[int]) -> Call[FoundPosts]:
+    """Return the call that looks posts up.
 
     Raises:
         ValueError: An id is not an unsigned 64-bit integer.
     """
-    return corpus_pb2.GetPostsRequest(post_ids=u64_column("post_ids", post_ids))
+    request = corpus_pb2.GetPostsRequest(post_ids=u64_column("post_ids", post_ids))
+    return Call("GetPosts", request, partial(read_found_posts, num_posts=len(request.post_ids)))
 
 
 def read_found_posts(reply: corpus_pb2.GetPostsResponse, num_posts: int) -> FoundPosts:
@@ -141,14 +154,7 @@ def read_found_posts(reply: corpus_pb2.GetPostsResponse, num_posts: int) -> Foun
         raise MalformedReplyError(
             f"post_ids: has {found} entries and missing_post_ids {missing}, not {num_posts}"
         )
-    check_times("created_at_unix_ms", reply.created_at_unix_ms)
-    with malformed_reply():
-        posts = Posts(
-            post_ids=tuple(reply.post_ids),
-            author_ids=tuple(reply.author_ids),
-            created_at_unix_ms=tuple(reply.created_at_unix_ms),
-            labels=read_labels(reply),
-        )
+    posts = read_columns(Posts, reply)
     return FoundPosts(reply.sequence, posts, tuple(reply.missing_post_ids))
 
 
@@ -186,6 +192,11 @@ def read_snapshots(reply: corpus_pb2.ListSnapshotsResponse) -> tuple[Snapshot, .
         _read_snapshot(snapshot, f"snapshots[{index}]")
         for index, snapshot in enumerate(reply.snapshots)
     )
+
+
+GET_CORPUS = Call("GetCorpus", corpus_pb2.GetCorpusRequest(), read_corpus)
+CREATE_SNAPSHOT = Call("CreateSnapshot", corpus_pb2.CreateSnapshotRequest(), read_created_snapshot)
+LIST_SNAPSHOTS = Call("ListSnapshots", corpus_pb2.ListSnapshotsRequest(), read_snapshots)
 
 
 def _read_snapshot(snapshot: corpus_pb2.CorpusSnapshot, at: str) -> Snapshot:

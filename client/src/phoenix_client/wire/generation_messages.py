@@ -8,6 +8,7 @@ from pathlib import PurePath
 from phoenix_client.errors import MalformedReplyError
 from phoenix_client.types.columns import u32_column
 from phoenix_client.types.generations import Generation, GenerationState
+from phoenix_client.wire.call import Call
 from phoenix_client.wire.messages import same_fields
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
 
@@ -17,21 +18,21 @@ _STATES: dict[int, GenerationState] = {
 }
 
 
-def load_request(
+def load(
     bundle: str | PurePath | None, corpus: str | PurePath | None, activate: bool
-) -> model_pb2.LoadGenerationRequest:
-    """Write what to load. The directories name the server's and are sent unchanged.
+) -> Call[Generation]:
+    """Return the call that loads a generation.
+
+    The directories name the server's and are sent unchanged.
 
     Raises:
         ValueError: Neither is given, or one is empty or not valid text; names the field.
     """
     if bundle is None and corpus is None:
         raise ValueError("bundle: is needed, or corpus, or both")
-    return model_pb2.LoadGenerationRequest(
-        bundle=_directory("bundle", bundle),
-        corpus=_directory("corpus", corpus),
-        activate=activate,
-    )
+    directories = {"bundle": _directory("bundle", bundle), "corpus": _directory("corpus", corpus)}
+    request = model_pb2.LoadGenerationRequest(**directories, activate=activate)
+    return Call("LoadGeneration", request, read_generation)
 
 
 def _directory(name: str, given: str | PurePath | None) -> str:
@@ -48,14 +49,15 @@ def _directory(name: str, given: str | PurePath | None) -> str:
     return directory
 
 
-def activate_request(number: int) -> model_pb2.ActivateGenerationRequest:
-    """Write which generation to activate.
+def activate(number: int) -> Call[Generation]:
+    """Return the call that activates a generation.
 
     Raises:
         ValueError: `number` is not an unsigned 32-bit integer.
     """
     (checked,) = u32_column("number", [number])
-    return model_pb2.ActivateGenerationRequest(number=checked)
+    request = model_pb2.ActivateGenerationRequest(number=checked)
+    return Call("ActivateGeneration", request, read_generation)
 
 
 def read_generation(
@@ -82,6 +84,10 @@ def read_generations(reply: model_pb2.ListGenerationsResponse) -> tuple[Generati
     return tuple(
         _read(each, f"generations[{index}]") for index, each in enumerate(reply.generations)
     )
+
+
+ROLL_BACK = Call("RollbackGeneration", model_pb2.RollbackGenerationRequest(), read_generation)
+LIST_GENERATIONS = Call("ListGenerations", model_pb2.ListGenerationsRequest(), read_generations)
 
 
 def _read(message: model_pb2.Generation, at: str) -> Generation:

@@ -11,8 +11,9 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
+from functools import partial
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
@@ -32,6 +33,7 @@ from phoenix_client.types.results import (
 from phoenix_client.types.stats import ServingStats
 from phoenix_client.types.times import LAST_UNIX_MS, bound_to_unix_ms
 from phoenix_client.types.users import User
+from phoenix_client.wire.call import Call
 from phoenix_client.wire.statuses import from_request_status
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
@@ -46,13 +48,7 @@ _Value = TypeVar("_Value", bound="DataclassInstance")
 
 def user_message(user: User) -> user_pb2.User:
     """Write a user."""
-    return user_pb2.User(
-        user_id=user.user_id,
-        post_ids=user.history.post_ids,
-        author_ids=user.history.author_ids,
-        action_masks=user.history.action_masks,
-        product_surfaces=user.history.product_surfaces,
-    )
+    return user_pb2.User(user_id=user.user_id, **vars(user.history))
 
 
 def retrieve_request(query: RetrieveQuery) -> retrieval_pb2.RetrieveRequest:
@@ -71,36 +67,37 @@ def retrieve_request(query: RetrieveQuery) -> retrieval_pb2.RetrieveRequest:
 
 def filter_message(filter: Filter) -> retrieval_pb2.Filter:
     """Write a filter. Conditions that are None stay unset; 0 is a value."""
-    return retrieval_pb2.Filter(
-        created_since_unix_ms=_bound(filter.created_since),
-        created_before_unix_ms=_bound(filter.created_before),
-        any_labels=filter.any_labels,
-        all_labels=filter.all_labels,
-        none_labels=filter.none_labels,
-        excluded_post_ids=filter.excluded_post_ids,
-        excluded_author_ids=filter.excluded_author_ids,
-        min_score=filter.min_score,
-    )
+    conditions = dict(vars(filter))
+    for name in ("created_since", "created_before"):
+        moment: datetime | None = conditions.pop(name)
+        conditions[f"{name}_unix_ms"] = None if moment is None else bound_to_unix_ms(moment)
+    return retrieval_pb2.Filter(**conditions)
 
 
-def _bound(moment: datetime | None) -> int | None:
-    return None if moment is None else bound_to_unix_ms(moment)
+def retrieve(query: RetrieveQuery) -> Call[RetrieveResult]:
+    """Return the call of one query."""
+    return Call("Retrieve", retrieve_request(query), read_retrieve)
 
 
-def batch_retrieve_request(queries: Iterable[RetrieveQuery]) -> retrieval_pb2.BatchRetrieveRequest:
-    """Write many queries."""
-    return retrieval_pb2.BatchRetrieveRequest(requests=map(retrieve_request, queries))
+def batch_retrieve(
+    queries: Iterable[RetrieveQuery],
+) -> Call[list[RetrieveResult | PhoenixClientError]]:
+    """Return the call of many queries."""
+    requests = list(map(retrieve_request, queries))
+    request = retrieval_pb2.BatchRetrieveRequest(requests=requests)
+    return Call("BatchRetrieve", request, partial(read_batch_retrieve, num_queries=len(requests)))
 
 
-def encode_user_request(user: User) -> retrieval_pb2.EncodeUserRequest:
-    """Write a request for a user's representation."""
-    return retrieval_pb2.EncodeUserRequest(user=user_message(user))
+def encode_user(user: User) -> Call[EncodedUser]:
+    """Return the call for a user's representation."""
+    request = retrieval_pb2.EncodeUserRequest(user=user_message(user))
+    return Call("EncodeUser", request, read_encode_user)
 
 
-def encode_candidates_request(
+def encode_candidates(
     post_ids: Iterable[int], author_ids: Iterable[int]
-) -> retrieval_pb2.EncodeCandidatesRequest:
-    """Write a request for posts' vectors.
+) -> Call[EncodedCandidates]:
+    """Return the call for posts' vectors.
 
     Raises:
         ValueError: An id is not an unsigned 64-bit integer, or there are more or fewer authors than
@@ -109,18 +106,19 @@ def encode_candidates_request(
     posts, authors = u64_column("post_ids", post_ids), u64_column("author_ids", author_ids)
     if len(posts) != len(authors):
         raise ValueError(f"author_ids: has {len(authors)} entries where post_ids has {len(posts)}")
-    return retrieval_pb2.EncodeCandidatesRequest(post_ids=posts, author_ids=authors)
+    request = retrieval_pb2.EncodeCandidatesRequest(post_ids=posts, author_ids=authors)
+    return Call("EncodeCandidates", request, partial(read_encode_candidates, num_posts=len(posts)))
 
 
-def score_posts_request(user: User, post_ids: Iterable[int]) -> retrieval_pb2.ScorePostsRequest:
-    """Write a request for scores and ranks.
+def score_posts(user: User, post_ids: Iterable[int]) -> Call[ScoreResult]:
+    """Return the call for scores and ranks.
 
     Raises:
         ValueError: An id is not an unsigned 64-bit integer.
     """
-    return retrieval_pb2.ScorePostsRequest(
-        user=user_message(user), post_ids=u64_column("post_ids", post_ids)
-    )
+    posts = u64_column("post_ids", post_ids)
+    request = retrieval_pb2.ScorePostsRequest(user=user_message(user), post_ids=posts)
+    return Call("ScorePosts", request, partial(read_score_posts, post_ids=posts))
 
 
 def read_retrieve(reply: retrieval_pb2.RetrieveResponse) -> RetrieveResult:
@@ -129,19 +127,26 @@ def read_retrieve(reply: retrieval_pb2.RetrieveResponse) -> RetrieveResult:
     Raises:
         MalformedReplyError: The reply contradicts itself.
     """
-    check_times("created_at_unix_ms", reply.created_at_unix_ms)
-    with malformed_reply():
-        candidates = Candidates(
-            post_ids=tuple(reply.post_ids),
-            scores=tuple(reply.scores),
-            author_ids=tuple(reply.author_ids),
-            created_at_unix_ms=tuple(reply.created_at_unix_ms),
-            labels=read_labels(reply),
-        )
+    candidates = read_columns(Candidates, reply)
     representation = tuple(reply.user_representation) or None
     return same_fields(
         RetrieveResult, reply, candidates=candidates, user_representation=representation
     )
+
+
+def read_columns(
+    kind: type[_Value], reply: retrieval_pb2.RetrieveResponse | corpus_pb2.GetPostsResponse
+) -> _Value:
+    """Read posts whose columns the reply names alike.
+
+    Raises:
+        MalformedReplyError: The columns do not fit together, or a time is after the year 9999.
+    """
+    check_times("created_at_unix_ms", reply.created_at_unix_ms)
+    names = {field.name for field in fields(kind)} - {"labels"}
+    with malformed_reply():
+        columns: dict[str, Any] = {name: tuple(getattr(reply, name)) for name in names}
+        return kind(**columns, **{"labels": read_labels(reply)})
 
 
 def check_times(name: str, times_unix_ms: Iterable[int]) -> None:
@@ -193,9 +198,7 @@ def read_batch_retrieve(
     return [_read_batch_result(result) for result in reply.results]
 
 
-def _read_batch_result(
-    result: retrieval_pb2.RetrieveResult,
-) -> RetrieveResult | PhoenixClientError:
+def _read_batch_result(result: retrieval_pb2.RetrieveResult) -> RetrieveResult | PhoenixClientError:
     if result.status.code != 0:
         return from_request_status(result.status)
     try:
@@ -242,16 +245,9 @@ def read_score_posts(
 
 def read_model(reply: model_pb2.GetModelResponse) -> Model:
     """Read the description of the model and the corpus."""
-    sizes = reply.bundle.model
     return same_fields(
         Model,
-        reply,
-        tower_fingerprint=reply.bundle.tower_fingerprint,
-        embedding_size=sizes.embedding_size,
-        history_length=sizes.history_length,
-        num_actions=sizes.num_actions,
-        product_surface_vocab_size=sizes.product_surface_vocab_size,
-        compute_dtype=reply.bundle.compute_dtype,
+        *(reply, reply.bundle, reply.bundle.model),
         corpus_dtype=reply.corpus.dtype,
         label_names=tuple(reply.corpus.label_names),
         devices=tuple(reply.devices),
@@ -263,7 +259,13 @@ def read_serving_stats(reply: model_pb2.GetServingStatsResponse) -> ServingStats
     return same_fields(ServingStats, reply)
 
 
-def same_fields(kind: type[_Value], message: Message, **others: object) -> _Value:
-    """Build a dataclass from the fields that a message names alike, and from `others`."""
-    names = {field.name for field in fields(kind)} - others.keys()
-    return kind(**{name: getattr(message, name) for name in names}, **others)
+GET_MODEL = Call("GetModel", model_pb2.GetModelRequest(), read_model)
+GET_SERVING_STATS = Call("GetServingStats", model_pb2.GetServingStatsRequest(), read_serving_stats)
+
+
+def same_fields(kind: type[_Value], *messages: Message, **others: object) -> _Value:
+    """Build a dataclass from `others`, and from the first message that names a field alike."""
+    for message in messages:
+        names = [field.name for field in fields(kind) if hasattr(message, field.name)]
+        others = {name: getattr(message, name) for name in names} | others
+    return kind(**others)

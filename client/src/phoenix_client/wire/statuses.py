@@ -20,18 +20,10 @@ from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb2
 _DETAILS_KEY = "grpc-status-details-bin"
 _DECIMAL_ID = re.compile(r"[0-9]{1,20}")
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-_PLAIN: dict[grpc.StatusCode, type[PhoenixClientError]] = {
-    cls.code: cls
-    for cls in (
-        errors.FailedPreconditionError,
-        errors.UnavailableError,
-        errors.DeadlineExceededError,
-        errors.CallCancelledError,
-        errors.UnauthenticatedError,
-        errors.PermissionDeniedError,
-        errors.UnimplementedError,
-        errors.InternalError,
-    )
+_CLASSES: dict[grpc.StatusCode, type[PhoenixClientError]] = {
+    each.code: each
+    for each in vars(errors).values()
+    if isinstance(each, type) and each.__base__ is PhoenixClientError
 }
 
 _Detail = TypeVar("_Detail", bound=Message)
@@ -89,8 +81,8 @@ def _exception(
             return errors.ResourceExhaustedError(
                 message, retry_after_s=retry_after_s, retryable=bool(delays)
             )
-        case _ if code in _PLAIN:
-            return _PLAIN[code](message)
+        case _ if code in _CLASSES:
+            return _CLASSES[code](message)
         case _:
             return errors.UnknownStatusError(message, code=code)
 

@@ -13,10 +13,11 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from phoenix_judge.export import Options
-    from phoenix_judge.index_builders import Report
+    from phoenix_judge.index_builders import Options, Report
 
-_AT_LEAST_ONE = click.IntRange(1)
+
+def _size_option(flag: str, help: str) -> Any:
+    return click.option(flag, type=click.IntRange(1), help=help)
 
 
 @click.command()
@@ -43,20 +44,14 @@ _AT_LEAST_ONE = click.IntRange(1)
     "--factory",
     help="faiss: the index as FAISS's index_factory names it, as in IVF256,PQ64. Default: HNSW32.",
 )
-@click.option(
-    "--leaves",
-    type=_AT_LEAST_ONE,
-    help="scann: leaves of the tree. Default: the square root of the number of posts.",
+@_size_option(
+    "--leaves", "scann: leaves of the tree. Default: the square root of the number of posts."
 )
-@click.option(
-    "--reorder",
-    type=_AT_LEAST_ONE,
-    help="scann: how many of the best results by hash are scored exactly. Default: 250.",
+@_size_option(
+    "--reorder", "scann: how many of the best results by hash are scored exactly. Default: 250."
 )
-@click.option(
-    "--train-posts",
-    type=_AT_LEAST_ONE,
-    help="faiss, scann: number of posts to train on, at most. Default: 262144.",
+@_size_option(
+    "--train-posts", "faiss, scann: number of posts to train on, at most. Default: 262144."
 )
 def export(corpus: Path, out: Path, bundle: Path | None, format: str, **index: Any) -> None:
     """Write the posts of CORPUS, a directory, and an index of them for `phoenix-judge grade`.

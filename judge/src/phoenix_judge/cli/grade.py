@@ -10,10 +10,9 @@ from typing import Any
 import click
 
 from phoenix_client.cli.options import Connection, server_options, top_k_option
-from phoenix_judge.errors import MissingPackageError
+from phoenix_judge.errors import name_extra
 
 _SUFFIXES = (".png", ".svg", ".pdf")
-_EXTRAS = {"faiss": "faiss", "matplotlib": "plot", "scann": "scann"}
 
 
 def _check_plot(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
@@ -73,7 +72,7 @@ def grade(
     from phoenix_client.files.sequence import load_sequences
 
     queries = load_sequences(users)
-    with _extras():
+    with name_extra("grade"):
         from phoenix_judge.exported_index import ExportedIndex
         from phoenix_judge.judge import Settings, choose_sweeps, judge
         from phoenix_judge.report import report_json, report_text
@@ -95,23 +94,6 @@ def grade(
     if draw is not None and plot is not None:
         draw(judged, plot)
     click.echo(report_json(judged) if as_json else report_text(judged))
-
-
-@contextmanager
-def _extras() -> Generator[None, None, None]:
-    """Name the extra that installs a package which the block does not find.
-
-    Raises:
-        MissingPackageError: A package of an extra is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _EXTRAS:
-            raise
-        extra = f"phoenix-judge[{_EXTRAS[package]}]"
-        raise MissingPackageError(f"grade needs {package}: install {extra}") from error
 
 
 @contextmanager
