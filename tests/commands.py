@@ -84,3 +84,15 @@ def run_module(
     return run_command(
         sys.executable, "-m", module, *arguments, input=input, env=os.environ | dict(env or {})
     )
+
+
+def run_program(text: str, *arguments: object, env: Mapping[str, str] | None = None) -> Outcome:
+    """Run a Python program in a process of its own.
+
+    Args:
+        text: The program.
+        arguments: Its arguments.
+        env: Variables of its environment, besides those of this process.
+    """
+    command = [sys.executable, "-c", text, *arguments]
+    return run_command(*command, env=os.environ | dict(env or {}))

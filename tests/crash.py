@@ -4,14 +4,13 @@ SIGKILL ends the process only: unlike a power failure, it loses nothing that the
 """
 
 import argparse
-import itertools
 import random
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -20,24 +19,15 @@ import grpc
 import numpy as np
 
 from commands import run_module
-from crash_ledger import (
-    Answer,
-    Change,
-    Delete,
-    Floats,
-    Ledger,
-    LostError,
-    Mark,
-    Post,
-    Upsert,
-    check_answer,
-)
+from crash_ledger import Answer, Ledger, LostError, check_answer
 from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from phoenix_retrieval.v1.corpus_service_pb2_grpc import CorpusServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from phoenix_retrieval.v1.user_pb2 import User
-from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
+from phoenix_server.corpus.changes import Change, Labels, PostColumns, Posts
+from phoenix_server.corpus.disk.snapshot import open_snapshot
+from server.corpus.reference import Model
 from servers import ServerProcess, spawn_server
 
 _CALLERS = 4
@@ -57,17 +47,17 @@ class Crash:
         """Begin with a corpus that has no changes yet."""
         built = open_snapshot(corpus)
         vectors = np.concatenate(list(built.vectors()))
-        ids = built.columns().post_ids.tolist()
-        posts = {
-            post_id: Post(mark, vector)
-            for post_id, mark, vector in zip(ids, _built_marks(built), vectors, strict=True)
-        }
+        model = Model.of(built.columns())
+        for post_id, vector in zip(list(model), vectors, strict=True):
+            model[post_id] = model[post_id]._replace(vector=vector.tobytes())
+        model.sequence = built.manifest.sequence
+        ids = list(model)
         # Some posts of the corpus as it was built, and some that it may come to hold.
         self._pool = ids[: len(ids) // 10] + list(range(1, len(ids) // 8))
         self._width = vectors.shape[1]
         self._serve = partial(spawn_server, "--bundle", bundle, "--corpus", corpus)
         self._random = random.Random(seed)
-        self.ledger = Ledger(posts, built.manifest.sequence)
+        self.ledger = Ledger(model)
         self.start_s = 3.0
         self.killed_starting = 0
 
@@ -110,13 +100,13 @@ class Crash:
         """Compare all posts that may have changed, and some answers, with the ledger."""
         corpus, retrieval = CorpusServiceStub(channel), RetrievalServiceStub(channel)
         sequence = corpus.GetCorpus(pb.GetCorpusRequest()).sequence
-        held: dict[int, Mark] = {}
-        everything = sorted({*self._pool, *self.ledger.posts})
+        held = Model()
+        everything = sorted({*self._pool, *self.ledger.model})
         for start in range(0, len(everything), _PAGE):
             request = pb.GetPostsRequest(post_ids=everything[start : start + _PAGE])
-            held |= _marks(corpus.GetPosts(request))
+            held.update(_received(corpus.GetPosts(request)))
         self.ledger.settle(sequence, held)
-        vectors = self._vectors(retrieval)
+        model = self._encoded(retrieval)
         for _ in range(3):
             user = User(
                 user_id=self._random.randint(1, 1 << 60),
@@ -131,21 +121,22 @@ class Crash:
             )
             representation = np.array(found.user_representation, np.float32)
             answer = Answer(representation, found.post_ids, found.scores, found.rows_scanned)
-            check_answer(answer, _TOP_K, vectors, _TOLERANCE)
+            check_answer(answer, _TOP_K, model, _TOLERANCE)
 
-    def _vectors(self, retrieval: RetrievalServiceStub) -> dict[int, Floats]:
-        """Return the vectors of all posts; posts without one are encoded by the server."""
-        posts = self.ledger.posts
-        vectors = {i: post.vector for i, post in posts.items() if post.vector is not None}
-        encoded = [i for i, post in posts.items() if post.vector is None]
-        for start in range(0, len(encoded), _PAGE):
-            part = encoded[start : start + _PAGE]
+    def _encoded(self, retrieval: RetrievalServiceStub) -> Model:
+        """Return the posts of the ledger, those without a vector with one from the server."""
+        model = self.ledger.model.copy()
+        without = [post_id for post_id, post in model.items() if not post.vector]
+        for start in range(0, len(without), _PAGE):
+            part = without[start : start + _PAGE]
             request = retrieval_pb.EncodeCandidatesRequest(
-                post_ids=part, author_ids=[posts[i].mark.author for i in part]
+                post_ids=part, author_ids=[model[post_id].author_id for post_id in part]
             )
-            made = retrieval.EncodeCandidates(request).candidate_representations
-            vectors |= zip(part, np.array(made, np.float32).reshape(-1, self._width), strict=True)
-        return vectors
+            encoded = retrieval.EncodeCandidates(request).candidate_representations
+            vectors = np.array(encoded, np.float32).reshape(-1, self._width)
+            for post_id, vector in zip(part, vectors, strict=True):
+                model[post_id] = model[post_id]._replace(vector=vector.tobytes())
+        return model
 
     def _change(self, channel: grpc.Channel, kill: Callable[[], object]) -> None:
         """Change the corpus from several threads until the server is killed."""
@@ -178,65 +169,57 @@ class Crash:
             raise faults[0]
 
     def _draw(self, drawn: random.Random) -> Change:
-        ids = drawn.sample(self._pool, drawn.randint(1, 60))
+        ids = np.array(drawn.sample(self._pool, drawn.randint(1, 60)), np.uint64)
         if drawn.random() < 0.3:
-            return Delete(ids)
-        mark = Mark(
-            drawn.randint(1, 1 << 60),
-            drawn.randint(1, 1_700_000_000_000),
-            (f"label {drawn.randint(0, 30)}",),
+            return ids
+        count = len(ids)
+        authors = np.full(count, drawn.randint(1, 1 << 60), np.uint64)  # tell the change apart
+        created_at = np.full(count, drawn.randint(1, 1_700_000_000_000), np.int64)
+        name = f"label {drawn.randint(0, 30)}"
+        vectors = np.zeros((count, 0), np.float32)  # the server encodes them
+        if drawn.random() >= 0.3:
+            rng = np.random.default_rng(drawn.getrandbits(64))
+            vectors = rng.standard_normal((count, self._width), np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return Posts(
+            post_ids=ids,
+            author_ids=authors,
+            created_at_unix_ms=created_at,
+            labels=Labels((name,), np.ones(count, np.int32), np.zeros(count, np.int32)),
+            vectors=vectors,
         )
-        if drawn.random() < 0.3:
-            return Upsert(ids, mark, None)
-        rng = np.random.default_rng(drawn.getrandbits(64))
-        vectors = rng.standard_normal((len(ids), self._width), np.float32)
-        return Upsert(ids, mark, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def _send(corpus: CorpusServiceStub, change: Change) -> int:
     """Send a change, and return the number with which it was answered."""
-    if isinstance(change, Delete):
-        return corpus.DeletePosts(pb.DeletePostsRequest(post_ids=change.post_ids)).sequence
-    count = len(change.post_ids)
+    if not isinstance(change, Posts):
+        return corpus.DeletePosts(pb.DeletePostsRequest(post_ids=change.tolist())).sequence
     request = pb.UpsertPostsRequest(
-        post_ids=change.post_ids,
-        author_ids=[change.mark.author] * count,
-        created_at_unix_ms=[change.mark.created_at_unix_ms] * count,
-        label_names=change.mark.labels,
-        label_counts=[1] * count,
-        label_indices=[0] * count,
-        vectors=() if change.vectors is None else change.vectors.ravel().tolist(),
+        post_ids=change.post_ids.tolist(),
+        author_ids=change.author_ids.tolist(),
+        created_at_unix_ms=change.created_at_unix_ms.tolist(),
+        label_names=change.labels.names,
+        label_counts=change.labels.counts.tolist(),
+        label_indices=change.labels.indices.tolist(),
+        vectors=change.vectors.ravel().tolist(),
     )
     return corpus.UpsertPosts(request).sequence
 
 
-def _marks(found: pb.GetPostsResponse) -> dict[int, Mark]:
-    """Return the marks of posts in a response."""
-    names, indices = found.label_names, iter(found.label_indices)
-    return {
-        post_id: Mark(
-            author, created, tuple(sorted(names[i] for i in itertools.islice(indices, count)))
+def _received(found: pb.GetPostsResponse) -> Model:
+    """Return the posts of a response."""
+    return Model.of(
+        PostColumns(
+            post_ids=np.array(found.post_ids, np.uint64),
+            author_ids=np.array(found.author_ids, np.uint64),
+            created_at_unix_ms=np.array(found.created_at_unix_ms, np.int64),
+            labels=Labels(
+                tuple(found.label_names),
+                np.array(found.label_counts, np.int32),
+                np.array(found.label_indices, np.int32),
+            ),
         )
-        for post_id, author, created, count in zip(
-            found.post_ids,
-            found.author_ids,
-            found.created_at_unix_ms,
-            found.label_counts,
-            strict=True,
-        )
-    }
-
-
-def _built_marks(built: Snapshot) -> Iterator[Mark]:
-    """Yield the marks of the posts of a snapshot."""
-    columns, names = built.columns(), built.manifest.label_names
-    codes, ends = columns.labels.indices.tolist(), np.cumsum(columns.labels.counts).tolist()
-    begin = 0
-    for author, created, end in zip(
-        columns.author_ids.tolist(), columns.created_at_unix_ms.tolist(), ends, strict=True
-    ):
-        yield Mark(author, created, tuple(sorted(names[code] for code in codes[begin:end])))
-        begin = end
+    )
 
 
 def _make(folder: Path) -> tuple[Path, Path]:

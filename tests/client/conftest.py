@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commands import Outcome, Run, outcome_of
+from commands import Outcome, Run, outcome_of, run_command
 from fake_server.server import FakeServer, run_fake_server
 from phoenix_client import AsyncPhoenixClient, PhoenixClient
 from phoenix_client.cli.main import main
@@ -68,9 +67,6 @@ def tls_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     options = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=phoenix"
     options += " -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run(
-        [openssl, "req", "-x509", *options.split(), "-keyout", key, "-out", certificate],
-        check=True,
-        capture_output=True,
-    )
+    files = ("-keyout", key, "-out", certificate)
+    run_command(openssl, "req", "-x509", *options.split(), *files).checked()
     return key, certificate

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import phoenix_client
+from commands import run_program
 
 
 def test_names_for_the_type_checker_are_the_names_at_run_time() -> None:
@@ -43,9 +43,6 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 )
 def test_what_is_not_used_is_not_imported(program: str, absent: set[str]) -> None:
     program = f"{program}\nimport sys\nprint(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    loaded = set(done.stdout.split())
+    loaded = set(run_program(program).checked().out.split())
     assert "phoenix_client" in loaded
     assert not loaded & absent

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from commands import run_module
 from export.cases import Files, tiny_files
 from phoenix_export.bundle import write_bundle
 from phoenix_export.checkpoint import open_checkpoint
@@ -38,9 +37,6 @@ def bundle_with_saved_model(golden_layout: Path, tmp_path_factory: pytest.TempPa
     In a process of its own: TensorFlow warns when it is imported, and is large.
     """
     out = tmp_path_factory.mktemp("saved") / "phoenix" / "1"
-    command = [sys.executable, "-m", "phoenix_export", "bundle", golden_layout, "--out", out]
-    done = subprocess.run(
-        [*command, "--dtype", "float32"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    options = ("--out", out, "--dtype", "float32")
+    run_module("phoenix_export", "bundle", golden_layout, *options).checked()
     return out

@@ -3,8 +3,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from google.protobuf import json_format
 from safetensors.numpy import load_file
 
+from commands import run_program
 from export.cases import Files, read_manifest, tiny_files
 from phoenix_export import bundle
 from phoenix_export.bundle import write_bundle
@@ -259,14 +258,8 @@ print(json.dumps([dict(selftest(pathlib.Path(path))) for path in sys.argv[1:]]))
 
 
 def test_bundles_need_no_model_code(bundle_f32: Path, bundle_bf16: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CONSUMER, bundle_f32, bundle_bf16],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    of_float32, of_bfloat16 = json.loads(done.stdout)
+    done = run_program(CONSUMER, bundle_f32, bundle_bf16).checked()
+    of_float32, of_bfloat16 = json.loads(done.out)
     names = {"user_representation", "user_norm", "candidate_representation"}
     assert of_float32.keys() == of_bfloat16.keys() == names
     assert max(of_float32.values()) <= read_manifest(bundle_f32).selftest_tolerance

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from commands import Outcome, Run, outcome_of
+from commands import Outcome, Run, outcome_of, run_command
 from export.cases import Files, read_manifest
 from phoenix_export.checkpoint import open_checkpoint
 from phoenix_export.cli import main
@@ -125,12 +124,7 @@ def test_help_fits_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch, command
 
 
 def test_an_error_of_the_installed_command_has_no_traceback(tmp_path: Path) -> None:
-    command = [Path(sys.executable).with_name("phoenix-export"), "bundle", tmp_path / "none"]
-    done = subprocess.run(
-        [*command, "--out", tmp_path / "1"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        f"error: {tmp_path}/none/retrieval/config.json: missing; a checkpoint has the published "
-        "layout\n"
-    )
+    installed = Path(sys.executable).with_name("phoenix-export")
+    outcome = run_command(installed, "bundle", tmp_path / "none", "--out", tmp_path / "1")
+    missing = f"{tmp_path}/none/retrieval/config.json: missing"
+    assert outcome == (1, "", f"error: {missing}; a checkpoint has the published layout\n")

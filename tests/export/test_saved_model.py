@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from commands import run_program
 from export.cases import Arrays, load_bundle, load_program, random_users, read_manifest, user_inputs
 from phoenix_export.bundle import write_bundle
 from phoenix_export.checkpoint import open_checkpoint
@@ -56,15 +56,9 @@ def test_the_saved_model_answers_as_the_programs(
     }
     for name, inputs in cases.items():
         np.savez(tmp_path / name, allow_pickle=False, **inputs)
-    command = [sys.executable, "-c", CONSUMER, bundle_with_saved_model / "saved_model"]
-    done = subprocess.run(
-        [*command, *(tmp_path / name for name in cases)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {
+    files = [tmp_path / name for name in cases]
+    done = run_program(CONSUMER, bundle_with_saved_model / "saved_model", *files).checked()
+    assert json.loads(done.out) == {
         tower: {
             array.name: [d if d.isdecimal() else "None" for d in array.dimensions]
             for array in getattr(manifest, tower).inputs

@@ -27,7 +27,7 @@ from server.corpus.change_cases import (
     unit_posts,
     written_corpus,
 )
-from server.corpus.reference import Model, change_model
+from server.corpus.reference import Model
 
 
 def exported(out: Path) -> dict[int, bytes]:
@@ -72,7 +72,7 @@ def test_changes_before_and_after_a_snapshot_are_exported(
         ids = data.draw(some)
         made = unit_posts(ids, number) if data.draw(st.booleans()) else id_array(*ids)
         change(path, made)
-        change_model(model, made)
+        model.apply(made)
         if data.draw(st.booleans()):
             with closing(Store(path)) as store:
                 snapshot_of(store)
@@ -98,7 +98,7 @@ def test_a_corpus_is_exported_while_a_server_changes_it(tmp_path: Path) -> None:
     with closing(Store(path)) as store:  # it holds the lock
         deleted = id_array(1, 2)
         store.journal.append(1, [deleted])
-        change_model(model, deleted)
+        model.apply(deleted)
         export_index(path, tmp_path / "out", FLAT)
     assert exported(tmp_path / "out") == vectors_of(model)
 
@@ -111,7 +111,7 @@ def test_a_snapshot_written_meanwhile_is_exported_instead(
     change(path, id_array(1))
     change(path, id_array(2))
     for number in (1, 2):
-        change_model(model, id_array(number))
+        model.apply(id_array(number))
     read, reads = Store.read_history, 0
 
     def late(store: Store, after: int) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from commands import Run
+from commands import Outcome, Run, run_module
 from fake_server.corpus import BUILT_AT, CAPACITY, Held
 from fake_server.server import Failure, FakeServer
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
@@ -119,23 +119,21 @@ def test_upsert_of_a_file_that_is_not_there_is_one_line(run: Run) -> None:
 @pytest.mark.parametrize("arguments", [["upsert", "-"], ["delete", "1"]])
 def test_a_read_only_server_is_one_line(server: FakeServer, arguments: list[str]) -> None:
     server.failures = [Failure(grpc.StatusCode.FAILED_PRECONDITION, "the corpus is read-only")]
-    completed = _run(server, *arguments, text=_lines({"post_id": 1}))
-    assert (completed.returncode, completed.stdout) == (1, b"")
-    problem = b"FAILED_PRECONDITION: the corpus is read-only"
-    assert completed.stderr == b"phoenix-client: " + problem + b"\n"
+    problem = "FAILED_PRECONDITION: the corpus is read-only"
+    outcome = _run(server, *arguments, text=_lines({"post_id": 1}))
+    assert outcome == (1, "", f"phoenix-client: {problem}\n")
 
 
 def test_upsert_reads_standard_input(server: FakeServer) -> None:
-    completed = _run(server, "upsert", "-", text=_lines({"post_id": BIGGER}, {"post_id": 2}))
-    assert (completed.returncode, completed.stderr) == (0, b"")
-    assert completed.stdout == b"sequence 1: 2 inserted, 0 replaced\n"
+    outcome = _run(server, "upsert", "-", text=_lines({"post_id": BIGGER}, {"post_id": 2}))
+    assert outcome == (0, "sequence 1: 2 inserted, 0 replaced\n", "")
     assert sorted(server.held) == [2, BIGGER]
 
 
 def test_a_mistake_in_standard_input_is_one_line(server: FakeServer) -> None:
-    completed = _run(server, "upsert", "-", text=_lines({"post_id": 1}, {}))
-    assert (completed.returncode, completed.stdout) == (1, b"")
-    assert completed.stderr == b"phoenix-client: standard input: line 2: post_id: is missing\n"
+    outcome = _run(server, "upsert", "-", text=_lines({"post_id": 1}, {}))
+    problem = "standard input: line 2: post_id: is missing"
+    assert outcome == (1, "", f"phoenix-client: {problem}\n")
 
 
 def test_a_failure_ends_upsert_while_its_standard_input_stays_open(server: FakeServer) -> None:
@@ -243,13 +241,9 @@ def test_wrong_usage_is_status_2(run: Run, arguments: list[str], named: str) -> 
     assert named in err
 
 
-def _run(server: FakeServer, *arguments: str, text: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "phoenix_client", *arguments],
-        input=text.encode(),
-        env=os.environ | {"PHOENIX_TARGET": server.target},
-        capture_output=True,
-    )
+def _run(server: FakeServer, *arguments: str, text: str) -> Outcome:
+    env = {"PHOENIX_TARGET": server.target}
+    return run_module("phoenix_client", *arguments, input=text, env=env)
 
 
 def test_snapshot_writes_one_and_prints_it(server: FakeServer, run: Run) -> None:

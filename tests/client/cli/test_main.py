@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import grpc
@@ -11,7 +8,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as details_pb2
 
-from commands import Run
+from commands import Run, run_module
 from fake_server.server import (
     POSTS,
     Failure,
@@ -33,28 +30,23 @@ def sequence(tmp_path: Path) -> Path:
 
 
 def test_a_pipe_gets_whole_lines_and_standard_input_is_read(server: FakeServer) -> None:
-    completed = subprocess.run(
-        [sys.executable, "-m", "phoenix_client", "retrieve", "--sequence", "-"],
-        input=json.dumps(SEQUENCE).encode(),
-        env=os.environ | {"PHOENIX_TARGET": server.target, "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
+    status, out, err = run_module(
+        *("phoenix_client", "retrieve", "--sequence", "-"),
+        input=json.dumps(SEQUENCE),
+        env={"PHOENIX_TARGET": server.target, "PYTHONIOENCODING": "ascii"},
     )
-    assert (completed.returncode, completed.stderr) == (0, b"")
+    assert (status, err) == (0, "")
     for post in POSTS:
-        assert f" {post.post_id} ".encode() in completed.stdout
+        assert f" {post.post_id} " in out
 
 
 def test_a_process_prints_nothing_but_its_one_line() -> None:
     with run_fake_server() as gone:
         pass
-    completed = subprocess.run(
-        [sys.executable, "-m", "phoenix_client", "model"],
-        env=os.environ | {"PHOENIX_TARGET": gone.target},
-        capture_output=True,
-    )
-    assert (completed.returncode, completed.stdout) == (1, b"")
-    assert completed.stderr.startswith(b"phoenix-client: UNAVAILABLE: ")
-    assert completed.stderr.count(b"\n") == 1
+    status, out, err = run_module("phoenix_client", "model", env={"PHOENIX_TARGET": gone.target})
+    assert (status, out) == (1, "")
+    assert err.startswith("phoenix-client: UNAVAILABLE: ")
+    assert err.count("\n") == 1
 
 
 VIOLATION = details_pb2.BadRequest.FieldViolation(field="top_k", description="is\nabove 100")

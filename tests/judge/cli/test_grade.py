@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from commands import Run
+from commands import Run, run_program
 from fake_server.server import FakeServer
 from judge.index_cases import (
     USER,
@@ -69,10 +67,9 @@ def test_without_its_packages_the_error_names_the_extra(
         f"import sys; sys.modules[{package!r}] = None; from phoenix_judge.cli.main import main;"
         f"main(['grade', {str(make())!r}, {str(users)!r}, '--plot', 'plot.png'])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 1
-    expected = f"phoenix-judge: grade needs {package}: install phoenix-judge[{extra}]\n"
-    assert done.stderr == expected
+    status, _, err = run_program(program)
+    assert status == 1
+    assert err == f"phoenix-judge: grade needs {package}: install phoenix-judge[{extra}]\n"
 
 
 def test_the_commands_load_libraries_only_to_use_them() -> None:
@@ -80,6 +77,4 @@ def test_the_commands_load_libraries_only_to_use_them() -> None:
         "import sys, phoenix_judge.cli.main;"
         "print({'jax', 'faiss', 'matplotlib', 'scann'} & sys.modules.keys())"
     )
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    assert run_program(program).checked().out == "set()\n"

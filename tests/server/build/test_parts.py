@@ -2,8 +2,6 @@ import errno
 import json
 import logging
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from commands import run_program
 from phoenix_server.build import encoder as encoding
 from phoenix_server.build.build import BuildConfig, build_corpus
 from phoenix_server.build.encoder import PartEncoder
@@ -351,9 +350,8 @@ def test_a_build_of_a_killed_process_continues(
     half: str,
 ) -> None:
     out = tmp_path / "corpus"
-    command = [sys.executable, "-c", _BUILD, *map(str, (posts, bundle.path, out, stage))]
-    killed = subprocess.run(command, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = run_program(_BUILD, posts, bundle.path, out, stage)
+    assert killed.status == -signal.SIGKILL, killed.err
     assert sorted(tmp_path.iterdir()) == [tmp_path / "corpus.partial", posts]
     assert (
         len(list((tmp_path / "corpus.partial").glob(half))) == 1

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from commands import Run
+from commands import Run, run_module, run_program
 from server.cases import copied, edit_manifest, flip_bit
 from server.cli.cases import assert_one_line
 
@@ -36,16 +33,9 @@ def test_a_manifest_with_odd_fields_is_one_line(run: Run, bundle_f32: Path, tmp_
 
 
 def test_a_process_prints_nothing_but_its_one_line(tmp_path: Path) -> None:
-    completed = subprocess.run(
-        [sys.executable, "-m", "phoenix_server", "inspect", tmp_path],
-        env=os.environ | {"COLUMNS": "20"},
-        capture_output=True,
-        text=True,
-    )
-    assert (completed.returncode, completed.stdout) == (1, "")
-    assert completed.stderr == (
-        f"error: {tmp_path}: holds no manifest.json: neither a bundle nor a corpus\n"
-    )
+    outcome = run_module("phoenix_server", "inspect", tmp_path, env={"COLUMNS": "20"})
+    message = f"error: {tmp_path}: holds no manifest.json: neither a bundle nor a corpus\n"
+    assert outcome == (1, "", message)
 
 
 def test_help_does_not_import_what_is_slow() -> None:
@@ -54,15 +44,7 @@ def test_help_does_not_import_what_is_slow() -> None:
         "try: main()\n"
         "except SystemExit: print({'jax', 'numpy', 'pyarrow', 'grpc'} & sys.modules.keys())"
     )
-    completed = subprocess.run(
-        [sys.executable, "-c", imported],
-        env=os.environ | {"COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    *lines, left = completed.stdout.splitlines()
+    *lines, left = run_program(imported, env={"COLUMNS": "80"}).checked().out.splitlines()
     assert left == "set()"
     assert max(map(len, lines)) <= 80
     for group in ("What to serve", "Network", "Corpus", "Queue", "Device", "Logging"):

@@ -15,7 +15,7 @@ from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
 from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.search.eligibility import FilterColumns
 from phoenix_server.search.sharded import DeviceCorpus
-from server.corpus.reference import Model, described
+from server.corpus.reference import Model
 
 Ids = npt.NDArray[np.uint64]
 
@@ -70,7 +70,7 @@ def assert_same_change(change: Change, expected: Change) -> None:
         np.testing.assert_array_equal(change, expected)
         return
     assert isinstance(change, Posts)
-    assert list(described(change).items()) == list(described(expected).items())
+    assert list(Model.of(change).items()) == list(Model.of(expected).items())
     assert set(change.labels.names) == set(expected.labels.names)
     assert change.vectors.shape == expected.vectors.shape
     for column in ("post_ids", "author_ids", "created_at_unix_ms", "vectors"):
@@ -91,7 +91,7 @@ def written_corpus(path: Path, count: int) -> tuple[Snapshot, Model]:
     )
     with new_snapshot(path, source=path, embedding_size=WIDTH, tower_fingerprint=TOWER) as snapshot:
         snapshot.write(to_record_batch(posts))
-    return open_snapshot(path), described(posts)
+    return open_snapshot(path), Model.of(posts)
 
 
 def held(index: CorpusIndex) -> Model:
@@ -118,7 +118,7 @@ def held(index: CorpusIndex) -> Model:
     posts, codes = np.nonzero(labels[:, rows].T)
     counts = np.bincount(posts, minlength=len(rows)).astype(np.int32)
     on_devices = Labels(names, counts, codes.astype(np.int32))
-    model = described(
+    model = Model.of(
         Posts(
             post_ids=post_ids,
             author_ids=index.author_ids[rows],

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from phoenix_server.corpus.changes import Change, Labels, Posts, concatenate, net
 from server.corpus.change_cases import NAMES, id_array, posts_of
-from server.corpus.reference import Model, change_model, described
+from server.corpus.reference import Model
 
 _ids = st.lists(st.integers(1, 12) | st.just(2**64 - 1), unique=True, max_size=8)
 _names = st.lists(st.sampled_from(NAMES), unique=True, max_size=4)
@@ -16,10 +16,10 @@ _changes = st.lists(_posts | _ids.map(lambda ids: id_array(*ids)), max_size=8)
 @given(_changes)
 def test_the_net_change_has_the_effect_of_all_changes(changes: list[Change]) -> None:
     everything = range(1, 14)
-    model: Model = described(posts_of(everything, seed=5))
+    model = Model.of(posts_of(everything, seed=5))
     before = model.copy()
     for change in changes:
-        change_model(model, change)
+        model.apply(change)
     left = net(changes)
     touched = [
         post_id
@@ -29,10 +29,10 @@ def test_the_net_change_has_the_effect_of_all_changes(changes: list[Change]) -> 
     mentioned = [] if left.written is None else left.written.post_ids.tolist()
     mentioned += left.deleted.tolist()
     assert sorted(mentioned) == sorted(set(touched))
-    change_model(before, left.deleted)
+    before.apply(left.deleted)
     if left.written is not None:
         assert len(left.written)
-        change_model(before, left.written)
+        before.apply(left.written)
     assert before == model
 
 
@@ -54,7 +54,7 @@ def test_parts_are_concatenated_with_their_labels(parts: list[Posts]) -> None:
     start = 0
     for part in parts:
         own = whole.take(np.arange(start, start + len(part)))
-        assert list(described(own).items()) == list(described(part).items())
+        assert list(Model.of(own).items()) == list(Model.of(part).items())
         start += len(part)
 
 

@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from phoenix_server.runtime.program_cache import ProgramCache
-from server.corpus.model import (
-    TOP_KS,
-    TOWERS,
-    Model,
-    Real,
-    activate,
-    begin,
-    change,
-    check,
-    draw_change,
-    restart,
-)
+from server.corpus.comparison import Comparison
+from server.corpus.real_corpus import TOP_KS, TOWERS
 
 _PROGRAMS = ProgramCache()  # shared by all examples, which have the same shapes
 
@@ -32,8 +22,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._folder = Path(tempfile.mkdtemp())
-        self._model: Model | None = None
-        self._real: Real | None = None
+        self._corpus: Comparison | None = None
 
     @initialize(
         seed=st.integers(0, 2**32 - 1),
@@ -42,49 +31,48 @@ class Machine(RuleBasedStateMachine):
         evict_oldest=st.booleans(),
     )
     def begin(self, seed: int, shards: int, top_k: int, evict_oldest: bool) -> None:
-        self._rng = np.random.default_rng(seed)
-        self._model, self._real = begin(
+        self._corpus = Comparison(
             self._folder / "corpus",
-            self._rng,
+            np.random.default_rng(seed),
             shards=shards,
             top_k=top_k,
             programs=_PROGRAMS,
             evict_oldest=evict_oldest,
         )
 
+    @property
+    def corpus(self) -> Comparison:
+        assert self._corpus is not None
+        return self._corpus
+
     @rule(count=st.integers(1, 5))
     def change(self, count: int) -> None:
-        assert self._model is not None and self._real is not None
-        change(self._model, self._real, [draw_change(self._rng, self._model) for _ in range(count)])
+        self.corpus.change(count)
 
     @rule()
     def snapshot(self) -> None:
-        assert self._real is not None
-        self._real.snapshot()
+        self.corpus.snapshot()
 
     @rule(tower=st.sampled_from(TOWERS))
     def load(self, tower: str) -> None:
-        assert self._real is not None
-        self._real.load(tower)
+        self.corpus.load(tower)
 
     @rule(tower=st.sampled_from(TOWERS))
     def activate(self, tower: str) -> None:
-        assert self._model is not None and self._real is not None
-        activate(self._model, self._real, tower)
+        self.corpus.activate(tower)
 
     @rule(tower=st.sampled_from(TOWERS), gently=st.booleans())
     def restart(self, tower: str, gently: bool) -> None:
-        assert self._model is not None and self._real is not None
-        restart(self._model, self._real, tower, gently=gently)
+        self.corpus.restart(tower, gently=gently)
 
     @invariant()
-    def is_as_the_model(self) -> None:
-        if self._model is not None and self._real is not None:
-            check(self._model, self._real, self._rng)
+    def is_equal_to_the_model(self) -> None:
+        if self._corpus is not None:
+            self._corpus.check()
 
     def teardown(self) -> None:
-        if self._real is not None:
-            self._real.close()
+        if self._corpus is not None:
+            self._corpus.close()
         shutil.rmtree(self._folder)
 
 

@@ -18,11 +18,18 @@ def fake_store(**attributes: Any) -> Any:
     return SimpleNamespace(**{"read_only": False, "path": CORPUS} | attributes)
 
 
-def attach(generation: Generation, store: Any = None, *, torn: bool = False) -> Device:
-    """Give a generation a device that is idle, and a corpus; torn: a change failed half-way."""
+def fake_engine(*, torn: bool = False) -> Any:
+    """Return a device that is idle, with a corpus; torn: a change failed half-way."""
     engine: Any = Device()
     engine.corpus = SimpleNamespace(sequence=0, arrays=SimpleNamespace(torn=torn))
+    engine.snapshot = None
     engine.close = lambda: None
+    return engine
+
+
+def attach(generation: Generation, store: Any = None, *, torn: bool = False) -> Device:
+    """Give a generation an engine, which it returns."""
+    engine = fake_engine(torn=torn)
     generation.attach(engine, store or fake_store(), QueueConfig())
     return engine
 

@@ -11,7 +11,7 @@ from phoenix_server.corpus.disk.snapshot import Snapshot, verify
 from phoenix_server.corpus.disk.store import SNAPSHOTS, Store
 from phoenix_server.errors import CorpusError
 from server.corpus.change_cases import WIDTH, OwnTowers, id_array, unit_posts, written_corpus
-from server.corpus.reference import Model, change_model, described
+from server.corpus.reference import Model
 
 _CHANGES: list[Change] = [
     unit_posts([3, 40, 41], 1),
@@ -32,7 +32,7 @@ class _OtherTowers:
 def _held(snapshot: Snapshot) -> Model:
     verify(snapshot)
     columns = snapshot.columns()
-    return described(
+    return Model.of(
         Posts(
             post_ids=columns.post_ids,
             author_ids=columns.author_ids,
@@ -54,7 +54,7 @@ def test_a_snapshot_holds_the_posts_after_all_changes(corpus: Path) -> None:
         model = _held(store.snapshot)
         store.journal.append(1, _CHANGES)
         for change in _CHANGES:
-            change_model(model, change)
+            model.apply(change)
         snapshot = write_snapshot(store, OwnTowers())
         assert snapshot.path == corpus / SNAPSHOTS / "3"
         assert _held(snapshot) == model

@@ -6,7 +6,7 @@ import numpy.typing as npt
 from phoenix_server.corpus.changes import History, Ids, Posts
 from phoenix_server.corpus.disk.reencode import reencode, reencode_history
 from server.corpus.change_cases import TOWER, WIDTH, OwnTowers, id_array, posts_of
-from server.corpus.reference import described
+from server.corpus.reference import Model
 
 
 class _OtherTowers:
@@ -23,7 +23,7 @@ def test_vectors_of_other_towers_are_encoded_and_all_else_stays() -> None:
     assert changed.tower == "other"
     expected = _OtherTowers().encode_posts(posts.post_ids, posts.author_ids)
     np.testing.assert_array_equal(changed.vectors, expected)
-    assert described(replace(changed, vectors=posts.vectors)) == described(posts)
+    assert Model.of(replace(changed, vectors=posts.vectors)) == Model.of(posts)
 
 
 def test_deletions_and_vectors_of_the_same_towers_stay() -> None:

@@ -10,7 +10,7 @@ from phoenix_server.corpus.disk.snapshot import open_snapshot, to_record_batch
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot, select_posts
 from phoenix_server.errors import CorpusError
 from server.corpus.change_cases import NAMES, WIDTH, id_array, unit_posts
-from server.corpus.reference import described
+from server.corpus.reference import Model
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -58,7 +58,7 @@ def test_the_manifest_lists_labels_of_posts_and_others(tmp_path: Path) -> None:
         writer.write(to_record_batch(posts))
         assert writer.rows == 59
     snapshot = open_snapshot(tmp_path / "corpus")
-    used = {name for post in described(posts).values() for name in post.labels}
+    used = {name for post in Model.of(posts).values() for name in post.labels}
     assert used <= set(NAMES)
     assert snapshot.manifest.label_names == sorted({*used, "other"})
 

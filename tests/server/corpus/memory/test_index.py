@@ -26,7 +26,7 @@ from server.corpus.change_cases import (
     posts_of,
     written_corpus,
 )
-from server.corpus.reference import Model, change_model, unordered
+from server.corpus.reference import Model
 
 _ROWS = 5000
 _CAPACITY = 14_000  # several tiles a shard
@@ -53,11 +53,11 @@ class _Corpus:
         """Apply changes to both, as one group."""
         self.index.apply(net(changes), self.index.sequence + len(changes))
         for change in changes:
-            change_model(self.model, change)
+            self.model.apply(change)
 
     def check(self) -> None:
         """Check that both hold the same posts, and that searches find them."""
-        assert unordered(held(self.index)) == unordered(self.model)
+        assert held(self.index).unordered() == self.model.unordered()
         times = [post.created_at_unix_ms for post in self.model.values()]
         assert self.index.newest_created_at_unix_ms() == max(times, default=0)
         ids = np.array(sorted(self.model), np.uint64)
@@ -226,10 +226,10 @@ def test_the_newest_time_is_that_of_the_posts_left(corpus: _Corpus) -> None:
 
 
 def test_deleting_posts_that_are_not_held_changes_only_the_sequence(corpus: _Corpus) -> None:
-    before = unordered(held(corpus.index))
+    before = held(corpus.index).unordered()
     corpus.make(id_array(2**64 - 1, 10**6))
     assert corpus.index.sequence == 1
-    assert unordered(held(corpus.index)) == before
+    assert held(corpus.index).unordered() == before
     corpus.check()
 
 

@@ -8,7 +8,7 @@ from phoenix_server.corpus.changes import ChangeResult, Posts
 from phoenix_server.corpus.updates.admission import Admission
 from phoenix_server.errors import CorpusFullError
 from server.corpus.change_cases import id_array
-from server.corpus.reference import evicted
+from server.corpus.reference import Model
 from server.corpus.updates.cases import CAPACITY, TimesOnly, eviction_queue, posts_at
 
 _LARGEST = 2**64 - 1
@@ -35,46 +35,47 @@ def test_the_oldest_posts_are_evicted_and_no_others(
     most: int,
     at_once: int,
 ) -> None:
-    corpus, model = TimesOnly(first), dict(first)
-    oldest, last = eviction_queue(corpus, sorted_posts=most, heap_chunk=at_once), 0
+    corpus, model = TimesOnly(first), Model.of(posts_at(first))
+    oldest = eviction_queue(corpus, sorted_posts=most, heap_chunk=at_once)
     for group, luck in groups:
-        admission = Admission(corpus, last + 1, oldest)  # pyright: ignore[reportArgumentType]
-        before, first_number = dict(model), last
+        admission = Admission(
+            corpus,  # pyright: ignore[reportArgumentType]
+            model.sequence + 1,
+            oldest,
+        )
+        before = model.copy()
         for change in group:
+            known = len({*change} & {*model})
             if isinstance(change, list):
-                known = len({*change} & {*model})
-                last += 1
-                assert admission.take(id_array(*change)) == ChangeResult(last, 0, 0, known)
-                for n in change:
-                    model.pop(n, None)
+                deleted = id_array(*change)
+                model.apply(deleted)
+                assert admission.take(deleted) == ChangeResult(model.sequence, 0, 0, known)
                 continue
+            posts = posts_at(change)
             if len(change) > CAPACITY:
                 with pytest.raises(CorpusFullError, match=f"posts of {CAPACITY}, "):
-                    admission.take(posts_at(change))
+                    admission.take(posts)
                 continue
-            gone, known = evicted(model, change, CAPACITY), len({*change} & {*model})
-            last += 1 + bool(gone)
-            done = admission.take(posts_at(change))
-            assert done == ChangeResult(last, len(change) - known, known, 0, len(gone))
+            gone = model.evict(posts.post_ids, CAPACITY)
+            model.apply(posts)
+            done = admission.take(posts)
+            assert done == ChangeResult(model.sequence, len(change) - known, known, 0, len(gone))
             if gone:
                 deletion = admission.changes[-2]
                 assert not isinstance(deletion, Posts)
                 assert deletion.tolist() == gone
-            for n in gone:
-                del model[n]
-            model.update(change)
-        assert len(admission.changes) == last - first_number
+        assert len(admission.changes) == model.sequence - before.sequence
         if luck:
             corpus.apply(admission.changes)
         else:  # writing fails: no change is applied, and the queue is discarded
-            model, last = before, first_number
+            model = before
             oldest = eviction_queue(corpus, sorted_posts=most, heap_chunk=at_once)
-        assert corpus.held == model
+        assert corpus.held == {n: post.created_at_unix_ms for n, post in model.items()}
 
 
 def test_too_many_labels_evict_no_posts() -> None:
     corpus = TimesOnly({n: n for n in range(1, CAPACITY + 1)})
-    admission = Admission(corpus, 1, eviction_queue(corpus))  # pyright: ignore[reportArgumentType]
+    admission = Admission(corpus, 1, EvictionQueue(corpus))  # pyright: ignore[reportArgumentType]
     with pytest.raises(CorpusFullError, match="1 of at most 2 labels, 2 more came"):
         admission.take(posts_at({99: 1}, ("b", "c")))
     assert admission.changes == []

@@ -32,14 +32,13 @@ from phoenix_server.errors import (
 from phoenix_server.runtime.program_cache import ProgramCache
 from server.corpus.change_cases import (
     NAMES,
-    Ids,
     OwnTowers,
     held,
     id_array,
     posts_of,
     written_corpus,
 )
-from server.corpus.reference import Model, change_model, described, unordered
+from server.corpus.reference import Model
 
 _ROWS = 20
 _CAPACITY = 40
@@ -170,7 +169,7 @@ async def _outcomes(
 
 
 def _assert_holds(index: CorpusIndex, model: Model) -> None:
-    assert unordered(held(index)) == unordered(model)
+    assert held(index).unordered() == model.unordered()
 
 
 def _assert_kept(path: Path, model: Model, count: int) -> None:
@@ -183,10 +182,10 @@ def _assert_kept(path: Path, model: Model, count: int) -> None:
         store.close()
     assert history.changes == count
     change = history.net()
-    change_model(replayed, change.deleted)
+    replayed.apply(change.deleted)
     if change.written is not None:
-        change_model(replayed, change.written)
-    assert unordered(replayed) == unordered(model)
+        replayed.apply(change.written)
+    assert replayed.unordered() == model.unordered()
 
 
 async def test_changes_are_numbered_and_answered_when_they_are_on_the_disk_and_visible(
@@ -207,7 +206,7 @@ async def test_changes_are_numbered_and_answered_when_they_are_on_the_disk_and_v
     async with _running(corpus) as running:
         for change, done in zip(changes, expected, strict=True):
             assert await running.done(change) == [done]
-            change_model(model, change)
+            model.apply(change)
             _assert_holds(running.target.corpus, model)
             assert running.target.corpus.sequence == running.store.journal.last() == done.sequence
         assert running.updates.journal_posts == sum(map(len, changes))
@@ -237,7 +236,7 @@ async def test_changes_that_come_together_are_one_transaction(corpus: Path, mode
         assert running.groups == [1, 5]
         assert running.target.sequences == [1, 6]
         for change in changes:
-            change_model(model, change)
+            model.apply(change)
         _assert_holds(running.target.corpus, model)
     _assert_kept(corpus, model, 6)
 
@@ -262,7 +261,7 @@ async def test_random_changes_do_what_they_do_one_by_one(corpus: Path, model: Mo
                     assert outcome == ChangeResult(number, len(ids) - known, known, 0)
                 else:
                     assert outcome == ChangeResult(number, 0, 0, known)
-                change_model(model, change)
+                model.apply(change)
             _assert_holds(running.target.corpus, model)
     _assert_kept(corpus, model, number)
 
@@ -300,19 +299,9 @@ async def test_a_change_that_does_not_fit_fails_alone(corpus: Path, model: Model
             assert f"room for {free} more posts of 40, {came} came" in str(outcome)
         assert len(running.target.corpus) == _CAPACITY
         for change in made:
-            change_model(model, change)
+            model.apply(change)
         _assert_holds(running.target.corpus, model)
     _assert_kept(corpus, model, 6)
-
-
-def _make_room(model: Model, posts: Posts) -> Ids | None:
-    """Evict from a model what has to go before posts are written; return who."""
-    own = set(posts.post_ids.tolist())
-    others = sorted((post.created_at_unix_ms, n) for n, post in model.items() if n not in own)
-    gone = [n for _, n in others[: max(0, len(others) + len(own) - _CAPACITY)]]
-    for n in gone:
-        del model[n]
-    return id_array(*gone) if gone else None
 
 
 async def test_random_changes_evict_what_they_do_one_by_one(corpus: Path, model: Model) -> None:
@@ -332,13 +321,12 @@ async def test_random_changes_evict_what_they_do_one_by_one(corpus: Path, model:
                     known = sum(post_id in model for post_id in ids.tolist())
                     number += 1
                     if isinstance(change, Posts):
-                        gone = _make_room(model, change)
-                        number += gone is not None
-                        evicted = 0 if gone is None else len(gone)
+                        evicted = len(model.evict(ids, _CAPACITY))
+                        number += evicted > 0
                         assert outcome == ChangeResult(number, len(ids) - known, known, 0, evicted)
                     else:
                         assert outcome == ChangeResult(number, 0, 0, known)
-                    change_model(model, change)
+                    model.apply(change)
                 _assert_holds(running.target.corpus, model)
     _assert_kept(corpus, model, number)
 
@@ -350,7 +338,7 @@ async def test_what_was_found_to_be_old_counts_even_if_a_change_is_not_made(
         first, second = posts_of(range(101, 130), names=[]), posts_of(range(131, 140), names=[])
         assert await running.done(first) == [ChangeResult(2, 29, 0, 0, 9)]
         for change in (id_array(*range(1, 10)), first):
-            change_model(model, change)
+            model.apply(change)
         (pages,) = connections[0].execute("PRAGMA page_count").fetchone()
         connections[0].execute(f"PRAGMA max_page_count = {pages}")
         large = await running.together(second, id_array(*range(1000, 9000)))
@@ -359,10 +347,8 @@ async def test_what_was_found_to_be_old_counts_even_if_a_change_is_not_made(
         _assert_holds(running.target.corpus, model)
         (done,) = await running.done(second)
         assert (done.inserted, done.evicted) == (9, 9)
-        gone = _make_room(model, second)
-        assert gone is not None
-        assert gone.tolist() == list(range(10, 19))
-        change_model(model, second)
+        assert model.evict(second.post_ids, _CAPACITY) == list(range(10, 19))
+        model.apply(second)
         _assert_holds(running.target.corpus, model)
 
 
@@ -375,7 +361,7 @@ async def test_posts_that_do_not_fit_an_empty_corpus_evict_nobody(
         _assert_holds(running.target.corpus, model)
         all_new = posts_of(range(101, 141), names=[])
         assert await running.done(all_new) == [ChangeResult(2, 40, 0, 0, 20)]
-        model = described(all_new)
+        model = Model.of(all_new)
         _assert_holds(running.target.corpus, model)
 
 
@@ -399,7 +385,7 @@ async def test_a_change_is_not_made_unless_that_before_it_is(corpus: Path, model
                 await asyncio.wrap_future(each.future)
         assert await asyncio.wrap_future(other.future) == ChangeResult(2, 0, 0, 1)
         assert running.groups == [1, 1]
-    change_model(model, id_array(3))
+    model.apply(id_array(3))
     _assert_kept(corpus, model, 2)
 
 
@@ -419,7 +405,7 @@ async def test_labels_that_do_not_fit_fail_alone(corpus: Path, model: Model) -> 
             await tasks[1]
         assert set(running.target.corpus.labels.names) == {*known, "a", "b", "c"}
     for change in made:
-        change_model(model, change)
+        model.apply(change)
     _assert_kept(corpus, model, 4)
 
 
@@ -448,7 +434,7 @@ async def test_a_change_that_is_cancelled_while_it_waits_is_not_made(
         assert await running.done(id_array(8)) == [ChangeResult(5, 0, 0, 1)]
         assert running.groups == [1, 2, 1, 1]  # a group of nobody is none
     for change in (*made, id_array(8)):
-        change_model(model, change)
+        model.apply(change)
     _assert_kept(corpus, model, 5)
 
 
@@ -462,7 +448,7 @@ async def test_a_change_that_is_cancelled_while_it_is_made_is_made(
             await task
         running.gate.set()
         assert await running.done(id_array(1, 2)) == [ChangeResult(2, 0, 0, 1)]
-    change_model(model, id_array(1, 2))
+    model.apply(id_array(1, 2))
     _assert_kept(corpus, model, 2)
 
 
@@ -473,7 +459,7 @@ async def test_a_full_disk_changes_nothing_and_later_changes_are_made(
         database = connections[0]
         first, last = posts_of([1, 21]), posts_of([2, 22])
         assert await running.done(first) == [ChangeResult(1, 1, 1, 0)]
-        change_model(model, first)
+        model.apply(first)
         (pages,) = database.execute("PRAGMA page_count").fetchone()
         database.execute(f"PRAGMA max_page_count = {pages + 2}")
         large = id_array(*range(10, 8000))
@@ -488,7 +474,7 @@ async def test_a_full_disk_changes_nothing_and_later_changes_are_made(
         _assert_holds(running.target.corpus, model)
         database.execute("PRAGMA max_page_count = 1000000")
         assert await running.done(last) == [ChangeResult(3, 1, 1, 0)]
-        change_model(model, last)
+        model.apply(last)
         _assert_holds(running.target.corpus, model)
     _assert_kept(corpus, model, 3)
 
@@ -510,7 +496,7 @@ async def test_after_a_change_that_cannot_be_applied_no_others_are_taken(
         with pytest.raises(StorageError):
             running.updates.check_open()
         assert running.groups == [1]
-    change_model(model, posts_of([21]))  # it is there after a restart
+    model.apply(posts_of([21]))  # it is there after a restart
     _assert_kept(corpus, model, 1)
 
 
@@ -588,7 +574,7 @@ async def test_closing_makes_the_changes_that_wait_and_refuses_others(
             ChangeResult(3, 0, 0, 1),
         ]
     for change in changes:
-        change_model(model, change)
+        model.apply(change)
     _assert_kept(corpus, model, 3)
 
 
@@ -618,5 +604,5 @@ def test_whoever_waits_on_a_loop_that_is_closed_harms_nobody(corpus: Path, model
     running.gate.set()
     assert running.updates.close(_PATIENCE_S)
     running.store.close()
-    change_model(model, change)
+    model.apply(change)
     _assert_kept(corpus, model, 1)
