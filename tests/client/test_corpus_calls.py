@@ -21,7 +21,7 @@ from phoenix_client import (
     CallCancelledError,
     CorpusState,
     DeadlineExceededError,
-    Deleted,
+    DeleteResult,
     FailedPreconditionError,
     InvalidArgumentError,
     MalformedReplyError,
@@ -29,7 +29,7 @@ from phoenix_client import (
     Post,
     ResourceExhaustedError,
     Snapshot,
-    Upserted,
+    UpsertResult,
 )
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
 
@@ -84,7 +84,7 @@ def test_upsert_posts_sends_columns_and_says_what_it_did(server: FakeServer, ask
         Post(BIG, 17, None, [], (0.0, -1.0)),
         Post(3, 18, MOMENT.astimezone(timezone(timedelta(hours=9))), ("football",), (1.0, 0.0)),
     )
-    assert ask("upsert_posts", iter(posts)) == Upserted(sequence=42, inserted=2, replaced=1)
+    assert ask("upsert_posts", iter(posts)) == UpsertResult(sequence=42, inserted=2, replaced=1)
     assert server.requests == [
         corpus_pb2.UpsertPostsRequest(
             post_ids=[BIGGER, BIG, 3],
@@ -116,7 +116,7 @@ def test_what_was_written_can_be_looked_up(ask: Ask) -> None:
 
 def test_delete_posts_counts_those_that_were_there(server: FakeServer, ask: Ask) -> None:
     ask("upsert_posts", [_post(BIGGER), _post(2)])
-    assert ask("delete_posts", iter([BIGGER, 9])) == Deleted(sequence=2, deleted=1)
+    assert ask("delete_posts", iter([BIGGER, 9])) == DeleteResult(sequence=2, deleted=1)
     assert server.requests[-1] == corpus_pb2.DeletePostsRequest(post_ids=[BIGGER, 9])
     assert list(server.held) == [2]
 
@@ -194,26 +194,26 @@ def test_posts_that_cannot_be_sent_are_refused_before_the_call(
 def test_every_batch_of_a_stream_is_a_message(server: FakeServer, ask: Ask) -> None:
     server.held = {2: Held(1, 0, ()), 5: Held(1, 0, ())}
     batches = ([_post(1), _post(2)], iter([_post(3)]), [_post(4), _post(5), _post(6)])
-    assert ask("stream_upsert_posts", iter(batches)) == Upserted(3, inserted=4, replaced=2)
+    assert ask("stream_upsert_posts", iter(batches)) == UpsertResult(3, inserted=4, replaced=2)
     assert _sizes(server) == [2, 1, 3]
     assert sorted(server.held) == [1, 2, 3, 4, 5, 6]
 
 
 def test_what_was_evicted_is_counted(server: FakeServer, ask: Ask) -> None:
     server.evicted = 3
-    assert ask("upsert_posts", [_post(1)]) == Upserted(1, inserted=1, replaced=0, evicted=3)
+    assert ask("upsert_posts", [_post(1)]) == UpsertResult(1, inserted=1, replaced=0, evicted=3)
     batches = [[_post(2)], [_post(1), _post(3)]]
-    assert ask("stream_upsert_posts", batches) == Upserted(3, inserted=2, replaced=1, evicted=6)
+    assert ask("stream_upsert_posts", batches) == UpsertResult(3, inserted=2, replaced=1, evicted=6)
 
 
 def test_a_stream_without_batches_changes_nothing(server: FakeServer, ask: Ask) -> None:
-    assert ask("stream_upsert_posts", []) == Upserted(0, 0, 0)
+    assert ask("stream_upsert_posts", []) == UpsertResult(0, 0, 0)
     assert server.requests == []
 
 
 def test_a_long_stream_arrives_whole(server: FakeServer, ask: Ask) -> None:
     batches = ([_post(10 * number + i) for i in range(1, 10)] for number in range(500))
-    assert ask("stream_upsert_posts", batches, timeout_s=50) == Upserted(500, 4500, 0)
+    assert ask("stream_upsert_posts", batches, timeout_s=50) == UpsertResult(500, 4500, 0)
 
 
 @pytest.mark.parametrize("before", [0, 1, 20])
@@ -283,7 +283,7 @@ async def test_the_batches_may_be_an_async_iterable(server: FakeServer) -> None:
             yield [_post(number)]
 
     async with AsyncPhoenixClient(server.target) as client:
-        assert await client.stream_upsert_posts(batches()) == Upserted(3, 3, 0)
+        assert await client.stream_upsert_posts(batches()) == UpsertResult(3, 3, 0)
 
 
 async def test_async_batches_are_cancelled_when_the_call_ends(server: FakeServer) -> None:

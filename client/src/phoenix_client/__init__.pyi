@@ -24,10 +24,10 @@ from .files.sequence import load_sequence as load_sequence
 from .files.sequence import load_sequences as load_sequences
 from .files.sequence import parse_sequence as parse_sequence
 from .types.corpus import CorpusState as CorpusState
-from .types.corpus import Deleted as Deleted
+from .types.corpus import DeleteResult as DeleteResult
 from .types.corpus import FoundPosts as FoundPosts
 from .types.corpus import Snapshot as Snapshot
-from .types.corpus import Upserted as Upserted
+from .types.corpus import UpsertResult as UpsertResult
 from .types.filters import Filter as Filter
 from .types.generations import Generation as Generation
 from .types.generations import GenerationState as GenerationState

@@ -54,7 +54,7 @@ class AsyncPhoenixClient(AsyncCorpusCalls):
             with_created_at: Return when the posts were created.
             with_representation: Return the user's representation.
             min_sequence: Wait, within the time limit, until the corpus holds the change of this
-                number (`Upserted.sequence`, `Deleted.sequence`).
+                number (`UpsertResult.sequence`, `DeleteResult.sequence`).
             filter: Conditions that the posts must meet. None: all posts are eligible.
             timeout_s: Time limit of this call.
 

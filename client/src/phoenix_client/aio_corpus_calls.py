@@ -6,7 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 
 from phoenix_client.transport.aio_connection import AsyncConnection
-from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+from phoenix_client.types.corpus import (
+    CorpusState,
+    DeleteResult,
+    FoundPosts,
+    Snapshot,
+    UpsertResult,
+)
 from phoenix_client.types.posts import Post
 from phoenix_client.wire import corpus_messages
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb2
@@ -17,7 +23,7 @@ class AsyncCorpusCalls(AsyncConnection):
 
     async def upsert_posts(
         self, posts: Iterable[Post], *, timeout_s: float | None = None
-    ) -> Upserted:
+    ) -> UpsertResult:
         """Insert posts into the corpus, and replace those with the same ids: all posts or none.
 
         Every call that begins after the reply sees them.
@@ -40,7 +46,7 @@ class AsyncCorpusCalls(AsyncConnection):
         batches: Iterable[Iterable[Post]] | AsyncIterable[Iterable[Post]],
         *,
         timeout_s: float | None = None,
-    ) -> Upserted:
+    ) -> UpsertResult:
         """Write many posts in one call. Each batch is a change of its own, as by `upsert_posts`.
 
         The first batch that fails ends the call: batches before it stay written, none after it is.
@@ -65,7 +71,7 @@ class AsyncCorpusCalls(AsyncConnection):
 
     async def delete_posts(
         self, post_ids: Iterable[int], *, timeout_s: float | None = None
-    ) -> Deleted:
+    ) -> DeleteResult:
         """Delete posts from the corpus: all or none. Ids that it does not hold are ignored.
 
         Args:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from phoenix_client.transport.connection import Connection
-from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+from phoenix_client.types.corpus import (
+    CorpusState,
+    DeleteResult,
+    FoundPosts,
+    Snapshot,
+    UpsertResult,
+)
 from phoenix_client.types.posts import Post
 from phoenix_client.wire import corpus_messages
 
@@ -13,7 +19,9 @@ from phoenix_client.wire import corpus_messages
 class CorpusCalls(Connection):
     """The methods of `PhoenixClient` that are about the corpus."""
 
-    def upsert_posts(self, posts: Iterable[Post], *, timeout_s: float | None = None) -> Upserted:
+    def upsert_posts(
+        self, posts: Iterable[Post], *, timeout_s: float | None = None
+    ) -> UpsertResult:
         """Insert posts into the corpus, and replace those with the same ids: all posts or none.
 
         Every call that begins after the reply sees them.
@@ -33,7 +41,7 @@ class CorpusCalls(Connection):
 
     def stream_upsert_posts(
         self, batches: Iterable[Iterable[Post]], *, timeout_s: float | None = None
-    ) -> Upserted:
+    ) -> UpsertResult:
         """Write many posts in one call. Each batch is a change of its own, as by `upsert_posts`.
 
         The first batch that fails ends the call: batches before it stay written, none after it is.
@@ -56,7 +64,9 @@ class CorpusCalls(Connection):
         reply = self._send("StreamUpsertPosts", requests, timeout_s)
         return corpus_messages.read_upserted(reply)
 
-    def delete_posts(self, post_ids: Iterable[int], *, timeout_s: float | None = None) -> Deleted:
+    def delete_posts(
+        self, post_ids: Iterable[int], *, timeout_s: float | None = None
+    ) -> DeleteResult:
         """Delete posts from the corpus: all or none. Ids that it does not hold are ignored.
 
         Args:

@@ -15,7 +15,13 @@ from phoenix_client.cli.options import ID, SNAPSHOT_TIMEOUT, STREAM_TIMEOUT, ser
 
 if TYPE_CHECKING:
     from phoenix_client.client import PhoenixClient
-    from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+    from phoenix_client.types.corpus import (
+        CorpusState,
+        DeleteResult,
+        FoundPosts,
+        Snapshot,
+        UpsertResult,
+    )
     from phoenix_client.types.posts import Post
 
 _post_ids = click.argument("post_ids", nargs=-1, required=True, type=ID, metavar="POST_ID...")
@@ -25,7 +31,7 @@ _post_ids = click.argument("post_ids", nargs=-1, required=True, type=ID, metavar
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--batch", type=click.IntRange(1), default=500, help="How many posts make a change.")
 @server_command(output.upserted_text, output.fields_json, time_limit=STREAM_TIMEOUT)
-def upsert(client: PhoenixClient, file: Path, batch: int) -> Upserted:
+def upsert(client: PhoenixClient, file: Path, batch: int) -> UpsertResult:
     """Write posts to the corpus, in place of those with the same ids.
 
     FILE holds one JSON object a line; - for standard input. A line has a post_id and an author_id
@@ -38,7 +44,7 @@ def upsert(client: PhoenixClient, file: Path, batch: int) -> Upserted:
 @click.command()
 @_post_ids
 @server_command(output.deleted_text, output.fields_json)
-def delete(client: PhoenixClient, post_ids: tuple[int, ...]) -> Deleted:
+def delete(client: PhoenixClient, post_ids: tuple[int, ...]) -> DeleteResult:
     """Delete posts from the corpus."""
     return client.delete_posts(dict.fromkeys(post_ids))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from google.protobuf.message import Message
 
-    from phoenix_client.types.corpus import Deleted, FoundPosts, Snapshot, Upserted
+    from phoenix_client.types.corpus import DeleteResult, FoundPosts, Snapshot, UpsertResult
     from phoenix_client.types.generations import Generation
     from phoenix_client.types.results import RetrieveResult
 
@@ -123,13 +123,13 @@ def posts_text(found: FoundPosts, now: datetime | None = None) -> str:
     return "\n".join(lines)
 
 
-def upserted_text(done: Upserted) -> str:
+def upserted_text(done: UpsertResult) -> str:
     """Write how many posts were inserted, replaced and evicted."""
     text = f"sequence {done.sequence}: {done.inserted:,} inserted, {done.replaced:,} replaced"
     return f"{text}, {done.evicted:,} evicted" if done.evicted else text
 
 
-def deleted_text(done: Deleted) -> str:
+def deleted_text(done: DeleteResult) -> str:
     """Write how many posts were deleted."""
     return f"sequence {done.sequence}: {done.deleted:,} deleted"
 

@@ -12,7 +12,7 @@ from phoenix_client.types.posts import Posts
 
 
 @dataclass(frozen=True)
-class Upserted:
+class UpsertResult:
     """Result of writing posts.
 
     Attributes:
@@ -29,7 +29,7 @@ class Upserted:
 
 
 @dataclass(frozen=True)
-class Deleted:
+class DeleteResult:
     """Result of deleting posts.
 
     Attributes:

@@ -10,7 +10,13 @@ from functools import partial
 from phoenix_client.errors import MalformedReplyError
 from phoenix_client.types import times
 from phoenix_client.types.columns import u64_column
-from phoenix_client.types.corpus import CorpusState, Deleted, FoundPosts, Snapshot, Upserted
+from phoenix_client.types.corpus import (
+    CorpusState,
+    DeleteResult,
+    FoundPosts,
+    Snapshot,
+    UpsertResult,
+)
 from phoenix_client.types.labels import check_label, check_sequence
 from phoenix_client.types.posts import Post, Posts
 from phoenix_client.wire.call import Call
@@ -37,7 +43,7 @@ def upsert_request(posts: Iterable[Post]) -> corpus_pb2.UpsertPostsRequest:
     return request
 
 
-def upsert(posts: Iterable[Post]) -> Call[Upserted]:
+def upsert(posts: Iterable[Post]) -> Call[UpsertResult]:
     """Return the call that writes posts.
 
     Raises:
@@ -113,12 +119,12 @@ def _write_labels(rows: Sequence[Post], request: corpus_pb2.UpsertPostsRequest) 
 
 def read_upserted(
     reply: corpus_pb2.UpsertPostsResponse | corpus_pb2.StreamUpsertPostsResponse,
-) -> Upserted:
+) -> UpsertResult:
     """Read the counts of a write."""
-    return Upserted(reply.sequence, reply.inserted, reply.replaced, reply.evicted)
+    return UpsertResult(reply.sequence, reply.inserted, reply.replaced, reply.evicted)
 
 
-def delete(post_ids: Iterable[int]) -> Call[Deleted]:
+def delete(post_ids: Iterable[int]) -> Call[DeleteResult]:
     """Return the call that deletes posts.
 
     Raises:
@@ -128,9 +134,9 @@ def delete(post_ids: Iterable[int]) -> Call[Deleted]:
     return Call("DeletePosts", request, read_deleted)
 
 
-def read_deleted(reply: corpus_pb2.DeletePostsResponse) -> Deleted:
+def read_deleted(reply: corpus_pb2.DeletePostsResponse) -> DeleteResult:
     """Read the count of a delete."""
-    return Deleted(reply.sequence, reply.deleted)
+    return DeleteResult(reply.sequence, reply.deleted)
 
 
 def get_posts(post_ids: Iterable[int]) -> Call[FoundPosts]:

@@ -40,7 +40,7 @@ MOVES: dict[GenerationState, set[GenerationState]] = {
 }
 
 
-class _Loaded(NamedTuple):
+class _Parts(NamedTuple):
     """What a generation has in memory."""
 
     engine: Engine
@@ -65,12 +65,12 @@ class Generation:
         self.corpus = corpus
         self.state = GenerationState.LOADING
         self.reason = ""
-        self._loaded: _Loaded | None = None
+        self._loaded: _Parts | None = None
         self._catching_up = threading.Lock()
 
     def attach(self, engine: Engine, store: Store, queue: QueueConfig) -> None:
         """Take what was loaded, and start the queue's threads, with the caller's priority."""
-        self._loaded = _Loaded(engine, Batcher(engine, queue), store)
+        self._loaded = _Parts(engine, Batcher(engine, queue), store)
 
     @property
     def is_loaded(self) -> bool:
@@ -141,7 +141,7 @@ class Generation:
         """Forget what was loaded, after `close`."""
         self._loaded = None
 
-    def _in_memory(self) -> _Loaded:
+    def _in_memory(self) -> _Parts:
         if self._loaded is None:
             raise NotReadyError(f"generation {self.number} is {self.state.value}")
         return self._loaded

@@ -26,7 +26,7 @@ class ProgramCache:
         Args:
             beside: A handle of the cache to share. Default: a new cache.
         """
-        self._shared = _Shared() if beside is None else beside._shared
+        self._shared = _SharedPrograms() if beside is None else beside._shared
         self._requested: dict[Hashable, _Program] = {}
 
     def get(self, key: Hashable, compile_one: Callable[[], Any]) -> Any:
@@ -62,7 +62,7 @@ class _Program:
         self.run = run
 
 
-class _Shared:
+class _SharedPrograms:
     """The cache that handles share; it holds programs weakly."""
 
     def __init__(self) -> None:

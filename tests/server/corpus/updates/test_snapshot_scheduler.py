@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phoenix_server.corpus.updates import snapshot_scheduler as module
-from phoenix_server.corpus.updates.commands import SnapshotCommand, SnapshotFinished
+from phoenix_server.corpus.updates.commands import SnapshotCommand, SnapshotOutcome
 from phoenix_server.corpus.updates.snapshot_scheduler import SnapshotScheduler
 from phoenix_server.errors import CorpusError, NotReadyError, StorageError
 
@@ -23,7 +23,7 @@ class Disk:
         self.steps: list[str] = []
         self.store: Any = SimpleNamespace(snapshot=None)
         self.target: Any = SimpleNamespace(store=self.store, engine=None)
-        self.finished: SimpleQueue[SnapshotFinished] = SimpleQueue()
+        self.finished: SimpleQueue[SnapshotOutcome] = SimpleQueue()
         monkeypatch.setattr(module, "write_snapshot", self._write)
         monkeypatch.setattr(module, "_trim_journal", lambda *_: self.steps.append("trim"))
         monkeypatch.setattr(module, "prune_snapshots", lambda _: self.steps.append("prune"))

@@ -6,7 +6,7 @@ from collections import deque
 from phoenix_server.corpus.updates.commands import (
     PendingChange,
     SnapshotCommand,
-    SnapshotFinished,
+    SnapshotOutcome,
     SwitchCommand,
 )
 from phoenix_server.errors import NotReadyError, OverloadedError
@@ -15,7 +15,7 @@ _MAX_PENDING_POSTS = 1 << 16
 _MAX_GROUP_POSTS = 1 << 13  # a group ends with the change that reaches it
 _RETRY_S = 0.1
 
-ControlCommand = SnapshotCommand | SnapshotFinished | SwitchCommand
+ControlCommand = SnapshotCommand | SnapshotOutcome | SwitchCommand
 Command = PendingChange | ControlCommand
 
 
@@ -46,7 +46,7 @@ class CommandQueue:
             self._commands.append(command)
             self._arrived.notify()
 
-    def put_finished(self, finished: SnapshotFinished) -> None:
+    def put_finished(self, finished: SnapshotOutcome) -> None:
         """Add what became of a snapshot, to a closed queue too."""
         with self._arrived:
             self._commands.append(finished)

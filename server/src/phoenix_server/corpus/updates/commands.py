@@ -85,7 +85,7 @@ class SnapshotCommand:
 
 
 @dataclass(eq=False)
-class SnapshotFinished:
+class SnapshotOutcome:
     """A snapshot has been written, or could not be.
 
     Attributes:

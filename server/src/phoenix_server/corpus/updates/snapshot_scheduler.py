@@ -11,7 +11,7 @@ from phoenix_server.corpus.disk.compaction import prune_snapshots, write_snapsho
 from phoenix_server.corpus.disk.journal import Journal
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.corpus.disk.store import Store
-from phoenix_server.corpus.updates.commands import SnapshotCommand, SnapshotFinished, UpdateTarget
+from phoenix_server.corpus.updates.commands import SnapshotCommand, SnapshotOutcome, UpdateTarget
 from phoenix_server.errors import CorpusError, NotReadyError, StorageError
 from phoenix_server.runtime.threads import run_in_thread, settle
 
@@ -30,7 +30,7 @@ class SnapshotScheduler:
     """
 
     def __init__(
-        self, before_trim: Callable[[Store], None], report: Callable[[SnapshotFinished], None]
+        self, before_trim: Callable[[Store], None], report: Callable[[SnapshotOutcome], None]
     ) -> None:
         """Begin without a snapshot.
 
@@ -68,7 +68,7 @@ class SnapshotScheduler:
         if not self.is_running and time.monotonic() >= self._next_due_s:
             self._start(target)
 
-    def finish(self, finished: SnapshotFinished, target: UpdateTarget) -> None:
+    def finish(self, finished: SnapshotOutcome, target: UpdateTarget) -> None:
         """Answer the callers of a snapshot, and begin the next if others wait."""
         self.is_running = False
         error = finished.outcome.exception()
@@ -85,7 +85,7 @@ class SnapshotScheduler:
         self.is_running = True
         requests, self._requests = self._requests, []
         outcome = run_in_thread(partial(self._write, target), "snapshot")
-        finished = SnapshotFinished(target.store, requests, outcome)
+        finished = SnapshotOutcome(target.store, requests, outcome)
         outcome.add_done_callback(lambda _: self._report(finished))
 
     def _write(self, target: UpdateTarget) -> Snapshot:

@@ -22,7 +22,7 @@ from phoenix_server.corpus.updates.command_queue import CommandQueue
 from phoenix_server.corpus.updates.commands import (
     PendingChange,
     SnapshotCommand,
-    SnapshotFinished,
+    SnapshotOutcome,
     SwitchCommand,
     UpdateTarget,
 )
@@ -168,7 +168,7 @@ class UpdateWorker:
             match command:
                 case SnapshotCommand():
                     self._snapshots.request(self._target, command)
-                case SnapshotFinished():
+                case SnapshotOutcome():
                     if command.store is self.store:
                         self._journal_posts = _count_journal(self.store)
                     self._snapshots.finish(command, self._target)
