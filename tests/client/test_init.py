@@ -15,7 +15,7 @@ from commands import run_program
 def test_names_for_the_type_checker_are_the_names_at_run_time() -> None:
     tree = ast.parse(Path(phoenix_client.__file__).with_suffix(".pyi").read_text())
     typed = {
-        (each.module or "", alias.asname or "")
+        (each.module, alias.asname or "")
         for each in tree.body
         if isinstance(each, ast.ImportFrom)
         for alias in each.names
@@ -23,7 +23,8 @@ def test_names_for_the_type_checker_are_the_names_at_run_time() -> None:
     assert {name for _, name in typed} == set(vars(phoenix_client)["__all__"])
     for module, name in typed:
         value = getattr(phoenix_client, name)
-        assert value is getattr(sys.modules[f"phoenix_client.{module}"], name)
+        parent = sys.modules[f"phoenix_client.{module}" if module else "phoenix_client"]
+        assert value is getattr(parent, name)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -1,3 +1,4 @@
+from . import errors as errors
 from .aio import AsyncPhoenixClient as AsyncPhoenixClient
 from .client import PhoenixClient as PhoenixClient
 from .errors import CallCancelledError as CallCancelledError

@@ -1,6 +1,7 @@
 """The command line: `phoenix-export bundle` and `phoenix-export demo`."""
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CoercionError, CycloptsError, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,10 +19,22 @@ from phoenix_export.checkpoint import open_checkpoint
 from phoenix_export.demo import DemoSizes, write_demo
 from phoenix_export.errors import ExportError
 
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+def _refuse_fractions(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Refuse 1.6 for an integer; Cyclopts rounds it."""
+    for argument in arguments:
+        for token in argument.tokens:
+            if argument.hint is int and not _INTEGER.fullmatch(token.value):
+                raise CoercionError(token=token, argument=argument, target_type=int)
+
+
 app = App(
     name="phoenix-export",
     help="Turn a Phoenix checkpoint into portable compiled programs.",
     version_flags=(),
+    config=[_refuse_fractions],
     default_parameter=Parameter(allow_repeating=True),
 )
 _console = Console(stderr=True, highlight=False, emoji=False)
@@ -95,12 +108,15 @@ def _report_progress(steps: int | None = None) -> Generator[Callable[[str], None
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: with 1 after a failed export, with 2 after wrong usage."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        _run(sys.argv[1:] if arguments is None else arguments)
+        _run(arguments)
     except (CycloptsError, ExportError) as exc:
         _say(f"error: {exc}", style="red")
         sys.exit(2 if isinstance(exc, CycloptsError) else 1)
-    sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0 if arguments else 2)  # without arguments it prints the help
 
 
 def _run(arguments: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from commands import Run, run_module, run_program
+from phoenix_server.cli.main import app
 from server.cases import copied, edit_manifest, flip_bit
 from server.cli.cases import assert_one_line
 
@@ -51,10 +52,10 @@ def test_help_does_not_import_what_is_slow() -> None:
         assert any(f" {group} " in line for line in lines)
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"]])
-def test_help_lists_the_commands(run: Run, arguments: list[str]) -> None:
+@pytest.mark.parametrize(("arguments", "expected"), [([], 2), (["--help"], 0)])
+def test_help_lists_the_commands(run: Run, arguments: list[str], expected: int) -> None:
     status, out, err = run(*arguments)
-    assert (status, err) == (0, "")
+    assert (status, err) == (expected, "")
     for command in ("serve", "compile", "import-corpus", "build-corpus", "inspect"):
         assert f" {command} " in out
 
@@ -80,3 +81,24 @@ def test_wrong_usage_is_status_2(run: Run, arguments: list[str], named: str) -> 
     assert_one_line(outcome, "", status=2)
     assert outcome.out == ""
     assert named in outcome.err
+
+
+def test_a_fraction_is_no_integer(run: Run) -> None:
+    for value in ("1.6", "0x10", ""):
+        status, _, err = run("serve", "--bundle", "b", "--corpus", "c", "--shards", value)
+        assert status == 2
+        assert "--shards" in err
+
+
+@pytest.mark.parametrize(("word", "expected"), [("on", True), ("1", True), ("off", False)])
+def test_variables_of_switches(monkeypatch: pytest.MonkeyPatch, word: str, expected: bool) -> None:
+    monkeypatch.setenv("PHOENIX_READ_ONLY", word)
+    _, bound, _ = app.parse_args(["serve", "--bundle", "b", "--corpus", "c"])
+    assert bound.arguments["options"].read_only is expected
+
+
+def test_no_variable_has_a_file_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHOENIX_TRUST_PICKLE", "1")
+    command = ["import-corpus", "a.npz", "--bundle", "b", "--out", "c"]
+    assert not app.parse_args(command)[1].arguments.get("trust_pickle")
+    assert app.parse_args([*command, "--trust-pickle"])[1].arguments["trust_pickle"]

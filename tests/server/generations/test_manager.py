@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,7 +51,11 @@ class _Loader:
         self.opened.append(store := fake_store(read_only=True, adopt=lambda snapshot: None))
         return SimpleNamespace(bundle=bundle, store=store)
 
-    def release(self, store: Any) -> None:
+    def release(self, store: Any, while_closing: Any = nullcontext()) -> None:  # noqa: B008
+        with while_closing:
+            self._release(store)
+
+    def _release(self, store: Any) -> None:
         self.opened = [each for each in self.opened if each is not store]
 
     def check_memory(self, source: Any, loaded: object) -> None:
@@ -88,9 +92,12 @@ def _states(manager: GenerationManager) -> dict[int, GenerationState]:
 
 async def test_the_first_generation_is_active_once_it_is_loaded() -> None:
     starting = _manager(_Loader())
-    for read in (lambda: starting.active, lambda: starting.updates):
+    for read in (lambda: starting.active, lambda: starting.updates, starting.listed):
         with pytest.raises(NotReadyError, match="is loading its bundle and corpus"):
             read()
+    for change in (starting.load(None, None), starting.activate(1), starting.roll_back()):
+        with pytest.raises(NotReadyError, match="is loading its bundle and corpus"):
+            await change
     async with _started(_Loader()) as manager:
         assert _states(manager) == {1: S.ACTIVE}
         assert (manager.active.number, manager.active.bundle) == (1, BUNDLE)
@@ -120,6 +127,28 @@ async def test_only_the_active_and_the_previous_generation_stay_loaded() -> None
             await manager.load(None, None, activate=True)
         assert _states(manager) == {2: S.ROLLBACK, 3: S.ACTIVE}
         assert loader.opened == [each.store for each in manager.listed()]
+
+
+async def test_an_activation_goes_on_without_its_caller() -> None:
+    loader = _Loader()
+    async with _started(loader) as manager:
+        await manager.load(None, None, activate=True)
+        await manager.load(None, None)
+        with manager.updates.snapshots_paused():  # the first one's corpus waits for it
+            activating = asyncio.create_task(manager.activate(3))
+            async with asyncio.timeout(60):
+                while _states(manager) != {2: S.ROLLBACK, 3: S.ACTIVE}:
+                    await asyncio.sleep(0.001)
+            activating.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await activating
+            assert manager.is_busy
+        async with asyncio.timeout(60):
+            while manager.is_busy:
+                await asyncio.sleep(0.001)
+        assert loader.opened == [each.store for each in manager.listed()]
+        await manager.load(None, None, activate=True)
+        assert _states(manager) == {3: S.ROLLBACK, 4: S.ACTIVE}
 
 
 async def test_idle_generations_are_unloaded_where_memory_is_short() -> None:

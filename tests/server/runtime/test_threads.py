@@ -53,3 +53,12 @@ def test_a_future_gets_the_result_or_the_exception() -> None:
     failed: Future[None] = Future()
     settle(failed, lambda: sys.exit(3))  # whoever waits learns of it, whatever it is
     assert isinstance(failed.exception(), SystemExit)
+
+
+def test_a_thread_that_cannot_start_fails_its_future(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="start new thread"):
+        run_in_thread(int, "load").result(timeout=60)

@@ -5,24 +5,39 @@ takes seconds to import, and `--help` needs none of it.
 """
 
 import logging
+import re
 import sys
+from collections.abc import Sequence
+from typing import get_args
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CoercionError, CycloptsError, Parameter
 from cyclopts.config import Env
 
 from phoenix_server.artifacts import describe_error
 from phoenix_server.cli.console import say
 from phoenix_server.errors import PhoenixServerError
 
+# An environment that outlives a command must not unpickle files or drop what a user has.
+_NOT_FROM_ENV = ("--trust-pickle", "--restart", "--drop-duplicates")
+_SWITCHES = {"on": "true", "off": "false"}  # Cyclopts knows the other words.
+_INTEGER = re.compile(r"[+-]?[0-9]+")
 
-def _ignore_empty_variables(
-    app: App, commands: tuple[str, ...], arguments: ArgumentCollection
-) -> None:
-    """Treat an empty environment variable as one that is not set."""
+
+def _check_tokens(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Ignore empty variables, and those that only the command line sets; refuse fractions."""
     for argument in arguments:
-        argument.tokens[:] = [
-            token for token in argument.tokens if token.value or token.source != "env"
-        ]
+        types = {argument.hint, *get_args(argument.hint)}
+        tokens = list(argument.tokens)
+        argument.tokens.clear()
+        for token in tokens:
+            if token.source == "env":
+                if not token.value or argument.name in _NOT_FROM_ENV:
+                    continue
+                if bool in types:
+                    token = token.evolve(value=_SWITCHES.get(token.value.lower(), token.value))
+            if int in types and not _INTEGER.fullmatch(token.value):  # Cyclopts rounds 1.6
+                raise CoercionError(token=token, argument=argument, target_type=int)
+            argument.tokens.append(token)
 
 
 def _describe_default(value: object) -> str | None:
@@ -38,7 +53,7 @@ app = App(
     help_epilogue="An environment variable sets an option too: PHOENIX_MAX_TOP_K=500 is "
     "--max-top-k 500.",
     version_flags=(),
-    config=[Env("PHOENIX_", command=False), _ignore_empty_variables],
+    config=[Env("PHOENIX_", command=False), _check_tokens],
     default_parameter=Parameter(
         negative=(),
         allow_repeating=True,
@@ -63,20 +78,23 @@ def main() -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    arguments = sys.argv[1:]
     try:
-        _run()
+        _run(arguments)
     except CycloptsError as exc:
         say(f"error: {exc}", style="red")
         sys.exit(2)
     except (PhoenixServerError, OSError) as exc:
         say(f"error: {describe_error(exc)}", style="red")
         sys.exit(1)
-    sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0 if arguments else 2)  # without arguments it prints the help
 
 
-def _run() -> None:
+def _run(arguments: Sequence[str]) -> None:
     try:
-        command, bound, _ = app.parse_args(sys.argv[1:], print_error=False, exit_on_error=False)
+        command, bound, _ = app.parse_args(arguments, print_error=False, exit_on_error=False)
     except ValueError as exc:  # a check of a dataclass, which names the field first
         field, _, reason = str(exc).partition(": ")
         raise CycloptsError(msg=f"--{field.replace('_', '-')}: {reason}") from exc

@@ -118,6 +118,7 @@ class Loader:
         _log.info("loading %s and %s", source.bundle.path, store.path)
         engine = self._make_engine(source, self._sizes(store, loaded), throttle)
         try:
+            source.verify()
             if compile_all:
                 engine.compile_rest()
             replayed = replay(store, engine)
@@ -127,6 +128,7 @@ class Loader:
             engine.close()
             raise
         if not (store.read_only or source.is_shared):
+            store.adopt(engine.snapshot)  # or it may be pruned
             prune_snapshots(store)
         release_unused_memory()
         return engine
@@ -149,8 +151,9 @@ class Loader:
                         folder = stack.enter_context(TemporaryDirectory(prefix="phoenix-corpus-"))
                     snapshot = _reencode(source.store, towers, throttle, folder)
                 return Engine(source.bundle, snapshot, devices, sizes, programs, towers)
-        finally:
+        except BaseException:
             source.verify()  # a damaged file is the cause of any other error
+            raise
 
     def _sizes(self, store: Store, loaded: CorpusIndex | None) -> EngineConfig:
         """Return the sizes to compile for: one capacity for all states of a corpus."""

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from phoenix_server.artifacts import describe_error
 from phoenix_server.batching.stats import QueueStats
@@ -30,6 +31,8 @@ from phoenix_server.runtime.memory import release_unused_memory
 from phoenix_server.runtime.threads import call_in_thread
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _FEW_CHANGES, _MAX_ROUNDS = 64, 10  # of catching up while changes go on, before a switch
 
@@ -74,7 +77,8 @@ class GenerationManager:
         return self._busy.locked()
 
     def listed(self) -> list[Generation]:
-        """Return the generations in the order of their numbers, but for UNLOADING ones."""
+        """Return the generations by number, but for UNLOADING ones; errors as for `active`."""
+        _ = self.active
         return [each for each in self._registry.all() if each.state is not _S.UNLOADING]
 
     def stats(self) -> QueueStats:
@@ -120,28 +124,21 @@ class GenerationManager:
             NoMemoryError: It does not fit.
         """
         active = self.active
-        self._check_not_busy()
-        await self._busy.acquire()  # at once
-        task = asyncio.create_task(
-            self._load_beside(bundle or active.bundle, corpus or active.corpus, activate)
-        )
-        task.add_done_callback(lambda _: self._busy.release())
-        return await asyncio.shield(task)
+        bundle, corpus = bundle or active.bundle, corpus or active.corpus
+        return await self._run_alone(lambda: self._load_beside(bundle, corpus, activate))
 
     async def activate(self, number: int) -> Generation:
         """Activate a generation that is READY or kept for a rollback.
+
+        A caller that stops waiting does not cancel it.
 
         Raises:
             NoGenerationError: There is none of this number.
             GenerationError: It cannot be brought up to date, or another is being loaded.
         """
+        _ = self.active
         generation = self._registry.standby(number)
-        self._check_not_busy()
-        async with self._busy:
-            try:
-                await self._activate(generation)
-            except Exception as exc:
-                raise _as_generation_error(exc) from exc
+        await self._run_alone(lambda: self._activate(generation))
         return self.active
 
     async def roll_back(self) -> Generation:
@@ -150,6 +147,7 @@ class GenerationManager:
         Raises:
             GenerationError: There is none, or another is being loaded.
         """
+        _ = self.active
         return await self.activate(self._registry.rollback.number)
 
     def close(self, timeout_s: float | None = None) -> bool:
@@ -174,7 +172,7 @@ class GenerationManager:
             self._registry.fail(generation, reason)
             if generation.state is _S.FAILED:
                 await self._unload([generation])
-            raise _as_generation_error(exc) from exc
+            raise
         return generation
 
     async def _load(self, generation: Generation, source: Source | None = None) -> None:
@@ -223,7 +221,7 @@ class GenerationManager:
                 await self._unload(idle)
                 self._loader.check_memory(source, self._registry.index_of(source.store))
         except BaseException:
-            self._loader.sources.release(source.store)
+            await call_in_thread(partial(self._release, source.store), "unload")
             raise
 
     async def _activate(self, generation: Generation) -> None:
@@ -274,11 +272,15 @@ class GenerationManager:
                 store = generation.store
                 await call_in_thread(generation.close, "unload")
                 self._registry.remove(generation)
-                async with self._snapshots_paused():  # one may still be written of its corpus
-                    self._loader.sources.release(store)
+                await call_in_thread(partial(self._release, store), "unload")
                 freed = True
         if freed:
             await call_in_thread(partial(release_unused_memory, of_what_served=True), "unload")
+
+    def _release(self, store: Store) -> None:
+        """Give up a use of a store; in a thread, for closing its journal writes to the disk."""
+        paused = nullcontext() if self._updates is None else self._updates.snapshots_paused()
+        self._loader.sources.release(store, paused)  # a snapshot may still be written of it
 
     @asynccontextmanager
     async def _snapshots_paused(self) -> AsyncGenerator[None, None]:
@@ -288,13 +290,16 @@ class GenerationManager:
                 await call_in_thread(lambda: stack.enter_context(paused), "pause")
             yield
 
-    def _check_not_busy(self) -> None:
+    async def _run_alone(self, change: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Load or activate, while `is_busy`; it goes on if the caller stops waiting."""
         if self.is_busy:
             raise BusyError("another generation is being loaded, or activated")
-
-
-def _as_generation_error(exc: Exception) -> PhoenixServerError:
-    """Return the error that a caller gets for one of loading or activating."""
-    if isinstance(exc, GenerationError | NoGenerationError | NoMemoryError | NotReadyError):
-        return exc
-    return GenerationError(describe_error(exc))
+        await self._busy.acquire()  # at once
+        task = asyncio.create_task(change())
+        task.add_done_callback(lambda _: self._busy.release())
+        try:
+            return await asyncio.shield(task)
+        except (GenerationError, NoGenerationError, NoMemoryError, NotReadyError):
+            raise
+        except Exception as exc:
+            raise GenerationError(describe_error(exc)) from exc

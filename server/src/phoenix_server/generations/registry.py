@@ -115,11 +115,11 @@ class Registry:
     def set_active(self, generation: Generation) -> None:
         """Have requests go to a generation; the one before it is kept for a rollback."""
         with self._lock:
+            _move(generation, _S.ACTIVE)
             if self._active is None:
                 self._first_active_s = time.monotonic()
             else:
                 _move(self._active, _S.ROLLBACK)
-            _move(generation, _S.ACTIVE)
             self._active = generation  # one assignment: a request sees the one or the other
 
     def remove(self, generation: Generation) -> None:

@@ -6,6 +6,7 @@ Imports no JAX: files are opened, and their verification begins, while JAX is im
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,8 @@ from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.corpus.disk import snapshot as snapshots
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.engine.pairing import check_pair
+
+_AT_ONCE = nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +103,13 @@ class Sources:
         pool.shutdown(wait=False)
         return Source(bundle=opened, store=store, is_shared=is_shared, _checks=checks)
 
-    def release(self, store: Store) -> None:
-        """Give up one use of a store, and close it if it was the last."""
+    def release(self, store: Store, while_closing: AbstractContextManager[None] = _AT_ONCE) -> None:
+        """Give up one use of a store, and close it, within a context, if it was the last."""
         self._uses[store] -= 1
         if not self._uses[store]:
             del self._uses[store]
-            store.close()
+            with while_closing:
+                store.close()
 
     def close(self) -> None:
         """Close all stores."""

@@ -28,7 +28,7 @@ def run_in_thread(
             has priorities of threads.
 
     Returns:
-        Its result or its exception. It cannot be cancelled.
+        Its result or its exception, also one of starting the thread. It cannot be cancelled.
     """
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()
@@ -38,7 +38,10 @@ def run_in_thread(
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND_NICE)
         settle(future, function)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as exc:  # the system has no more threads
+        future.set_exception(exc)
     return future
 
 

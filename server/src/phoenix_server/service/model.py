@@ -113,7 +113,7 @@ def _describe(generation: Generation) -> pb.Generation:
         reason=generation.reason,
         previous=generation.state is GenerationState.ROLLBACK,
     )
-    if generation.is_loaded:
+    if generation.is_loaded and generation.state is not GenerationState.FAILED:
         engine = generation.engine
         message.generation = engine.generation
         message.tower_fingerprint = engine.tower

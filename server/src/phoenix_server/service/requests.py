@@ -35,7 +35,9 @@ def read_user(user: User, model: ModelSizes, field: str = "user") -> UserColumns
         post_ids=to_u64(user.post_ids),
         author_ids=to_u64(user.author_ids),
         action_masks=to_u64(user.action_masks),
-        product_surfaces=np.array(user.product_surfaces or [0] * count, np.uint32),
+        product_surfaces=np.array(user.product_surfaces, np.uint32)
+        if user.product_surfaces
+        else np.zeros(count, np.uint32),
     )
     violations = [
         Violation(f"{field}.{name}", f"has {len(column)} entries, {field}.post_ids has {count}")

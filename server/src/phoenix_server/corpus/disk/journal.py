@@ -109,9 +109,14 @@ class Journal:
         return self._value("SELECT max(sequence) FROM changes")
 
     def posts(self, after: int, through: int = 2**63 - 1) -> int:
-        """Return how many posts the changes from `after` + 1 through `through` write and delete."""
+        """Return how many posts the changes from `after` + 1 through `through` write and delete.
+
+        Raises:
+            CorpusError: The journal cannot be read.
+        """
         query = "SELECT sum(posts) FROM changes WHERE sequence > ? AND sequence <= ?"
-        return self._value(query, after, through) or 0
+        with self._errors(CorpusError, "read"):
+            return self._value(query, after, through) or 0
 
     def append(self, first: int, changes: Sequence[Change]) -> None:
         """Add changes, numbered from `first` on; when this returns they are durable.

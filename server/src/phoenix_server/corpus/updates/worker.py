@@ -29,7 +29,7 @@ from phoenix_server.corpus.updates.commands import (
 from phoenix_server.corpus.updates.eviction import EvictionQueue
 from phoenix_server.corpus.updates.snapshot_scheduler import SnapshotScheduler
 from phoenix_server.corpus.updates.visibility import Visibility
-from phoenix_server.errors import PhoenixServerError, ReadOnlyError, StorageError
+from phoenix_server.errors import CorpusError, PhoenixServerError, ReadOnlyError, StorageError
 from phoenix_server.runtime.threads import settle
 
 _log = logging.getLogger(__name__)
@@ -181,8 +181,8 @@ class UpdateWorker:
     def _switch(self, command: SwitchCommand) -> None:
         command.prepare()
         self._target = command.target
-        self._journal_posts = _count_journal(command.target.store)
         self._broken = self._eviction = None
+        self._journal_posts = _count_journal(command.target.store)
 
     def _write(self, group: list[PendingChange]) -> None:
         try:
@@ -247,4 +247,11 @@ class UpdateWorker:
 
 
 def _count_journal(store: Store) -> int:
-    return 0 if store.read_only else store.journal_posts()
+    """Return how many posts a journal holds; it tells only when the next snapshot is due."""
+    if store.read_only:
+        return 0
+    try:
+        return store.journal_posts()
+    except CorpusError:  # the worker must go on: what was done before stands
+        _log.exception("the changes since the last snapshot cannot be counted")
+        return 0
