@@ -29,7 +29,7 @@ _post_ids = click.argument("post_ids", nargs=-1, required=True, type=ID, metavar
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--batch", type=click.IntRange(1), default=500, help="How many posts make a change.")
+@click.option("--batch", type=click.IntRange(1), default=500, help="Posts per change.")
 @server_command(output.upserted_text, output.fields_json, time_limit=STREAM_TIMEOUT)
 def upsert(client: PhoenixClient, file: Path, batch: int) -> UpsertResult:
     """Write posts to the corpus, in place of those with the same ids.

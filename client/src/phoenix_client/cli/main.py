@@ -37,13 +37,9 @@ class CommandGroup(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=CommandGroup, context_settings={"show_default": True})
+@click.group(cls=CommandGroup, commands=_COMMANDS, context_settings={"show_default": True})
 def commands() -> None:
     """Ask a Phoenix retrieval server, and change what it serves."""
-
-
-for _command in _COMMANDS:
-    commands.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

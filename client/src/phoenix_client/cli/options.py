@@ -46,7 +46,7 @@ def _timeout_option(variable: str, default_s: float, help: str) -> Any:
 CALL_TIMEOUT = _timeout_option("PHOENIX_TIMEOUT_S", defaults.DEFAULT_TIMEOUT_S, "call, in seconds.")
 STREAM_TIMEOUT = _timeout_option("PHOENIX_STREAM_TIMEOUT_S", 600.0, "whole call, in seconds.")
 SNAPSHOT_TIMEOUT = _timeout_option(
-    "PHOENIX_SNAPSHOT_TIMEOUT_S", 600.0, "call, in seconds; a large corpus takes long."
+    "PHOENIX_SNAPSHOT_TIMEOUT_S", 600.0, "call, in seconds; increase it for a large corpus."
 )
 LOAD_TIMEOUT = _timeout_option(
     "PHOENIX_LOAD_TIMEOUT_S",
@@ -110,22 +110,26 @@ class Connection(NamedTuple):
 
 def server_options(time_limit: Any = CALL_TIMEOUT) -> Callable[[Command], Command]:
     """Add `--json` and the options of the connection; a command gets `as_json`, `connection`."""
-    target = {"default": defaults.DEFAULT_TARGET}
-    pem_file = click.Path(exists=True, dir_okay=False, path_type=Path)
     options = (
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
         _environment_option(
-            "--target", "PHOENIX_TARGET", "The server, as gRPC names it.", **target
+            "--target",
+            "PHOENIX_TARGET",
+            "The server: host:port, dns:///name or unix:path.",
+            default=defaults.DEFAULT_TARGET,
         ),
         time_limit,
         _environment_option(
-            "--tls", "PHOENIX_TLS", "Encrypt; trust the usual authorities.", is_flag=True
+            "--tls",
+            "PHOENIX_TLS",
+            "Encrypt; trust gRPC's default root certificates.",
+            is_flag=True,
         ),
         _environment_option(
             "--ca-file",
             "PHOENIX_CA_FILE",
             "Encrypt; trust the certificates in this PEM file.",
-            type=pem_file,
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
         ),
     )
     return _gather("connection", Connection._fields, Connection, options)

@@ -14,6 +14,7 @@ from phoenix_client.errors import FileError
 
 MISSING: Any = object()
 _DIGITS = re.compile(r"0|[1-9][0-9]{0,19}")
+_NAMES: dict[type, str] = {dict: "an object", list: "an array", str: "a string"}
 _MAX_SHOWN = 40  # characters of a value in an error
 
 ErrorClass: TypeAlias = type[FileError]
@@ -54,7 +55,7 @@ class JsonValue:
 
     def member(self, key: str, default: object = MISSING) -> JsonValue:
         """Return the member `key` of an object, or `default` in its place if it has none."""
-        members = self._object()
+        members = self._typed(dict)
         found = self._at(f".{key}" if self.path else key, members.get(key, default))
         if found.value is MISSING:
             raise found.error("is missing")
@@ -62,7 +63,7 @@ class JsonValue:
 
     def items(self) -> list[tuple[str, JsonValue]]:
         """Return the keys and values of an object."""
-        return [(k, self._at(f"[{json.dumps(k)}]", v)) for k, v in self._object().items()]
+        return [(k, self._at(f"[{json.dumps(k)}]", v)) for k, v in self._typed(dict).items()]
 
     def elements(self) -> list[JsonValue]:
         """Return the elements of an array."""
@@ -70,11 +71,11 @@ class JsonValue:
 
     def array(self) -> list[Any]:
         """Return an array."""
-        return self._typed(list, "an array")
+        return self._typed(list)
 
     def text(self) -> str:
         """Return a string."""
-        return self._typed(str, "a string")
+        return self._typed(str)
 
     def uint(self, bits: int = 64, *, minimum: int = 0) -> int:
         """Return an unsigned integer of so many bits that is at least `minimum`."""
@@ -91,23 +92,15 @@ class JsonValue:
 
     def misfit(self, rule: str) -> FileError:
         """Return the exception for a value that breaks a rule."""
-        match self.value:
-            case dict():
-                shown = "an object"
-            case list():
-                shown = "an array"
-            case _:
-                shown = json.dumps(self.value)
+        nested = isinstance(self.value, dict | list)
+        shown = _NAMES[type(self.value)] if nested else json.dumps(self.value)
         if len(shown) > _MAX_SHOWN:
             shown = f"{shown[:_MAX_SHOWN]}..."
         return self.error(f"{rule}, is {shown}")
 
-    def _object(self) -> dict[str, Any]:
-        return self._typed(dict, "an object")
-
-    def _typed(self, kind: type, what: str) -> Any:
+    def _typed(self, kind: type) -> Any:
         if not isinstance(self.value, kind):
-            raise self.misfit(f"must be {what}")
+            raise self.misfit(f"must be {_NAMES[kind]}")
         return self.value
 
     def _at(self, step: str, value: object) -> JsonValue:

@@ -74,7 +74,7 @@ class _Reader:
         if width != self._width:
             here, first = ("none" if w is None else f"one of {w}" for w in (width, self._width))
             raise entry.error(
-                "all posts have one of the same length or none has one:"
+                "give one of the same length in all posts, or in none:"
                 f" {self._first_line} has {first}, this has {here}"
             )
         return vector
@@ -104,7 +104,7 @@ def _labels(entry: JsonValue) -> tuple[str, ...]:
         if not label.isascii() and any("\ud800" <= char <= "\udfff" for char in label):
             raise element.misfit("must be text, without lone surrogates")
         if label in labels:
-            raise element.misfit("must not be there twice")
+            raise element.misfit("must not be repeated")
         labels[label] = None
     return tuple(labels)
 

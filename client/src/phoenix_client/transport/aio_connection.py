@@ -78,13 +78,9 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
     ) -> Any:
         call = self._rpcs[rpc](timeout=self._limit_s(timeout_s))
         sending = asyncio.ensure_future(_send_all(call, requests))
-
-        def stop(_: object) -> None:
-            sending.cancel()
-
         # Stop sending when the call ends: gRPC would report INTERNAL for a message that fails then,
         # in place of the status with which the call ended.
-        call.add_done_callback(stop)
+        call.add_done_callback(lambda _: sending.cancel())
         try:
             (problem,) = await asyncio.gather(sending, return_exceptions=True)
             stopped = isinstance(problem, asyncio.CancelledError) and call.done()

@@ -34,7 +34,7 @@ class BaseConnection(Generic[Channel]):
         """Prepare a connection; the first call opens it.
 
         Args:
-            target: The server, as gRPC names it: `host:port`, `dns:///name`, `unix:path`.
+            target: Address of the server: `host:port`, `dns:///name` or `unix:path`.
             timeout_s: Time limit of calls that set none.
             credentials: For TLS, as from `grpc.ssl_channel_credentials()`. None: not encrypted.
             max_request_bytes: Largest message to send. None: as large as the server takes.
@@ -52,9 +52,8 @@ class BaseConnection(Generic[Channel]):
             self._channel: Channel = self._open(target, credentials, options)
         else:
             self._channel = channel
-        stubs = (RetrievalServiceStub, ModelServiceStub, CorpusServiceStub, HealthStub)
         self._rpcs: dict[str, Any] = {}
-        for stub in stubs:
+        for stub in (RetrievalServiceStub, ModelServiceStub, CorpusServiceStub, HealthStub):
             self._rpcs |= vars(stub(self._channel))
 
     def _open(

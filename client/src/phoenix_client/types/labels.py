@@ -14,7 +14,7 @@ def label_column(name: str, labels: Sequence[str]) -> tuple[str, ...]:
     check_sequence(labels, name)
     column = tuple(labels)
     for label in column:
-        check_label(label, name)
+        check_text(label, name)
     return column
 
 
@@ -28,15 +28,15 @@ def check_sequence(labels: object, at: str) -> None:
         raise ValueError(f"{at}: must be a sequence of strings, is one string")
 
 
-def check_label(label: object, at: str) -> None:
-    """Check that a label is a string that UTF-8 can encode.
+def check_text(text: object, at: str) -> None:
+    """Check that a value is a string that UTF-8 can encode.
 
     Raises:
         ValueError: It is not. The message starts with `at`.
     """
-    if not isinstance(label, str):
-        raise ValueError(f"{at}: must be strings, has {label!r}")
+    if not isinstance(text, str):
+        raise ValueError(f"{at}: must be strings, has {text!r}")
     try:
-        label.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{at}: {label!a} is not valid text ({error.reason})") from error
+        raise ValueError(f"{at}: {text!a} is not valid text ({error.reason})") from error

@@ -17,7 +17,7 @@ from phoenix_client.types.corpus import (
     Snapshot,
     UpsertResult,
 )
-from phoenix_client.types.labels import check_label, check_sequence
+from phoenix_client.types.labels import check_sequence, check_text
 from phoenix_client.types.posts import Post, Posts
 from phoenix_client.wire.call import Call
 from phoenix_client.wire.messages import check_times, read_columns, same_fields
@@ -110,18 +110,15 @@ def _write_labels(rows: Sequence[Post], request: corpus_pb2.UpsertPostsRequest) 
         check_sequence(row.labels, at)
         for name in row.labels:
             if name not in indices:
-                check_label(name, at)
+                check_text(name, at)
             request.label_indices.append(indices.setdefault(name, len(indices)))
     if indices:
         request.label_names.extend(indices)
         request.label_counts.extend(len(row.labels) for row in rows)
 
 
-def read_upserted(
-    reply: corpus_pb2.UpsertPostsResponse | corpus_pb2.StreamUpsertPostsResponse,
-) -> UpsertResult:
-    """Read the counts of a write."""
-    return UpsertResult(reply.sequence, reply.inserted, reply.replaced, reply.evicted)
+read_upserted = partial(same_fields, UpsertResult)
+"""Read the counts of a write, in one message or as a stream."""
 
 
 def delete(post_ids: Iterable[int]) -> Call[DeleteResult]:
@@ -131,12 +128,7 @@ def delete(post_ids: Iterable[int]) -> Call[DeleteResult]:
         ValueError: An id is not an unsigned 64-bit integer.
     """
     request = corpus_pb2.DeletePostsRequest(post_ids=u64_column("post_ids", post_ids))
-    return Call("DeletePosts", request, read_deleted)
-
-
-def read_deleted(reply: corpus_pb2.DeletePostsResponse) -> DeleteResult:
-    """Read the count of a delete."""
-    return DeleteResult(reply.sequence, reply.deleted)
+    return Call("DeletePosts", request, partial(same_fields, DeleteResult))
 
 
 def get_posts(post_ids: Iterable[int]) -> Call[FoundPosts]:

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from phoenix_client.errors import MalformedReplyError
 from phoenix_client.types.columns import u32_column
 from phoenix_client.types.generations import Generation, GenerationState
+from phoenix_client.types.labels import check_text
 from phoenix_client.wire.call import Call
 from phoenix_client.wire.messages import same_fields
 from phoenix_retrieval.v1 import model_service_pb2 as model_pb2
@@ -42,10 +43,7 @@ def _directory(name: str, given: str | PurePath | None) -> str:
     directory = os.fspath(given)
     if not directory:
         raise ValueError(f"{name}: is empty")
-    try:
-        directory.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name}: {directory!a} is not valid text ({error.reason})") from error
+    check_text(directory, name)
     return directory
 
 

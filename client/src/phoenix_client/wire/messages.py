@@ -254,18 +254,15 @@ def read_model(reply: model_pb2.GetModelResponse) -> Model:
     )
 
 
-def read_serving_stats(reply: model_pb2.GetServingStatsResponse) -> ServingStats:
-    """Read the state of the request queue and the counts."""
-    return same_fields(ServingStats, reply)
-
-
-GET_MODEL = Call("GetModel", model_pb2.GetModelRequest(), read_model)
-GET_SERVING_STATS = Call("GetServingStats", model_pb2.GetServingStatsRequest(), read_serving_stats)
-
-
 def same_fields(kind: type[_Value], *messages: Message, **others: object) -> _Value:
     """Build a dataclass from `others`, and from the first message that names a field alike."""
     for message in messages:
         names = [field.name for field in fields(kind) if hasattr(message, field.name)]
         others = {name: getattr(message, name) for name in names} | others
     return kind(**others)
+
+
+GET_MODEL = Call("GetModel", model_pb2.GetModelRequest(), read_model)
+GET_SERVING_STATS = Call(
+    "GetServingStats", model_pb2.GetServingStatsRequest(), partial(same_fields, ServingStats)
+)
