@@ -1,8 +1,10 @@
 """What all tests share: eight CPU devices, a cache of compiled programs, the golden checkpoint."""
 
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import jax
@@ -39,6 +41,25 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update(name, value)
     # A program is compiled if its file is read while another thread or process writes it.
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
+
+
+@pytest.fixture(autouse=True)
+def unchanged_process() -> Generator[None]:
+    """Fail a test that leaves settings of the process changed: the order of tests is not fixed."""
+    before = _process_settings()
+    yield
+    assert _process_settings() == before
+
+
+def _process_settings() -> dict[str, object]:
+    ours = [name for name in logging.root.manager.loggerDict if name.startswith("phoenix")]
+    return {
+        "working directory": Path.cwd(),
+        "environment": {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"},
+        "disabled log levels": logging.root.manager.disable,
+        "log levels": {name: level for name in ours if (level := logging.getLogger(name).level)},
+        "compiled programs": jax.config.values["jax_compilation_cache_dir"],
+    }
 
 
 @pytest.fixture(scope="session")
