@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from phoenix_server.artifacts import describe_error
 from phoenix_server.batching.stats import QueueStats
@@ -31,8 +31,6 @@ from phoenix_server.runtime.memory import release_unused_memory
 from phoenix_server.runtime.threads import call_in_thread
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _FEW_CHANGES, _MAX_ROUNDS = 64, 10  # of catching up while changes go on, before a switch
 
@@ -138,8 +136,7 @@ class GenerationManager:
         """
         _ = self.active
         generation = self._registry.standby(number)
-        await self._run_alone(lambda: self._activate(generation))
-        return self.active
+        return await self._run_alone(lambda: self._activate(generation))
 
     async def roll_back(self) -> Generation:
         """Activate the generation that was active before.
@@ -224,15 +221,16 @@ class GenerationManager:
             await call_in_thread(partial(self._release, source.store), "unload")
             raise
 
-    async def _activate(self, generation: Generation) -> None:
+    async def _activate(self, generation: Generation) -> Generation:
         before = self.active
         if generation is before:
-            return
+            return generation
         await self._catch_up(generation)
         await self.updates.switch(generation.update_target, partial(self._switch_to, generation))
         _log.info("generation %d is active", generation.number)
         keep = None if before.engine.corpus.arrays.torn else before
         await self._unload([each for each in self._registry.idle() if each is not keep])
+        return generation
 
     async def _catch_up(self, generation: Generation) -> None:
         """Apply most of the changes that a generation lacks, while others are written."""
@@ -265,16 +263,14 @@ class GenerationManager:
 
     async def _unload(self, generations: Iterable[Generation]) -> None:
         """Answer the requests in the queues of generations, then free their memory."""
-        freed = False
-        for generation in generations:
+        loaded = [each for each in generations if each.is_loaded]
+        for generation in loaded:
             self._registry.begin_unloading(generation)
-            if generation.is_loaded:
-                store = generation.store
-                await call_in_thread(generation.close, "unload")
-                self._registry.remove(generation)
-                await call_in_thread(partial(self._release, store), "unload")
-                freed = True
-        if freed:
+            store = generation.store
+            await call_in_thread(generation.close, "unload")
+            self._registry.remove(generation)
+            await call_in_thread(partial(self._release, store), "unload")
+        if loaded:
             await call_in_thread(partial(release_unused_memory, of_what_served=True), "unload")
 
     def _release(self, store: Store) -> None:
@@ -290,7 +286,7 @@ class GenerationManager:
                 await call_in_thread(lambda: stack.enter_context(paused), "pause")
             yield
 
-    async def _run_alone(self, change: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _run_alone(self, change: Callable[[], Coroutine[Any, Any, Generation]]) -> Generation:
         """Load or activate, while `is_busy`; it goes on if the caller stops waiting."""
         if self.is_busy:
             raise BusyError("another generation is being loaded, or activated")
