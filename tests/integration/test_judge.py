@@ -104,7 +104,7 @@ def test_a_scann_tree_is_exact_where_all_leaves_are_searched_and_all_posts_score
     except MissingPackageError as error:
         pytest.skip(str(error))
     search = ("--search", "leaves_to_search=1,10", "--search", "nprobe=3")
-    assert "nprobe is no parameter of" in judge(tmp_path / "scann", server_f32, *search)
+    assert "nprobe is not a parameter of" in judge(tmp_path / "scann", server_f32, *search)
     report = judge(tmp_path / "scann", server_f32, "--repeat", 1, *search[:2])
     (index,) = report["indexes"]
     assert index["made_as"] == "ScaNN, 10 leaves, reorder 3000"

@@ -57,4 +57,4 @@ def test_an_index_of_other_rows_than_its_vectors_is_refused(
 ) -> None:
     path = make()
     faiss.write_index(faiss.IndexFlatIP(WIDTH), str(path / "index.faiss"))
-    assert_fails(run("grade", path, users), "its index is of (0, 3), its vectors are of (1234, 3)")
+    assert_fails(run("grade", path, users), "its index has shape (0, 3), its vectors (1234, 3)")

@@ -111,7 +111,7 @@ class RunningServer:
 
     Attributes:
         pid: Process id.
-        address: Address, as gRPC names it.
+        address: Its address, host:port.
         serving_s: Seconds from its start until its health was SERVING.
         log: Its output.
     """

@@ -1,7 +1,5 @@
 """Get exact answers from the server, and time the calls."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from phoenix_client.errors import FileError, InvalidArgumentError, MalformedRepl
 from phoenix_client.types.model import Model
 from phoenix_client.types.results import RetrieveResult
 from phoenix_client.types.users import User
+from phoenix_judge.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +32,8 @@ def ask(
     client: PhoenixClient,
     model: Model,
     users: Sequence[User],
+    settings: Settings,
     *,
-    top_k: int,
-    repeat: int,
     name: str,
     report: Callable[[str], None],
 ) -> Exact:
@@ -45,8 +43,8 @@ def ask(
         client: Connected to the server.
         model: What the server serves.
         users: At least one.
-        top_k: Number of posts.
-        repeat: Number of calls for each user. The first answer is used; all times count.
+        settings: `top_k` and `repeat`: the number of posts, and of calls for each user. The first
+            answer of a user is used; all times count.
         name: The file of the users, for errors.
         report: Called with the current step.
 
@@ -57,16 +55,16 @@ def ask(
     """
     with _name_user(name, 0):
         client.encode_user(users[0])  # untimed, like the next: the first calls on a connection
-    client.retrieve(users[0], top_k=top_k, with_representation=True)
+    client.retrieve(users[0], top_k=settings.top_k, with_representation=True)
     results: list[RetrieveResult] = []
     retrieve_s: list[float] = []
     encode_s: list[float] = []
     for number, user in enumerate(users):
         report(f"asking the server: user {number + 1:,} of {len(users):,}")
-        for turn in range(repeat):
+        for turn in range(settings.repeat):
             with _name_user(name, number):
                 began_s = time.perf_counter()
-                result = client.retrieve(user, top_k=top_k, with_representation=True)
+                result = client.retrieve(user, top_k=settings.top_k, with_representation=True)
                 ended_s = time.perf_counter()
                 client.encode_user(user)
             retrieve_s.append(ended_s - began_s)

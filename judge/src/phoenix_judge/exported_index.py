@@ -4,8 +4,6 @@ Shapes:
     N  posts        D  width of a vector        n  rows or posts of a call
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +76,7 @@ class ExportedIndex:
             self.searcher = ScannSearcher(path, **sizes, width=manifest.embedding_size)
         found = (self.searcher.rows, self.searcher.width)
         if found != shape:
-            raise FileError(str(path), "", f"its index is of {found}, its vectors are of {shape}")
+            raise FileError(str(path), "", f"its index has shape {found}, its vectors {shape}")
 
     def post_ids(self, rows: Sequence[int]) -> list[int]:
         """Return the posts at rows [n]."""
@@ -90,10 +88,7 @@ class ExportedIndex:
         places = np.searchsorted(self._post_ids, wanted, sorter=self._order)
         rows = self._order[np.minimum(places, len(self._order) - 1)]
         held = self._post_ids[rows] == wanted
-        return [
-            int(row) if there else None
-            for row, there in zip(rows.tolist(), held.tolist(), strict=True)
-        ]
+        return [row if there else None for row, there in zip(rows.tolist(), held, strict=True)]
 
     def scores(self, query: npt.NDArray[np.float32], rows: Sequence[int]) -> list[float]:
         """Return the scores of posts at rows [n] for a query [D].

@@ -4,8 +4,6 @@ Shapes:
     U  users        D  width of a vector        K  exact results of a user
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -21,6 +19,7 @@ from phoenix_judge.exact import Exact
 from phoenix_judge.exported_index import MANIFEST, ExportedIndex
 from phoenix_judge.measures import percentile, rank_biased_overlap, recall
 from phoenix_judge.report import Grade, IndexReport
+from phoenix_judge.settings import Settings
 from phoenix_judge.sweeps import Sweep
 
 _SCORE_TOLERANCE = 1e-4  # float32 sums differ by about 1e-6, scores of other posts by 1e-2
@@ -86,11 +85,9 @@ def check_state(index: ExportedIndex, exact: Exact, *, allow_stale: bool) -> boo
 def grade_index(
     index: ExportedIndex,
     exact: Exact,
+    settings: Settings,
     *,
     sweep: Sweep | None,
-    top_k: int,
-    repeat: int,
-    p: float,
     stale: bool,
     report: Callable[[str], None],
 ) -> IndexReport:
@@ -99,10 +96,8 @@ def grade_index(
     Args:
         index: The index.
         exact: The exact answers, U users.
+        settings: How to grade. Each of the `repeat` searches for a user counts in the times.
         sweep: The values to try; None: search once, as the index is.
-        top_k: Number of results of a search.
-        repeat: Number of searches for each user; all times count.
-        p: Persistence of the rank-biased overlap.
         stale: Whether the index is of another state of the corpus.
         report: Called with the current step.
 
@@ -116,10 +111,10 @@ def grade_index(
         report(f"searching {index.path.name} {setting}")
         if sweep is not None and value is not None:
             index.searcher.set(sweep.parameter, value)
-        found, times_s = _search(index, queries, top_k=top_k, repeat=repeat)
-        recalls, overlaps = zip(
-            *(_measure(index, *each, p=p) for each in zip(queries, found, strict=True)), strict=True
-        )
+        found, times_s = _search(index, queries, top_k=settings.top_k, repeat=settings.repeat)
+        answers = zip(queries, found, strict=True)
+        measured = [_measure(index, *answer, p=settings.rbo_p) for answer in answers]
+        recalls, overlaps = zip(*measured, strict=True)
         grades.append(
             Grade(
                 setting=setting,

@@ -1,42 +1,16 @@
 """Grade indexes, from files to a report."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from phoenix_client.client import PhoenixClient
 from phoenix_client.types.users import User
 from phoenix_judge.exact import ask
 from phoenix_judge.exported_index import ExportedIndex
 from phoenix_judge.grade import check_state, check_towers, grade_index
-from phoenix_judge.index_builders import check_at_least_one
 from phoenix_judge.measures import percentile
 from phoenix_judge.report import Latency, Report
+from phoenix_judge.settings import Settings
 from phoenix_judge.sweeps import Sweep
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to grade.
-
-    Attributes:
-        top_k: Number of posts per user.
-        rbo_p: Persistence of the rank-biased overlap, above 0 and below 1.
-        repeat: Number of times to time each query.
-        allow_stale: Accept indexes of other states of the corpus.
-    """
-
-    top_k: int = 100
-    rbo_p: float = 0.9
-    repeat: int = 3
-    allow_stale: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_at_least_one(top_k=self.top_k, repeat=self.repeat)
-        if not 0 < self.rbo_p < 1:
-            raise ValueError(f"rbo_p: must be above 0 and below 1, is {self.rbo_p}")
 
 
 def choose_sweeps(
@@ -50,7 +24,7 @@ def choose_sweeps(
     for sweep in sweeps:
         if not any(index.searcher.takes(sweep.parameter) for index in indexes):
             made = ", ".join(index.manifest.made_as for index in indexes)
-            raise ValueError(f"{sweep.parameter} is no parameter of {made}")
+            raise ValueError(f"{sweep.parameter} is not a parameter of {made}")
     return [
         next(
             (sweep for sweep in sweeps if index.searcher.takes(sweep.parameter)),
@@ -88,21 +62,10 @@ def judge(
     model = client.get_model()
     for index in indexes:
         check_towers(index, model)
-    exact = ask(
-        client, model, users, top_k=settings.top_k, repeat=settings.repeat, name=name, report=report
-    )
+    exact = ask(client, model, users, settings, name=name, report=report)
     stale = [check_state(each, exact, allow_stale=settings.allow_stale) for each in indexes]
     graded = [
-        grade_index(
-            index,
-            exact,
-            sweep=sweep,
-            top_k=settings.top_k,
-            repeat=settings.repeat,
-            p=settings.rbo_p,
-            stale=old,
-            report=report,
-        )
+        grade_index(index, exact, settings, sweep=sweep, stale=old, report=report)
         for index, sweep, old in zip(indexes, sweeps, stale, strict=True)
     ]
     first, last = exact.results[0], exact.results[-1]

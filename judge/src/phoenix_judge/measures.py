@@ -7,8 +7,6 @@ Shapes:
     K  exact results        n  results of an index, at most K
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest

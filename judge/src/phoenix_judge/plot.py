@@ -1,9 +1,6 @@
 """Plot a report: recall and rank-biased overlap over time."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -37,12 +34,13 @@ def _panel(axes: Axes, report: Report, measure: str, label: str) -> None:
         axes.plot(xs, ys, marker="o", label=index.label)
         for grade, x, y in zip(index.grades, xs, ys, strict=True):
             if grade.value is not None:
-                style: dict[str, Any] = {
-                    "xytext": (4, -10),
-                    "textcoords": "offset points",
-                    "fontsize": 7,
-                }
-                axes.annotate(str(grade.value), (x, y), **style)
+                axes.annotate(
+                    str(grade.value),
+                    (x, y),
+                    xytext=(4, -10),
+                    textcoords="offset points",
+                    fontsize=7,
+                )
     exact, encode = report.retrieve.p50_ms, report.encode.p50_ms
     axes.plot([exact], [1.0], marker="*", markersize=13, linestyle="", label="served, exact")
     axes.axvline(encode, color="grey", linestyle=":", label="EncodeUser alone")

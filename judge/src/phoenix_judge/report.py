@@ -1,7 +1,5 @@
 """The result of grading: as a table for people, as JSON for programs."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 

@@ -4,12 +4,10 @@ Shapes:
     D  width of a vector        n  results, at most k
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,29 +18,6 @@ from phoenix_judge.sweeps import Sweep, doubling
 
 _MIN_BEAM, _MAX_BEAM = 16, 8  # of the default sweep of a graph; the latter times k
 _PICKLED = "scann_docids.pkl"
-
-
-class Searcher(Protocol):
-    """Searches an index."""
-
-    rows: int
-    width: int
-
-    def default_sweep(self, top_k: int) -> Sweep | None:
-        """Return the values to try by default; None: the index has no parameter."""
-        ...
-
-    def takes(self, parameter: str) -> bool:
-        """Return whether the index has a parameter of this name."""
-        ...
-
-    def set(self, parameter: str, value: int) -> None:
-        """Set a parameter that the index takes."""
-        ...
-
-    def search(self, query: npt.NDArray[np.float32], top_k: int) -> Sequence[int]:
-        """Return the rows found for a query [D], best first: [n]."""
-        ...
 
 
 class FaissSearcher:
@@ -145,3 +120,7 @@ class ScannSearcher:
             leaves_to_search=self._searched,
         )
         return cast("list[int]", rows.tolist())
+
+
+Searcher = FaissSearcher | ScannSearcher
+"""Searches an index."""

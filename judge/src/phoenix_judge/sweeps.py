@@ -1,7 +1,5 @@
 """Sweeps: a search parameter and the values to try."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -20,7 +20,7 @@ from judge.index_cases import (
     ("options", "message"),
     [
         (("--search", "efSearch"), "must be as in efSearch=16,32,64, is 'efSearch'"),
-        (("--search", "nprobe=1,2"), "nprobe is no parameter of Flat"),
+        (("--search", "nprobe=1,2"), "nprobe is not a parameter of Flat"),
         (("--search", "nprobe=0"), "values must be from 1"),
         (("--rbo-p", "1"), "is not in the range 0<x<1"),
         (("--rbo-p", "0"), "is not in the range 0<x<1"),

@@ -80,7 +80,7 @@ def test_duplicates_are_refused_or_dropped(bundle: Bundle, tmp_path: Path) -> No
     error = refused([parquet], bundle, tmp_path / "corpus")
     assert error.path == parquet
     assert error.reason == (
-        f"post_id 3 comes more than once: in row 70, and before in row 2 of {parquet} "
+        f"post_id 3 occurs more than once: in row 70, and before in row 2 of {parquet} "
         "(2 repeated rows); --drop-duplicates keeps the first of each"
     )
     assert build_corpus([parquet], bundle, tmp_path / "corpus", _DROPPING) == 148

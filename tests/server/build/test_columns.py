@@ -164,5 +164,5 @@ def test_a_column_that_occurs_twice_is_reported(bundle: Bundle, tmp_path: Path) 
     pq.write_table(pa.table([ids, ids, ids], names=["post_id", "author_id", "post_id"]), parquet)
     assert (
         refused([parquet], bundle, tmp_path / "corpus").reason
-        == "column post_id comes more than once"
+        == "column post_id occurs more than once"
     )

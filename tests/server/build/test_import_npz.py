@@ -242,7 +242,7 @@ def test_duplicates_are_refused_or_dropped(bundle: Bundle, tmp_path: Path) -> No
     npz = _write(tmp_path / "posts.npz", arrays)
     error = _refused(npz, bundle)
     assert error.path == npz
-    assert f"post_id {post_ids[2]} comes more than once (2 repeated rows)" in error.reason
+    assert f"post_id {post_ids[2]} occurs more than once (2 repeated rows)" in error.reason
     assert import_corpus(npz, bundle, tmp_path / "corpus", drop_duplicates=True) == 3
     snapshot = open_snapshot(tmp_path / "corpus")
     assert snapshot.manifest.rows == 3

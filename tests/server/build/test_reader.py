@@ -29,7 +29,7 @@ def test_a_post_that_occurs_in_two_files_is_reported(bundle: Bundle, tmp_path: P
     error = refused([tmp_path / "posts"], bundle, tmp_path / "corpus")
     assert (error.path, error.reason) == (
         again,
-        f"post_id 2 comes more than once: in row 1, and before in row 1 of {first} (3 repeated "
+        f"post_id 2 occurs more than once: in row 1, and before in row 1 of {first} (3 repeated "
         "rows); --drop-duplicates keeps the first of each",
     )
 

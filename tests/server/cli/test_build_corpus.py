@@ -21,7 +21,7 @@ def test_writes_a_corpus_and_says_so_in_one_line(
     ids = pa.array([5, 6, 5], pa.uint64())
     pq.write_table(pa.table({"post_id": ids, "author_id": ids}), parquet)
     command = ("build-corpus", parquet, "--bundle", bundle_f32, "--out", out)
-    assert_one_line(run(*command), f"{parquet}: post_id 5 comes more than once")
+    assert_one_line(run(*command), f"{parquet}: post_id 5 occurs more than once")
     status, printed, err = run(*command, "--drop-duplicates")
     assert (status, printed) == (0, "")
     assert err.startswith(f"Wrote {out}: 2 posts in ")

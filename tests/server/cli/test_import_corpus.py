@@ -39,6 +39,6 @@ def test_trust_pickle_and_drop_duplicates(run: Run, bundle_f32: Path, tmp_path: 
     )
     command = ("import-corpus", npz, "--bundle", bundle_f32, "--out", out)
     assert_one_line(run(*command), f"{npz}: topics is pickled")
-    assert_one_line(run(*command, "--trust-pickle"), f"{npz}: post_id 5 comes more than once")
+    assert_one_line(run(*command, "--trust-pickle"), f"{npz}: post_id 5 occurs more than once")
     assert run(*command, "--trust-pickle", "--drop-duplicates").status == 0
     assert open_snapshot(out).columns().post_ids.tolist() == [5, 6]

@@ -83,6 +83,14 @@ def test_wrong_usage_is_status_2(run: Run, arguments: list[str], named: str) -> 
     assert named in outcome.err
 
 
+def test_an_interrupt_is_status_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("phoenix_server.cli.main._run", interrupt)
+    assert run("inspect", "corpus") == (130, "", "")
+
+
 def test_a_fraction_is_no_integer(run: Run) -> None:
     for value in ("1.6", "0x10", ""):
         status, _, err = run("serve", "--bundle", "b", "--corpus", "c", "--shards", value)

@@ -1,7 +1,5 @@
 """The command `phoenix-judge grade`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,8 +72,9 @@ def grade(
     queries = load_sequences(users)
     with name_extra("grade"):
         from phoenix_judge.exported_index import ExportedIndex
-        from phoenix_judge.judge import Settings, choose_sweeps, judge
+        from phoenix_judge.judge import choose_sweeps, judge
         from phoenix_judge.report import report_json, report_text
+        from phoenix_judge.settings import Settings
         from phoenix_judge.sweeps import parse_sweep
 
         if plot is not None:

@@ -1,7 +1,5 @@
 """The command line, `phoenix-judge`: export a corpus, and grade indexes of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import click

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RetrievalServiceStub:
-    """Retrieves posts for users, exactly.
+    """Returns the exact top-k posts for users.
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
@@ -73,7 +73,7 @@ class RetrievalServiceStub:
 
 
 class RetrievalServiceServicer:
-    """Retrieves posts for users, exactly.
+    """Returns the exact top-k posts for users.
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
@@ -161,7 +161,7 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetrievalService:
-    """Retrieves posts for users, exactly.
+    """Returns the exact top-k posts for users.
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RetrievalServiceStub:
-    """Retrieves posts for users, exactly.
+    """Returns the exact top-k posts for users.
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
@@ -63,7 +63,7 @@ class RetrievalServiceStub:
 
 @_typing.type_check_only
 class RetrievalServiceAsyncStub(RetrievalServiceStub):
-    """Retrieves posts for users, exactly.
+    """Returns the exact top-k posts for users.
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
@@ -95,7 +95,7 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """
 
 class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Retrieves posts for users, exactly.
+    """Returns the exact top-k posts for users.
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.

@@ -28,7 +28,7 @@ def check_columns(name: Path | str, schema: pa.Schema) -> None:
     """
     for column in COLUMNS:
         if schema.names.count(column) > 1:
-            raise CorpusError(name, f"column {column} comes more than once")
+            raise CorpusError(name, f"column {column} occurs more than once")
     for column in ("post_id", "author_id"):
         if column not in schema.names:
             raise CorpusError(name, f"column {column} is missing; it has {', '.join(schema.names)}")

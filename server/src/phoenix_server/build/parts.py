@@ -72,12 +72,12 @@ class Work:
             for name, value in ours.items()
             if theirs[name] != value
         ]
-        found += [f"{path} was not there" for path in other_files if path not in files]
-        found += [f"{path} is not given any more" for path in files if path not in other_files]
+        found += [f"{path} is a new input" for path in other_files if path not in files]
+        found += [f"{path} is no longer an input" for path in files if path not in other_files]
         both = (path for path in files if path in other_files)
         found += [f"{path} was changed" for path in both if files[path] != other_files[path]]
         if not found and list(files) != list(other_files):
-            found.append("the files come in another order")
+            found.append("the files are in another order")
         return found
 
 

@@ -75,7 +75,7 @@ def check_posts(dataset: Dataset, *, drop_duplicates: bool, report: Callable[[in
         post = next(read_posts(dataset, range(rows[0, 0], rows[0, 0] + 1), 1)).column("post_id")[0]
         raise CorpusError(
             name,
-            f"post_id {post} comes more than once: in row {later}, and before in row {earlier} of "
+            f"post_id {post} occurs more than once: in row {later}, and before in row {earlier} of "
             f"{before} ({rows.shape[1]} repeated rows); --drop-duplicates keeps the first of each",
         )
     return rows[0]

@@ -67,7 +67,7 @@ def test_the_first_of_repeated_posts_is_kept(tmp_path: Path) -> None:
     ids = id_array(5, 7, 5, 9, 7)
     keep = select_posts(tmp_path, ids, drop_duplicates=True)
     assert keep.tolist() == [True, True, False, True, False]
-    with pytest.raises(CorpusError, match=r"post_id 5 comes more than once \(2 repeated rows\)"):
+    with pytest.raises(CorpusError, match=r"post_id 5 occurs more than once \(2 repeated rows\)"):
         select_posts(tmp_path, ids, drop_duplicates=False)
     with pytest.raises(CorpusError, match="post_id is 0 in row 1"):
         select_posts(tmp_path, id_array(5, 0), drop_duplicates=True)

@@ -169,7 +169,9 @@ def check_vectors(path: Path | str, batch: pa.RecordBatch) -> None:
     if odd := find_odd_vectors(batch_vectors(batch)):
         place, what = odd[0]
         post_id = batch.column("post_id")[place]
-        raise CorpusError(path, f"the vector of post {post_id} {what} ({len(odd)} such near it)")
+        raise CorpusError(
+            path, f"the vector of post {post_id} {what} ({len(odd)} such vectors in this batch)"
+        )
 
 
 def find_odd_vectors(vectors: F32) -> list[tuple[int, str]]:

@@ -113,7 +113,7 @@ def select_posts(path: Path, post_ids: U64, *, drop_duplicates: bool) -> Bools:
         repeated = post_ids[np.flatnonzero(~keep)[0]]
         raise CorpusError(
             path,
-            f"post_id {repeated} comes more than once ({np.count_nonzero(~keep)} repeated rows); "
+            f"post_id {repeated} occurs more than once ({np.count_nonzero(~keep)} repeated rows); "
             "--drop-duplicates keeps the first of each",
         )
     return keep

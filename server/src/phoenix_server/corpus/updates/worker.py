@@ -126,7 +126,7 @@ class UpdateWorker:
             StorageError: The disk refuses; nothing has changed.
         """
         if self.store.read_only:
-            raise ReadOnlyError("this server takes no changes of its corpus nor writes snapshots")
+            raise ReadOnlyError("this server is read-only: it writes no snapshots")
         command = SnapshotCommand()
         self._commands.put(command)
         return await asyncio.wrap_future(command.future)
