@@ -17,7 +17,6 @@ from export.cases import Files, read_manifest, tiny_files
 from phoenix_export import bundle
 from phoenix_export.bundle import write_bundle
 from phoenix_export.checkpoint import open_checkpoint
-from phoenix_export.errors import CheckpointError, OutputError
 from phoenix_retrieval.v1 import manifest_pb2
 
 
@@ -156,47 +155,6 @@ def test_exporting_again_keeps_the_fingerprint_and_every_sum(
     assert sorted(os.listdir(out.parent)) == ["7"]
 
 
-def test_another_process_and_a_saved_model_keep_the_fingerprint(
-    bundle_f32: Path, bundle_with_saved_model: Path
-) -> None:
-    without, with_it = read_manifest(bundle_f32), read_manifest(bundle_with_saved_model)
-    assert with_it.tower_fingerprint == without.tower_fingerprint
-    extra = {file.path for file in with_it.files} - {file.path for file in without.files}
-    assert "saved_model/saved_model.pb" in extra
-    assert all(path.startswith("saved_model/") for path in extra)
-
-
-def _fingerprint(files: Files, folder: Path, dtype: str = "float32") -> str:
-    checkpoint = open_checkpoint(files.write(folder / "changed"), dtype)
-    return write_bundle(checkpoint, folder / "1", saved_model=False).tower_fingerprint
-
-
-CHANGES = ["a weight", "a table", "dtype", "a scale", "a bias", "a modulus"]
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_the_fingerprint_changes_with_every_input_of_an_embedding(
-    tiny_bundle: Path, files: Files, tmp_path: Path, change: str
-) -> None:
-    hash_params = files.config["hash_params"]
-    match change:
-        case "a weight":
-            files.params["phoenix_retrieval_model/proj_mat_1"][-1, -1] += 1
-        case "a table":
-            files.tables["user_embeddings"][-1, -1] += 1
-        case "a scale":
-            hash_params["author_hash_scales"][-1] += 1
-        case "a bias":
-            hash_params["item_biases"][0] += 1
-        case "a modulus":
-            hash_params["user_modulus"] -= 1
-        case _:
-            pass
-    dtype = "bfloat16" if change == "dtype" else "float32"
-    changed = _fingerprint(files, tmp_path, dtype)
-    assert changed != read_manifest(tiny_bundle).tower_fingerprint
-
-
 def test_the_self_test_covers_edge_cases(tiny_bundle: Path) -> None:
     with np.load(tiny_bundle / "selftest.npz", allow_pickle=False) as archive:
         arrays = dict(archive)
@@ -264,100 +222,6 @@ def test_bundles_need_no_model_code(bundle_f32: Path, bundle_bf16: Path) -> None
     assert of_float32.keys() == of_bfloat16.keys() == names
     assert max(of_float32.values()) <= read_manifest(bundle_f32).selftest_tolerance
     assert max(of_bfloat16.values()) <= read_manifest(bundle_bf16).selftest_tolerance
-
-
-@pytest.mark.parametrize("kind", ["directory", "file", "dangling link"])
-def test_an_existing_directory_is_never_overwritten(
-    tiny_checkpoint: Path, tmp_path: Path, kind: str
-) -> None:
-    out = tmp_path / "1"
-    match kind:
-        case "directory":
-            out.mkdir()
-        case "file":
-            out.write_text("mine")
-        case _:
-            out.symlink_to(tmp_path / "nowhere")
-    before = out.lstat()
-    with pytest.raises(OutputError, match="exists and is never overwritten"):
-        write_bundle(open_checkpoint(tiny_checkpoint, "float32"), out, saved_model=False)
-    assert os.listdir(tmp_path) == ["1"]
-    assert out.lstat() == before
-
-
-def test_a_directory_that_cannot_be_written_is_reported_with_the_reason(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("")
-    checkpoint = open_checkpoint(tiny_checkpoint, "float32")
-    with pytest.raises(OutputError) as caught:
-        write_bundle(checkpoint, tmp_path / "file" / "1", saved_model=False)
-    file = tmp_path / "file"
-    assert str(caught.value) == f"{file}/1: cannot be written: File exists: {file}"
-
-
-def test_a_bad_value_leaves_nothing_behind(files: Files, tmp_path: Path) -> None:
-    files.tables["author_embeddings"][3, 2] = np.nan
-    checkpoint = open_checkpoint(files.write(tmp_path / "checkpoint"), "float32")
-    (tmp_path / "bundles").mkdir()
-    with pytest.raises(CheckpointError, match="author_embeddings: holds nan at flat index 41"):
-        write_bundle(checkpoint, tmp_path / "bundles" / "1", saved_model=False)
-    assert os.listdir(tmp_path / "bundles") == []
-
-
-@pytest.mark.parametrize("step", ["weights", "program candidate_tower", "self-test", "sums"])
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failure_in_the_middle_leaves_nothing_behind(
-    tiny_checkpoint: Path, tmp_path: Path, step: str, failure: BaseException
-) -> None:
-    seen: list[Path] = []
-
-    def report(name: str) -> None:
-        seen[:] = list(tmp_path.iterdir())
-        if name == step:
-            raise failure
-
-    checkpoint = open_checkpoint(tiny_checkpoint, "float32")
-    expected = OutputError if isinstance(failure, OSError) else KeyboardInterrupt
-    with pytest.raises(expected) as caught:
-        write_bundle(checkpoint, tmp_path / "1", saved_model=False, report=report)
-    if isinstance(failure, OSError):
-        assert str(caught.value).endswith("/1: cannot be written: No space left on device")
-    assert [path.name.startswith(".1.") for path in seen] == [True]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_files_and_folders_are_flushed_before_the_name_appears(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flushed: list[str] = []
-    fsync = os.fsync
-
-    def record(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        flushed.append("." if path == tmp_path else "/".join(path.relative_to(tmp_path).parts[1:]))
-        assert path == tmp_path or not (tmp_path / "1").exists()
-        fsync(descriptor)
-
-    if not Path("/proc/self/fd").exists():
-        pytest.skip("needs /proc")
-    monkeypatch.setattr("phoenix_export.directories.os.fsync", record)
-    manifest = write_bundle(
-        open_checkpoint(tiny_checkpoint, "float32"), tmp_path / "1", saved_model=False
-    )
-    files = {file.path for file in manifest.files} | {"manifest.json"}
-    assert set(flushed) == files | {"programs", "tables", "", "."}
-    assert flushed[-1] == "."
-
-
-def test_the_steps_are_reported_in_order(
-    written: tuple[Path, manifest_pb2.BundleManifest], tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    steps: list[str] = []
-    checkpoint = open_checkpoint(tiny_checkpoint, "float32")
-    write_bundle(checkpoint, tmp_path / "1", saved_model=False, report=steps.append)
-    assert steps[0] == "weights" and steps[-1] == "sums"
-    assert len(steps) == 8
 
 
 def test_a_manifest_is_text_that_any_protobuf_reads(tiny_bundle: Path) -> None:

@@ -59,6 +59,15 @@ def test_the_active_generation_becomes_the_rollback_generation(registry: Registr
     assert [registry.standby(number) for number in (1, 2)] == [first, second]
 
 
+def test_a_generation_that_cannot_be_activated_leaves_the_active_one(registry: Registry) -> None:
+    active, loading = add_ready(registry), registry.add(BUNDLE, CORPUS)
+    registry.set_active(active)
+    with pytest.raises(AssertionError, match=f"{S.LOADING} does not become {S.ACTIVE}"):
+        registry.set_active(loading)
+    assert registry.active is active
+    assert (active.state, loading.state) == (S.ACTIVE, S.LOADING)
+
+
 @pytest.mark.parametrize("state", S)
 @pytest.mark.parametrize("next_state", [S.READY, S.ACTIVE])
 def test_only_the_moves_of_the_table_are_made(

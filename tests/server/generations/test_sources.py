@@ -1,5 +1,7 @@
 """Bundles and corpora are opened, shared and closed by one owner."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,27 @@ def test_a_corpus_is_shared_and_closed_with_its_last_use(bundle_f32: Path, corpu
     assert is_locked(corpus)
     sources.release(second.store)
     assert not is_locked(corpus)
+
+
+def test_a_corpus_is_closed_within_a_context_that_its_other_uses_do_not_enter(
+    bundle_f32: Path, corpus: Path
+) -> None:
+    sources = Sources()
+    first, second = (sources.open(bundle_f32, corpus) for _ in range(2))
+    for source in (first, second):
+        source.verify()
+    locked: list[bool] = []
+
+    @contextmanager
+    def recorded() -> Generator[None, None, None]:
+        locked.append(is_locked(corpus))
+        yield
+        locked.append(is_locked(corpus))
+
+    sources.release(first.store, recorded())
+    assert locked == []
+    sources.release(second.store, recorded())
+    assert locked == [True, False]
 
 
 def test_all_are_closed_at_the_end(bundle_f32: Path, corpus: Path) -> None:

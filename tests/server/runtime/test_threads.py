@@ -60,5 +60,6 @@ def test_a_thread_that_cannot_start_fails_its_future(monkeypatch: pytest.MonkeyP
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
+    future = run_in_thread(int, "load")
     with pytest.raises(RuntimeError, match="start new thread"):
-        run_in_thread(int, "load").result(timeout=60)
+        future.result(timeout=60)

@@ -130,6 +130,17 @@ async def test_a_loaded_generation_is_listed_with_its_corpus(manager: _Manager) 
     assert (listed.corpus_rows, listed.sequence) == (3, 9)
 
 
+async def test_a_failed_generation_is_listed_without_a_corpus_while_it_is_unloaded(
+    manager: _Manager,
+) -> None:
+    with loaded(manager.generation) as generation:
+        generation.state = GenerationState.FAILED
+        response = await _servicer(manager).ListGenerations(pb.ListGenerationsRequest(), _CONTEXT)
+    (listed,) = response.generations
+    assert (listed.number, listed.state) == (7, pb.GENERATION_STATE_FAILED)
+    assert (listed.generation, listed.tower_fingerprint, listed.corpus_rows) == ("", "", 0)
+
+
 class _Corpus(SimpleNamespace):
     def __len__(self) -> int:
         return 3

@@ -6,12 +6,8 @@ import pytest
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
 from phoenix_retrieval.v1.user_pb2 import User
 from phoenix_server.errors import InvalidRequestError, Violation
-from phoenix_server.service.requests import (
-    read_candidates,
-    read_post_ids,
-    read_top_k,
-    read_user,
-)
+from phoenix_server.service.columns import read_ids
+from phoenix_server.service.requests import read_candidates, read_top_k, read_user
 
 _MODEL = ModelSizes(num_actions=19, product_surface_vocab_size=16)
 _MAX = 2**64 - 1
@@ -147,7 +143,7 @@ def test_top_k_outside_the_limits_is_named(top_k: int) -> None:
 
 
 def test_post_ids_within_the_limit_pass() -> None:
-    assert read_post_ids([5, 5, _MAX], 3).tolist() == [5, 5, _MAX]
+    assert read_ids("post_ids", [5, 5, _MAX], 3).tolist() == [5, 5, _MAX]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +156,7 @@ def test_post_ids_within_the_limit_pass() -> None:
 )
 def test_invalid_post_ids_are_named(post_ids: list[int], violations: list[tuple[str, str]]) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        read_post_ids(post_ids, 3)
+        read_ids("post_ids", post_ids, 3)
     assert list(caught.value.violations) == violations
     with pytest.raises(InvalidRequestError) as caught:
         read_candidates(post_ids, [1] * len(post_ids), 3)
