@@ -1,6 +1,7 @@
 """Journals that are damaged, of others, or none are refused."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -105,9 +106,16 @@ def test_a_journal_in_a_missing_directory_is_refused(tmp_path: Path) -> None:
     assert "unable to open" in refused(lambda: Journal(path, IDENTITY), path)
 
 
-def test_an_error_of_the_database_while_posts_are_counted_names_the_journal(path: Path) -> None:
+@pytest.mark.parametrize(
+    "ask",
+    [Journal.first, Journal.last, lambda journal: journal.posts(0)],
+    ids=["first", "last", "posts"],
+)
+def test_an_error_of_the_database_names_the_journal(
+    path: Path, ask: Callable[[Journal], int | None]
+) -> None:
     append(path, SMALL)
     with opened(path) as journal:
         _execute(path, "DROP TABLE changes")
-        reason = refused(lambda: journal.posts(0), path)
+        reason = refused(lambda: ask(journal), path)
     assert reason == "cannot be read: no such table: changes"

@@ -101,11 +101,11 @@ class Journal:
         self._database.close()
 
     def first(self) -> int | None:
-        """Return the number of the first change, None if there is none."""
+        """Return the number of the first change, None if there is none; errors as for `posts`."""
         return self._value("SELECT min(sequence) FROM changes")
 
     def last(self) -> int | None:
-        """Return the number of the last change, None if there is none."""
+        """Return the number of the last change, None if there is none; errors as for `posts`."""
         return self._value("SELECT max(sequence) FROM changes")
 
     def posts(self, after: int, through: int = 2**63 - 1) -> int:
@@ -115,8 +115,7 @@ class Journal:
             CorpusError: The journal cannot be read.
         """
         query = "SELECT sum(posts) FROM changes WHERE sequence > ? AND sequence <= ?"
-        with self._errors(CorpusError, "read"):
-            return self._value(query, after, through) or 0
+        return self._value(query, after, through) or 0
 
     def append(self, first: int, changes: Sequence[Change]) -> None:
         """Add changes, numbered from `first` on; when this returns they are durable.
@@ -175,7 +174,8 @@ class Journal:
             raise error(self._path, f"cannot be {what}: {exc}") from exc
 
     def _value(self, query: str, *parameters: int) -> int | None:
-        (value,) = self._database.execute(query, parameters).fetchone()
+        with self._errors(CorpusError, "read"):
+            (value,) = self._database.execute(query, parameters).fetchone()
         return value
 
     def _read(self, after: int) -> Iterator[_Row]:
