@@ -124,12 +124,11 @@ def _opened(path: Path) -> Generator[zipfile.ZipFile, None, None]:
 
 
 def _read_header(file: IO[bytes]) -> ArrayHeader:
-    version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"unknown .npy version {version}")
-    shape, fortran_order, dtype = read(file)
+    match np.lib.format.read_magic(file):
+        case (1, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        case (2, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
+        case version:
+            raise ValueError(f"unknown .npy version {version}")
     return ArrayHeader(shape, dtype, fortran_order)

@@ -76,9 +76,7 @@ def write_bundle(
             return map_safetensor(_table(directory, name), name)
 
         report("self-test")
-        arrays = selftest_arrays(
-            checkpoint.model, checkpoint.hashes, users, candidates, weights, tables
-        )
+        arrays = selftest_arrays(checkpoint, towers, weights, tables)
         np.savez(directory / "selftest.npz", allow_pickle=False, **arrays)
         if saved_model:
             report("SavedModel")

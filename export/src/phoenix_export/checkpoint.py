@@ -107,8 +107,6 @@ def read_config(path: Path, dtype: str) -> Checkpoint:
     transformer: dict[str, Any] = {
         **{key: reader.integer(key) for key in ("emb_size", "key_size", "num_layers")},
         **{"num_q_heads": num_heads, "num_kv_heads": num_heads},
-    }
-    factors: dict[str, Any] = {
         "widening_factor": reader.number("widening_factor", _WIDENING_FACTOR),
         "attn_output_multiplier": reader.number("attn_output_multiplier", _ATTN_OUTPUT_MULTIPLIER),
     }
@@ -125,7 +123,7 @@ def read_config(path: Path, dtype: str) -> Checkpoint:
         raise CheckpointError(config_path, reader.problems)
     try:
         model = PhoenixRetrievalModelConfig(
-            model=TransformerConfig(**transformer, **factors),
+            model=TransformerConfig(**transformer),
             emb_size=transformer["emb_size"],
             fprop_dtype=jnp.dtype(dtype),
             hash_config=HashConfig(**counts),

@@ -131,11 +131,11 @@ def _draw_posts(count: int, now_ms: int, rng: np.random.Generator) -> tuple[Post
     liked_by = rng.choice(
         np.flatnonzero(topic_of_author == TOPICS.index(LIKED_TOPIC)), _LIKED_POSTS
     )
-    posts, liked = (
-        Posts(_snowflakes(until_ms, len(index), rng), authors[index], topic_of_author[index])
-        for index, until_ms in ((written_by, now_ms), (liked_by, now_ms - _WEEK_MS))
-    )
-    return posts, liked
+
+    def posts(by: npt.NDArray[np.intp], until_ms: int) -> Posts:
+        return Posts(_snowflakes(until_ms, len(by), rng), authors[by], topic_of_author[by])
+
+    return posts(written_by, now_ms), posts(liked_by, now_ms - _WEEK_MS)
 
 
 def _snowflakes(until_ms: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.uint64]:

@@ -40,9 +40,8 @@ def _weight(
     if parameter in planted:
         return planted[parameter]()
     if parameter == "scale":
-        before = module.endswith(
-            ("rms_norm", "rms_norm_2")
-        )  # the other norms follow a block and scale what it adds
+        # The other norms follow a block and scale what it adds.
+        before = module.endswith(("rms_norm", "rms_norm_2"))
         return np.full(shape, 1.0 if before else _STEP)
     return rng.standard_normal(shape) * _SMALL
 

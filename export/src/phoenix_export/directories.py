@@ -23,9 +23,7 @@ def new_directory(out: Path) -> Generator[Path, None, None]:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as exc:
-        reason = (
-            f"{exc.strerror}: {exc.filename}"  # the failing directory may be any parent of `out`
-        )
+        reason = f"{exc.strerror}: {exc.filename}"  # any parent of `out` may be at fault
         raise OutputError(f"{out}: cannot be written: {reason}") from exc
     try:
         yield staging

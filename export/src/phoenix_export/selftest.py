@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from phoenix_export.checkpoint import Checkpoint
 from phoenix_export.programs import TowerProgram
-from phoenix_model import HashFunctions, PhoenixRetrievalModelConfig, hash_ids
+from phoenix_model import HashFunctions, hash_ids
 
 TOLERANCES = {"bfloat16": 5e-3, "float32": 1e-5}
 _HISTORIES = (5, 0, 16, 1)  # engagements of the users; the last user has no id
@@ -25,10 +26,8 @@ HostArrays = dict[str, npt.NDArray[np.generic]]
 
 
 def selftest_arrays(
-    config: PhoenixRetrievalModelConfig,
-    hashes: Mapping[str, HashFunctions],
-    users: TowerProgram,
-    candidates: TowerProgram,
+    checkpoint: Checkpoint,
+    towers: Mapping[str, TowerProgram],
     weights: Callable[[str], npt.NDArray[np.float32]],
     tables: Callable[[str], npt.NDArray[np.float32]],
 ) -> HostArrays:
@@ -38,23 +37,23 @@ def selftest_arrays(
     `TOWER/outputs/NAME` for the towers.
 
     Args:
-        config: The model's configuration.
-        hashes: Hash functions by entity.
-        users: The user tower.
-        candidates: The candidate tower.
+        checkpoint: Gives the model's configuration and the hash functions.
+        towers: "user_tower" and "candidate_tower".
         weights: Returns a parameter by flat name.
         tables: Returns an embedding table by name.
     """
     rng = np.random.default_rng(0)
+    hashes = checkpoint.hashes
     ids = {
         entity: np.append(rng.integers(0, 2**64, 15, np.uint64), np.uint64(0)) for entity in hashes
     }
     arrays: HostArrays = {f"ids/{entity}": values for entity, values in ids.items()}
     arrays |= {f"rows/{entity}": hash_ids(ids[entity], hashes[entity]) for entity in hashes}
-    for tower, program, inputs in (
-        ("user_tower", users, _user_inputs(config, hashes, rng)),
-        ("candidate_tower", candidates, _candidate_inputs(hashes, rng)),
+    for tower, inputs in (
+        ("user_tower", _user_inputs(checkpoint, rng)),
+        ("candidate_tower", _candidate_inputs(hashes, rng)),
     ):
+        program = towers[tower]
         arrays |= {f"{tower}/inputs/{name}": value for name, value in inputs.items()}
         outputs = program.function(
             {name: jax.numpy.asarray(weights(name)) for name in program.weights},
@@ -66,11 +65,8 @@ def selftest_arrays(
     return arrays
 
 
-def _user_inputs(
-    config: PhoenixRetrievalModelConfig,
-    hashes: Mapping[str, HashFunctions],
-    rng: np.random.Generator,
-) -> HostArrays:
+def _user_inputs(checkpoint: Checkpoint, rng: np.random.Generator) -> HostArrays:
+    config, hashes = checkpoint.model, checkpoint.hashes
     lengths = np.minimum(_HISTORIES, config.history_seq_len)
     batch, longest = len(lengths), int(lengths.max())
     shown = np.arange(longest) < lengths[:, None]  # [B, H]

@@ -31,12 +31,10 @@ class _Query(NamedTuple):
     Attributes:
         vector: [D] f32, the user's representation.
         scores: The exact scores of the K exact results, by post.
-        best_first: The same scores, descending.
     """
 
     vector: npt.NDArray[np.float32]
     scores: dict[int, float]
-    best_first: tuple[float, ...]
 
 
 def check_towers(index: ExportedIndex, model: Model) -> None:
@@ -156,7 +154,7 @@ def _query(index: ExportedIndex, result: RetrieveResult, *, stale: bool) -> _Que
             what = "no such post" if score is None else f"a vector that scores {score:.6f}"
             problem = f"holds {what}, post {post_id} scored {served:.6f}: of another corpus"
             raise FileError(str(index.path), "", problem)
-    return _Query(query, scores, tuple(sorted(scores.values(), reverse=True)))
+    return _Query(query, scores)
 
 
 def _search(
@@ -181,10 +179,8 @@ def _measure(
     index: ExportedIndex, query: _Query, rows: Sequence[int], *, p: float
 ) -> tuple[float, float]:
     """Return the recall and the rank-biased overlap of the rows found for a user."""
-    known, right = query.scores, query.best_first
+    right = sorted(query.scores.values(), reverse=True)
     rows = rows[: len(right)]  # a corpus that has shrunk since may hold fewer than k
     own = index.scores(query.vector, rows)
-    scores = [
-        known.get(post_id, score) for post_id, score in zip(index.post_ids(rows), own, strict=True)
-    ]
+    scores = list(map(query.scores.get, index.post_ids(rows), own))
     return recall(right, scores), rank_biased_overlap(right, scores, p)

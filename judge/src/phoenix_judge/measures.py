@@ -39,8 +39,8 @@ def rank_biased_overlap(exact: Sequence[float], found: Sequence[float], p: float
     Args:
         exact: [K] the scores of the exact results, descending; at least one.
         found: [n] the exact scores of the results, in their order.
-        p: Persistence, above 0 and below 1: the probability that a reader of one rank goes on to
-            the next.
+        p: Persistence, above 0 and below 1: the probability that a reader of one rank continues
+            with the next.
     """
     total = weights = agreement = 0.0
     weight = 1 - p
@@ -60,7 +60,7 @@ def rank_biased_overlap(exact: Sequence[float], found: Sequence[float], p: float
         weights += weight
         weight *= p
     rest = p ** len(exact)
-    # The weights sum to 1 but for rounding; dividing gives lists that agree exactly 1.
+    # The weights sum to 1 except for rounding; the division makes equal lists exactly 1.
     return (total + rest * agreement) / (weights + rest)
 
 

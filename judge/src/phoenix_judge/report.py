@@ -69,7 +69,7 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The grades of indexes, beside the server's exact answers.
+    """The grades of indexes, and the latency of the server's exact answers.
 
     Attributes:
         generation: Names the bundle and the corpus that answered.

@@ -80,15 +80,9 @@ def convert(name: Path | str, batch: pa.RecordBatch, row: int) -> pa.RecordBatch
     """
     post_ids = _ids(name, "post_id", batch.column("post_id"), row)
     author_ids = _ids(name, "author_id", batch.column("author_id"), row)
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(post_ids),
-            pa.array(author_ids),
-            _created_at(name, batch, post_ids, row),
-            _labels(name, batch, row),
-        ],
-        names=list(COLUMNS),
-    )
+    created_at, labels = _created_at(name, batch, post_ids, row), _labels(name, batch, row)
+    columns = [pa.array(post_ids), pa.array(author_ids), created_at, labels]
+    return pa.RecordBatch.from_arrays(columns, names=list(COLUMNS))
 
 
 def _meaning(found: pa.DataType) -> bool:
@@ -140,7 +134,7 @@ def _labels(name: Path | str, batch: pa.RecordBatch, row: int) -> pa.Array:
         given = pc.not_equal(texts, "")
         return _lists(given.to_numpy(zero_copy_only=False), texts.filter(given))
     labels = labels.cast(_LISTS)
-    values = labels.flatten()  # skips values behind nulls
+    values = labels.flatten()  # skips values stored under nulls
     if values.null_count:
         nulls = (i for i, listed in enumerate(labels.to_pylist()) if listed and None in listed)
         raise CorpusError(name, f"labels holds a list with a null in it in row {row + next(nulls)}")

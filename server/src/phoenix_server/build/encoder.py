@@ -94,7 +94,7 @@ def _one_ahead(items: Iterator[_T]) -> Iterator[_T]:
 
 
 def _without_hidden_times(posts: pa.RecordBatch) -> pa.RecordBatch:
-    """Zero the times behind nulls, so that equal times are equal bytes on disk."""
+    """Zero the values stored under nulls, so that equal times have equal bytes on disk."""
     times = posts.column("created_at")
     milliseconds = times.cast(pa.int64()).fill_null(0).to_numpy()
     mask = pc.is_null(times).to_numpy(zero_copy_only=False)
@@ -103,7 +103,7 @@ def _without_hidden_times(posts: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _describe(bundle: Bundle, device: Device) -> str:
-    """Return what affects the last bits of a vector, besides the bundle."""
+    """Return the jaxlib and the device, which affect the last bits of a vector."""
     kind = device.device_kind
     if device.platform == "cpu":  # XLA compiles for its instruction set
         kind = compiled_path(bundle.path, device).name

@@ -106,9 +106,7 @@ def _check(path: Path, arrays: Arrays, width: int) -> None:
     rows = len(arrays["post_ids"])
     for name in _IDS:
         array = arrays[name]
-        if array.dtype.kind not in "ui" or (
-            array.dtype.kind == "i" and bool((array.astype(np.int64) < 0).any())
-        ):
+        if array.dtype.kind not in "ui" or np.any(np.less(array, 0)):
             raise CorpusError(path, f"{name} is {array.dtype}, should be non-negative integers")
     for name, shape in (("author_ids", (rows,)), (_VECTORS, (rows, width)), (_TOPICS, (rows,))):
         if name in arrays and arrays[name].shape != shape:

@@ -135,7 +135,7 @@ def cluster(address: str | None, workers: int | None) -> Generator[Any, None, No
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no reports to its developers
     if address:
         _check_address(address)
-    else:  # or it listens to everybody, and does what it is told (read when it is imported)
+    else:  # otherwise Ray listens on all interfaces and runs what it is sent; read at import
         os.environ[_CLUSTERS] = "0"
     try:
         import ray

@@ -1,7 +1,7 @@
 """Check a sample of a corpus's vectors against a bundle's candidate tower.
 
-The tower fingerprint of imported vectors is only what the user of the importer claims; a sample
-shows whether it is true.
+The importer cannot know which towers made the vectors; it records the fingerprint of the bundle
+that its user names. The sample shows whether that is right.
 """
 
 from typing import NamedTuple

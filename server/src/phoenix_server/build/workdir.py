@@ -4,18 +4,13 @@ import fcntl
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from phoenix_server.artifacts import flush
 from phoenix_server.errors import CorpusError
 
 _LOCK, _JOINED = "lock", "corpus"
-
-
-def work_path(out: Path) -> Path:
-    """Return the working directory of a build, beside the corpus."""
-    return out.with_name(f"{out.name}.partial")
 
 
 def count_parts(path: Path) -> int:
@@ -56,7 +51,7 @@ def work_directory(out: Path, *, restart: bool) -> Generator[Path, None, None]:
     Raises:
         CorpusError: `out` exists, another process builds it, or writing fails.
     """
-    path = work_path(out)
+    path = out.with_name(f"{out.name}.partial")
     if os.path.lexists(out):
         rest = f"; {path} is left over from its build and not needed" if path.exists() else ""
         raise CorpusError(out, f"exists; choose another path or remove it{rest}")
@@ -83,20 +78,16 @@ def _lock(path: Path) -> int:
     """Create and lock a directory until the descriptor is closed or this process ends."""
     while True:
         path.mkdir(parents=True, exist_ok=True)
-        try:
+        with suppress(FileNotFoundError):  # another process removed the directory
             lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:
-            continue  # another process removed the directory
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock), os.stat(path / _LOCK)):
-                return lock
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(lock)
-            raise
-        os.close(lock)  # the lock of a directory that was removed since
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(lock), os.stat(path / _LOCK)):
+                    return lock
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)  # the lock of a directory that was removed and created again
 
 
 def _clear(path: Path) -> None:

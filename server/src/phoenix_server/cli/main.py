@@ -17,7 +17,7 @@ from phoenix_server.artifacts import describe_error
 from phoenix_server.cli.console import say
 from phoenix_server.errors import PhoenixServerError
 
-# An environment that outlives a command must not unpickle files or drop what a user has.
+# Environment variables outlive a command: they must not allow unpickling or discarding data.
 _NOT_FROM_ENV = ("--trust-pickle", "--restart", "--drop-duplicates")
 _SWITCHES = {"on": "true", "off": "false"}  # Cyclopts knows the other words.
 _INTEGER = re.compile(r"[+-]?[0-9]+")

@@ -11,8 +11,9 @@ from phoenix_retrieval.v1 import corpus_service_pb2_grpc
 from phoenix_server.corpus.changes import ChangeResult, Posts
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.errors import InvalidRequestError
+from phoenix_server.service.columns import read_ids
 from phoenix_server.service.encode_posts import encode_posts
-from phoenix_server.service.requests import read_distinct_ids, read_post_ids
+from phoenix_server.service.requests import read_distinct_ids
 from phoenix_server.service.state import Context, ServingState
 from phoenix_server.service.upsert_request import read_posts
 from phoenix_server.service.upsert_stream import apply_in_order
@@ -58,7 +59,7 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
     async def GetPosts(self, request: pb.GetPostsRequest, context: Context) -> pb.GetPostsResponse:
         """Look posts up."""
         corpus = self._state.generation.engine.corpus
-        ids = read_post_ids(request.post_ids, self._state.limits.max_candidates)
+        ids = read_ids("post_ids", request.post_ids, self._state.limits.max_candidates)
         held, posts, sequence = corpus.look_up(ids)
         return pb.GetPostsResponse(
             post_ids=posts.post_ids.tolist(),

@@ -1,4 +1,4 @@
-"""The candidate tower's vectors of many posts, without keeping the device from others.
+"""Encode many posts in batches, so that other requests can use the device in between.
 
 Shapes:
     n  posts        D  width of a vector
@@ -19,16 +19,16 @@ async def encode_posts(
 ) -> F32:
     """Return the unit vectors of posts, [n, D]; at least one.
 
-    A batch of the tower is one call in the queue, so that retrievals come in between.
+    Each batch is one call in the queue, so that retrievals can run between two batches.
 
     Args:
-        generation: Whose tower.
+        generation: The generation whose candidate tower encodes.
         post_ids: [n].
         author_ids: [n].
-        timeout_s: The time until the deadline of all of it, in seconds. None: there is none.
+        timeout_s: The time until the deadline of the call, in seconds. None: no deadline.
 
     Raises:
-        OverloadedError: The queue is full, or it would be too late.
+        OverloadedError: The queue is full, or the deadline is too close.
         DeadlineExceededError: The deadline passes before all are encoded.
     """
     began_s, left_s = time.monotonic(), timeout_s

@@ -148,7 +148,7 @@ async def _read_each(
 
 
 def to_status(exc: Exception) -> status_pb2.Status:
-    """Return the status that a caller gets for an exception; an unexpected one reveals nothing."""
+    """Return the status for an exception; that of an unexpected one hides the details."""
     code = next((code for kind, code in _CODES.items() if isinstance(exc, kind)), None)
     if code is None:
         message = "internal error; the server's log says more"

@@ -67,15 +67,6 @@ def read_top_k(top_k: int, limit: int) -> int:
     return top_k
 
 
-def read_post_ids(post_ids: Sequence[int], limit: int) -> Ids:
-    """Return the posts of a request, [n].
-
-    Raises:
-        InvalidRequestError: There are none or too many, or one is 0.
-    """
-    return read_ids("post_ids", post_ids, limit)
-
-
 def read_candidates(
     post_ids: Sequence[int], author_ids: Sequence[int], limit: int
 ) -> tuple[Ids, Ids]:

@@ -14,11 +14,11 @@ from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.query import Answer, Query
 from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
 from phoenix_server.generations.generation import Generation
-from phoenix_server.service.columns import check_count
+from phoenix_server.service.columns import check_count, read_ids
 from phoenix_server.service.encode_posts import encode_posts
 from phoenix_server.service.filter_request import read_filter
 from phoenix_server.service.interceptor import retry_delay, to_status
-from phoenix_server.service.requests import read_candidates, read_post_ids, read_top_k, read_user
+from phoenix_server.service.requests import read_candidates, read_top_k, read_user
 from phoenix_server.service.state import Context, ServingState
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         self, request: pb.ScorePostsRequest, context: Context
     ) -> pb.ScorePostsResponse:
         """Return exact scores and ranks of posts for a user."""
-        post_ids = read_post_ids(request.post_ids, self._state.limits.max_candidates)
+        post_ids = read_ids("post_ids", request.post_ids, self._state.limits.max_candidates)
         async with self._ranking:
             generation = self._state.generation
             user = read_user(request.user, _model(generation))

@@ -13,7 +13,7 @@ from phoenix_server.corpus.changes import Labels, Posts
 from phoenix_server.corpus.disk.snapshot import find_odd_vectors
 from phoenix_server.corpus.snowflake import carried_times
 from phoenix_server.errors import Violation
-from phoenix_server.runtime.arrays import F32, I64, U64
+from phoenix_server.runtime.arrays import I64, U64
 from phoenix_server.service.columns import (
     MAX_PER_COLUMN,
     find_zeros,
@@ -60,7 +60,10 @@ def read_posts(request: UpsertPostsRequest, *, limit: int, width: int, now_ms: i
         violations.append(Violation("vectors", what))
     elif len(vectors):
         vectors = vectors.reshape(count, width)
-        violations += _invalid_vectors(vectors)
+        violations += [
+            Violation(f"vectors[{i * width}:{(i + 1) * width}]", what)
+            for i, what in find_odd_vectors(vectors)[:MAX_PER_COLUMN]
+        ]
     raise_any(violations)
     labels = Labels.none(count)
     if len(counts):
@@ -99,10 +102,3 @@ def _inconsistent_labels(names: Sequence[str], counts: I64, indices: I64) -> Ite
     posts = np.repeat(np.arange(len(counts)), counts)
     if len(np.unique(posts * len(names) + indices)) != len(indices):
         yield Violation("label_indices", "gives a post the same label twice")
-
-
-def _invalid_vectors(vectors: F32) -> Iterator[Violation]:
-    """Check vectors, [n, D]."""
-    width = vectors.shape[1]
-    for i, what in find_odd_vectors(vectors)[:MAX_PER_COLUMN]:
-        yield Violation(f"vectors[{i * width}:{(i + 1) * width}]", what)

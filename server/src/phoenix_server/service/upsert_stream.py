@@ -10,7 +10,7 @@ from phoenix_server.corpus.updates.commands import PendingChange
 from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.errors import OverloadedError
 
-# What a stream has pending at most; otherwise a few streams would fill the update worker's queue.
+# The maximum that a stream may have pending; a few streams must not fill the worker's queue.
 _MAX_CHANGES = 8
 _MAX_POSTS = 1 << 13
 
