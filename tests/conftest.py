@@ -55,7 +55,8 @@ def _process_settings() -> dict[str, object]:
     ours = [name for name in logging.root.manager.loggerDict if name.startswith("phoenix")]
     return {
         "working directory": Path.cwd(),
-        "environment": {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"},
+        # Libraries set variables of their own where a test is the first to import them.
+        "environment": {k: v for k, v in os.environ.items() if k.startswith(("PHOENIX_", "JAX_"))},
         "disabled log levels": logging.root.manager.disable,
         "log levels": {name: level for name in ours if (level := logging.getLogger(name).level)},
         "compiled programs": jax.config.values["jax_compilation_cache_dir"],
