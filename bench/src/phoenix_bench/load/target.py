@@ -18,6 +18,8 @@ from phoenix_client import PhoenixClient
 _PROFILES = Path("bench/ghz")
 _CALLERS = 64
 _WARM_UP_S = 3.0
+_FEWEST_ANSWERS = 4  # per caller, for a rate: the first and the last of each are left out
+_LONGEST_S = 60.0
 
 
 class ClosedRun(NamedTuple):
@@ -87,15 +89,19 @@ def start_target(arguments: Sequence[str | Path], ghz: Path) -> Generator[Target
 def run_closed(
     ghz: Path, address: str, requests: Path, *, callers: int, duration_s: float
 ) -> ClosedRun:
-    """Keep a number of calls in flight, with ghz.
+    """Keep a number of calls in flight, with ghz; for longer, if the server is slow.
 
     Raises:
         GhzError: ghz did not run, or a call failed: a rate with errors is meaningless.
+        ValueError: Even in a minute there are too few answers to tell a rate.
     """
     changes = {"concurrency": callers, "duration": f"{round(duration_s * 1e3)}ms"}
     config = {**fit_profile(read_profile(_PROFILES, CAPACITY), 0, requests), **changes}
     run = run_ghz(ghz, config, address, requests.with_name("ghz.json"))
     _check_answered(address, run.calls)
+    if len(run.calls.codes) < _FEWEST_ANSWERS * callers and duration_s < _LONGEST_S:
+        longer_s = min(2 * duration_s, _LONGEST_S)
+        return run_closed(ghz, address, requests, callers=callers, duration_s=longer_s)
     return ClosedRun(rate_of_answers(run.calls, callers), run.cpu_share)
 
 
