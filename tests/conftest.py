@@ -9,11 +9,16 @@ from pathlib import Path
 
 import jax
 import pytest
+from hypothesis import HealthCheck, settings
 
 from golden_artifacts import import_golden_corpus, write_golden_bundle
 
 # Before anything looks at a device: afterwards JAX refuses.
 jax.config.update("jax_num_cpu_devices", 8)
+
+# However busy the machine is: an example has no time limit, and neither has drawing it.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,

@@ -61,7 +61,7 @@ def test_npy_files_hold_the_corpus(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_changes_before_and_after_a_snapshot_are_exported(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phoenix_cases import GOLDEN_DIR
@@ -48,7 +48,6 @@ def test_rows_equal_the_published_hashes() -> None:
         offset += functions.vocab_size
 
 
-@settings(deadline=None)
 @given(
     ids=st.lists(_INT64, min_size=1, max_size=7),
     constants=st.lists(st.tuples(_INT64, _INT64), min_size=1, max_size=3),

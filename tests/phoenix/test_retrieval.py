@@ -211,7 +211,7 @@ def test_model_answers_users_with_their_top_k() -> None:
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     rows=st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=13),
     top_k=st.integers(1, 17),

@@ -54,7 +54,7 @@ def test_forecast_starts_at_the_costs_of_start_up() -> None:
     assert forecast.cautious == [1.5] * 6
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.floats(0.3, 3.0), min_size=4, max_size=4))
 def test_slowdown_is_learned_by_size_class(truths: list[float]) -> None:
     forecast = Forecast(8)

@@ -196,7 +196,7 @@ def test_a_column_in_the_name_of_a_directory_is_refused(
     assert build_corpus([tmp_path / "days"], bundle, tmp_path / "corpus", SMALL) == 3
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(cuts=st.lists(st.integers(0, 300), max_size=5), group_rows=st.integers(20, 400))
 def test_a_corpus_does_not_depend_on_the_division_into_files(
     bundle: Bundle,

@@ -34,7 +34,7 @@ def test_a_post_that_occurs_in_two_files_is_reported(bundle: Bundle, tmp_path: P
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ids=st.lists(st.integers(1, 12), min_size=1, max_size=60), data=st.data())
 def test_repeated_posts_are_those_that_a_dict_finds(
     tmp_path_factory: pytest.TempPathFactory, ids: list[int], data: st.DataObject
@@ -52,7 +52,7 @@ def test_repeated_posts_are_those_that_a_dict_finds(
     assert _repeats(folder) == later
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     cuts=st.lists(st.integers(0, 300), max_size=5),
     group_rows=st.integers(7, 400),

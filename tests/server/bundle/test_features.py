@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phoenix_model import HashFunctions as ModelHashFunctions
@@ -46,7 +46,6 @@ def test_rows_equal_the_published_hashes(golden_layout: Path, bundle: Bundle) ->
         offset += functions.vocab_size
 
 
-@settings(deadline=None)
 @given(
     ids=st.lists(_U64, min_size=1, max_size=9),
     constants=st.lists(st.tuples(_INT64, _INT64), min_size=1, max_size=3),

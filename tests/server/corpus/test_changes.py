@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phoenix_server.corpus.changes import Change, Labels, Posts, concatenate, net
@@ -12,7 +12,6 @@ _posts = st.builds(posts_of, _ids, st.integers(0, 2**32), _names)
 _changes = st.lists(_posts | _ids.map(lambda ids: id_array(*ids)), max_size=8)
 
 
-@settings(deadline=None)
 @given(_changes)
 def test_the_net_change_has_the_effect_of_all_changes(changes: list[Change]) -> None:
     everything = range(1, 14)
@@ -36,7 +35,6 @@ def test_the_net_change_has_the_effect_of_all_changes(changes: list[Change]) -> 
     assert before == model
 
 
-@settings(deadline=None)
 @given(_changes)
 def test_the_net_change_has_the_labels_of_all_written_posts(changes: list[Change]) -> None:
     names = {name for each in changes if isinstance(each, Posts) for name in each.labels.names}
@@ -45,7 +43,6 @@ def test_the_net_change_has_the_labels_of_all_written_posts(changes: list[Change
     assert set(left.label_names) == names
 
 
-@settings(deadline=None)
 @given(st.lists(_posts, min_size=1, max_size=5))
 def test_parts_are_concatenated_with_their_labels(parts: list[Posts]) -> None:
     whole = concatenate(parts)
@@ -58,7 +55,6 @@ def test_parts_are_concatenated_with_their_labels(parts: list[Posts]) -> None:
         start += len(part)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 3), unique=True), min_size=1),
     st.lists(st.integers(0, 10**6)),

@@ -77,4 +77,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestModel = Machine.TestCase
-TestModel.settings = settings(max_examples=12, stateful_step_count=15, deadline=None)
+TestModel.settings = settings(max_examples=12, stateful_step_count=15)

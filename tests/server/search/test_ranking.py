@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from phoenix_server.search.ranking import exact_ranks
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     scores=st.lists(
         st.one_of(st.sampled_from([-np.inf, -1.0, 0.0, 0.5]), st.floats(-1, 1, width=32).map(abs)),

@@ -19,7 +19,7 @@ from server.search.sharded_cases import (
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     shards_and_k=st.sampled_from(SHARDS_AND_K),
     seed=st.integers(0, 2**32 - 1),

@@ -57,7 +57,7 @@ def test_the_chosen_are_better_than_all_others(kind: str, least: int, most: int,
             assert len(chosen) + (others == rest).sum() > most
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n=st.sampled_from([9, 40]),
     k=st.sampled_from([1, 3, 9]),

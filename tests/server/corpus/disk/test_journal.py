@@ -31,7 +31,7 @@ _changes = st.builds(posts_of, _ids, st.integers(0, 2**32), _names) | _ids.map(
 )
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(st.lists(_changes, min_size=1, max_size=3), max_size=4), st.integers(0, 2**40))
 def test_appended_changes_are_read_after_reopening(
     tmp_path_factory: pytest.TempPathFactory, groups: list[list[Change]], after: int
@@ -51,7 +51,7 @@ def test_appended_changes_are_read_after_reopening(
         assert journal.posts(after + 1) == sum(map(len, made[1:]))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(_changes, st.sampled_from("ab")), max_size=10), st.integers(0, 3))
 def test_consecutive_writes_of_one_tower_are_joined(
     tmp_path_factory: pytest.TempPathFactory, made: list[tuple[Change, str]], after: int

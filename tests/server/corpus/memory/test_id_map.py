@@ -31,7 +31,7 @@ def _rows(rows: dict[int, int], ids: npt.NDArray[np.uint64]) -> list[int]:
     return [rows.get(post_id, NOWHERE) for post_id in ids.tolist()]
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     expected=st.sampled_from([0, 1, 100]),
     steps=st.lists(

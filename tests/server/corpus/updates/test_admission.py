@@ -22,7 +22,7 @@ _groups = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     first=st.dictionaries(_ids, _times, max_size=CAPACITY),
     groups=_groups,
