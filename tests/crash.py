@@ -174,7 +174,7 @@ class Crash:
             return ids
         count = len(ids)
         authors = np.full(count, drawn.randint(1, 1 << 60), np.uint64)  # tell the change apart
-        created_at = np.full(count, drawn.randint(1, 1_700_000_000_000), np.int64)
+        created_at = np.full(count, drawn.randint(10**11, 1_700_000_000_000), np.int64)
         name = f"label {drawn.randint(0, 30)}"
         vectors = np.zeros((count, 0), np.float32)  # the server encodes them
         if drawn.random() >= 0.3:

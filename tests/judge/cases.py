@@ -21,4 +21,4 @@ def change(path: Path, *changes: Change) -> None:
     """Append changes to the journal, as a server does."""
     with closing(Store(path)) as store:
         first = (store.journal.last() or store.snapshot.manifest.sequence) + 1
-        store.journal.append(first, changes)
+        store.append(first, changes)

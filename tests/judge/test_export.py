@@ -97,7 +97,7 @@ def test_a_corpus_is_exported_while_a_server_changes_it(tmp_path: Path) -> None:
     _, model = written_corpus(path, ROWS)
     with closing(Store(path)) as store:  # it holds the lock
         deleted = id_array(1, 2)
-        store.journal.append(1, [deleted])
+        store.append(1, [deleted])
         model.apply(deleted)
         export_index(path, tmp_path / "out", FLAT)
     assert exported(tmp_path / "out") == vectors_of(model)
@@ -175,7 +175,7 @@ def test_a_gap_in_the_journal_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "corpus"
     written_corpus(path, ROWS)
     with closing(Store(path)) as store:
-        store.journal.append(2, [id_array(1)])
+        store.append(2, [id_array(1)])
     with pytest.raises(CorpusError, match="lacks the changes 1 to 1"):
         export_index(path, tmp_path / "out", None)
     assert not (tmp_path / "out").exists()

@@ -78,7 +78,7 @@ def random_posts(count: int, seed: int = 0) -> pa.Table:
     """Draw posts with all columns, some optional values missing."""
     rng = np.random.default_rng(seed)
     ids: npt.NDArray[np.uint64] = rng.integers(1, 2**64, count, np.uint64)
-    times = rng.integers(0, 10**12, count)
+    times = rng.integers(10**11, 10**12, count)
     labels = [None if i % 5 == 0 else [f"label {i % 7}"] * (i % 3) for i in range(count)]
     return pa.table(
         {

@@ -7,25 +7,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from phoenix_server.build.build import build_corpus
 from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.corpus.disk.snapshot import open_snapshot
 from server.build.cases import (
     IDS,
-    SNOWFLAKE_EPOCH_MS,
+    SMALL,
     SNOWFLAKE_MS,
     built,
+    columns,
+    read,
     refused,
     write,
 )
 
 _LISTS = [["b", "a"], [], ["c"]]
+NOT_UTF8 = pa.array([b"a", b"\xff", b"b"]).view(pa.string())
 
 
 def test_optional_columns_have_defaults(bundle: Bundle, tmp_path: Path) -> None:
     table = built(bundle, tmp_path)
     assert table.column("labels").to_pylist() == [[], [], []]
-    last = ((2**64 - 1) >> 22) + SNOWFLAKE_EPOCH_MS
-    assert table.column("created_at").cast(pa.int64()).to_pylist() == [SNOWFLAKE_MS, last, None]
+    assert table.column("created_at").cast(pa.int64()).to_pylist() == [SNOWFLAKE_MS, None, None]
     assert open_snapshot(tmp_path / "corpus").manifest.label_names == []
 
 
@@ -75,8 +78,8 @@ def test_labels_can_be_strings(bundle: Bundle, tmp_path: Path, kind: pa.DataType
 
 def test_a_missing_list_is_an_empty_list(bundle: Bundle, tmp_path: Path) -> None:
     built(bundle, tmp_path, labels=pa.array([["a"], None, []], pa.list_(pa.string())))
-    columns = open_snapshot(tmp_path / "corpus").columns()
-    assert columns.labels.counts.tolist() == [1, 0, 0]
+    stored = open_snapshot(tmp_path / "corpus").columns()
+    assert stored.labels.counts.tolist() == [1, 0, 0]
 
 
 def test_labels_of_several_batches_stay_with_their_posts(bundle: Bundle, tmp_path: Path) -> None:
@@ -104,15 +107,58 @@ def test_times_become_milliseconds_in_utc(
 
 
 def test_times_are_truncated_to_milliseconds(bundle: Bundle, tmp_path: Path) -> None:
-    times = pa.array([1_999_999, 0, 999], pa.timestamp("ns"))
+    ticks = [SNOWFLAKE_MS * 10**6 + 1_999_999, SNOWFLAKE_MS * 10**6 + 999, 999]
+    times = pa.array(ticks, pa.timestamp("ns"))
     created_at = built(bundle, tmp_path, created_at=times).column("created_at")
-    assert created_at.cast(pa.int64()).to_pylist() == [1, 0, 0]
+    assert created_at.cast(pa.int64()).to_pylist() == [SNOWFLAKE_MS + 1, SNOWFLAKE_MS, 0]
 
 
 def test_missing_times_are_those_in_the_ids(bundle: Bundle, tmp_path: Path) -> None:
-    times = pa.array([None, 5, None], pa.timestamp("ms"))
+    times = pa.array([None, 10**12, None], pa.timestamp("ms"))
     created_at = built(bundle, tmp_path, created_at=times).column("created_at")
-    assert created_at.cast(pa.int64()).to_pylist() == [SNOWFLAKE_MS, 5, None]
+    assert created_at.cast(pa.int64()).to_pylist() == [SNOWFLAKE_MS, 10**12, None]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_a_time_at_the_end_of_its_range_does_not_wrap_around(
+    bundle: Bundle, tmp_path: Path, unit: Any
+) -> None:
+    largest = 2**63 // 1000 - 1 if unit == "s" else 2**63 - 1
+    for place, ticks in enumerate((largest, -largest)):
+        times = pa.array([ticks] * 3, pa.int64()).cast(pa.timestamp(unit))
+        parquet = write(tmp_path / f"{place}.parquet", created_at=times)
+        reason = refused([parquet], bundle, tmp_path / "corpus").reason
+        limit = "more than a day from now" if ticks > 0 else "before 1971"
+        assert reason.startswith("created_at in row 0 is ")
+        assert reason.endswith(f", {limit}; it is in milliseconds since 1970")
+
+
+def test_int96_times_do_not_wrap_around(bundle: Bundle, tmp_path: Path) -> None:
+    past, future = (datetime(year, 6, 1, tzinfo=UTC) for year in (2024, 2600))
+
+    def write_int96(name: str, moment: datetime) -> Path:
+        table = pa.table(columns(created_at=pa.array([moment] * 3, pa.timestamp("us", "UTC"))))
+        pq.write_table(table, tmp_path / name, use_deprecated_int96_timestamps=True)
+        return tmp_path / name
+
+    build_corpus([write_int96("past", past)], bundle, tmp_path / "corpus", SMALL)
+    assert read(tmp_path / "corpus").column("created_at").to_pylist() == [past] * 3
+    error = refused([write_int96("future", future)], bundle, tmp_path / "other")
+    expected = f"created_at in row 0 is {round(future.timestamp() * 1000)}, more than a day from"
+    assert error.reason.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [pa.nulls(3), pa.nulls(3, pa.list_(pa.null())), pa.array([[], None, []])],
+    ids=lambda labels: str(labels.type),
+)
+def test_columns_without_a_value_are_as_if_missing(
+    bundle: Bundle, tmp_path: Path, labels: pa.Array
+) -> None:
+    table = built(bundle, tmp_path, labels=labels, created_at=pa.nulls(3))
+    assert table.column("labels").to_pylist() == [[], [], []]
+    assert table.column("created_at").cast(pa.int64()).to_pylist() == [SNOWFLAKE_MS, None, None]
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.uint32(), pa.int16()], ids=str)
@@ -130,23 +176,27 @@ def test_ids_can_be_any_integer_type(bundle: Bundle, tmp_path: Path, kind: pa.Da
         ({"author_id": None}, "column author_id is missing; it has post_id"),
         ({"post_id": pa.array(["1", "2", "3"])}, "post_id is string, should be uint64"),
         ({"author_id": pa.array([1.0, 2.0, 3.0])}, "author_id is double, should be uint64"),
-        ({"post_id": pa.array([1, None, 3], pa.uint64())}, "post_id is null in row 1"),
-        ({"author_id": pa.array([1, None, 3], pa.uint64())}, "author_id is null in row 1"),
-        ({"post_id": pa.array([1, -2, 3])}, "post_id is negative in row 1"),
-        ({"author_id": pa.array([1, -2, 3])}, "author_id is negative in row 1"),
-        ({"post_id": pa.array([1, 0, 3])}, "post_id is 0 in row 1"),
-        ({"author_id": pa.array([1, 0, 3])}, "author_id is 0 in row 1"),
+        ({"post_id": pa.array([1, None, 3], pa.uint64())}, "post_id in row 1 is null"),
+        ({"author_id": pa.array([1, None, 3], pa.uint64())}, "author_id in row 1 is null"),
+        ({"post_id": pa.array([1, -2, 3])}, "post_id in row 1 is negative"),
+        ({"author_id": pa.array([1, -2, 3])}, "author_id in row 1 is negative"),
+        ({"post_id": pa.array([1, 0, 3])}, "post_id in row 1 is 0, which is no id"),
+        ({"author_id": pa.array([1, 0, 3])}, "author_id in row 1 is 0, which is no id"),
         ({"created_at": pa.array([1, 2, 3])}, "created_at is int64, should be a timestamp"),
         (
             {"created_at": pa.array([-1, 2, 3], pa.timestamp("ms"))},
-            "created_at holds a time that is not from 1970 to 9999 in row 0",
+            "created_at in row 0 is -1, before 1971",
         ),
         ({"labels": pa.array([1, 2, 3])}, "labels is int64, should be a list of strings"),
         ({"labels": pa.array([[1], [], []])}, "labels is list<"),
         (
             {"labels": pa.array([["a"], [None], []])},
-            "labels holds a list with a null in it in row 1",
+            "a label in row 1 is null",
         ),
+        ({"labels": pa.array([["a"], [], ["b", ""]])}, "a label in row 2 is empty"),
+        ({"labels": pa.array([[], ["a", "b\n"], ["b\n"]])}, "a label in row 1 holds a control"),
+        ({"labels": pa.array(["a", "x" * 257, "b"])}, "a label in row 1 has 257 characters"),
+        ({"labels": NOT_UTF8}, "a label after row 0 is not UTF-8"),
     ],
 )
 def test_an_invalid_column_is_reported(

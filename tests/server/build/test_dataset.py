@@ -136,9 +136,9 @@ def test_files_without_posts_are_refused(bundle: Bundle, tmp_path: Path, files: 
             {"created_at": pa.array([1, 2, 3], pa.timestamp("ms", "UTC"))},
             "created_at is timestamp[ms, tz=UTC], in {first} it is timestamp[us]",
         ),
-        ({"post_id": pa.array([7, None, 8], pa.uint64())}, "post_id is null in row 1"),
-        ({"post_id": pa.array([7, 8, -9])}, "post_id is negative in row 2"),
-        ({"author_id": pa.array([0, 8, 9])}, "author_id is 0 in row 0; 0 means padding"),
+        ({"post_id": pa.array([7, None, 8], pa.uint64())}, "post_id in row 1 is null"),
+        ({"post_id": pa.array([7, 8, -9])}, "post_id in row 2 is negative"),
+        ({"author_id": pa.array([0, 8, 9])}, "author_id in row 0 is 0, which is no id"),
     ],
 )
 def test_the_invalid_file_among_several_is_reported(
@@ -165,12 +165,14 @@ def test_labels_must_be_lists_in_all_files_or_in_none(bundle: Bundle, tmp_path: 
 
 def test_files_may_store_columns_in_different_types(bundle: Bundle, tmp_path: Path) -> None:
     ids, texts = [7, 8, 9], ["b", "a", ""]
-    one = columns(labels=texts, created_at=pa.array([1, 2, 3], pa.timestamp("ms")))
+    one = columns(
+        labels=texts, created_at=pa.array([10**12, 10**12 + 1, 10**12 + 2], pa.timestamp("ms"))
+    )
     other = {
         "labels": pa.array(texts).dictionary_encode(),
         "post_id": pa.array(ids, pa.int16()),
         "author_id": pa.array(ids, pa.uint32()),
-        "created_at": pa.array([4000, 5000, 6000], pa.timestamp("us")),
+        "created_at": pa.array([10**15 + 3000, 10**15 + 4000, 10**15 + 5999], pa.timestamp("us")),
     }
     for number, made in enumerate((one, other)):
         (tmp_path / "posts").mkdir(exist_ok=True)
@@ -178,7 +180,7 @@ def test_files_may_store_columns_in_different_types(bundle: Bundle, tmp_path: Pa
     build_corpus([tmp_path / "posts"], bundle, tmp_path / "corpus", SMALL)
     held = open_snapshot(tmp_path / "corpus").columns()
     assert held.post_ids.tolist()[3:] == ids
-    assert held.created_at_unix_ms.tolist() == [1, 2, 3, 4, 5, 6]
+    assert held.created_at_unix_ms.tolist() == [10**12 + place for place in range(6)]
     assert held.labels.indices.tolist() == [1, 0, 1, 0]
 
 

@@ -14,7 +14,8 @@ import pytest
 from phoenix_server.build import ray as ray_engine
 from phoenix_server.build.build import BuildConfig, build_corpus
 from phoenix_server.bundle.bundle import Bundle
-from phoenix_server.errors import CorpusError, StartupError
+from phoenix_server.errors import BundleError, CorpusError, StartupError
+from phoenix_server.signatures import TrustedKeys
 from server.build.cases import SMALL, digest, random_posts, write_files
 
 _LOCAL = replace(SMALL, part_rows=64)
@@ -47,6 +48,15 @@ def test_ray_workers_build_the_same_corpus(posts: Path, bundle: Bundle, tmp_path
     encoded = [done for stage, done in reported if stage == "encoded"]
     assert encoded == [0, 64, 128, 192, 256, 300]
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_ray_workers_want_the_signatures_that_the_build_wants(
+    posts: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    wanted = replace(bundle, trusted=TrustedKeys((bytes(32),)))
+    with pytest.raises(BundleError, match=r"manifest\.sig: missing: nobody signed this"):
+        build_corpus([posts], wanted, tmp_path / "ray", _RAY)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -41,6 +41,10 @@ from phoenix_server.service.upsert_request import read_posts
             {"vectors[0:128]": "is not finite"},
         ),
         ({"label_names": [""]}, {"label_names[0]": "is empty"}),
+        (
+            {"label_names": [""] * 10},
+            {"label_names": "has 10 entries, the corpus has room for 9"},
+        ),
         ({"label_names": ["a", "a"]}, {"label_names": "has a name twice"}),
         ({"label_counts": [1]}, {"label_counts": "has 1 entries, post_ids has 2"}),
         (
@@ -52,9 +56,10 @@ from phoenix_server.service.upsert_request import read_posts
             {"label_indices[0]": "is 1, label_names has 1 entries"},
         ),
         (
-            {"label_counts": [2, 0], "label_indices": [0, 0], "label_names": ["a"]},
-            {"label_indices": "gives a post the same label twice"},
+            {"label_names": ["a", "x" * 257]},
+            {"label_names[1]": "has 257 characters, at most 256 bytes are accepted"},
         ),
+        ({"author_ids": [1, 0]}, {"author_ids[1]": "is 0, which is no id"}),
     ],
 )
 def test_a_fault_of_posts_names_its_field(
@@ -63,5 +68,26 @@ def test_a_fault_of_posts_names_its_field(
     fields: dict[str, Any] = {"post_ids": [3, 4], "author_ids": [1, 2], **changes}
     request = UpsertPostsRequest(**fields)
     with pytest.raises(InvalidRequestError) as caught:
-        read_posts(request, limit=4096, width=128, now_ms=1_700_000_000_000)
+        read_posts(request, limit=4096, max_labels=9, width=128, now_ms=1_700_000_000_000)
     assert {v.field: v.description for v in caught.value.violations}.items() >= expected.items()
+
+
+def test_a_label_that_a_post_has_twice_is_a_label() -> None:
+    fields: dict[str, Any] = {"label_counts": [2, 0], "label_indices": [0, 0], "label_names": ["a"]}
+    request = UpsertPostsRequest(post_ids=[3, 4], author_ids=[1, 2], **fields)
+    posts = read_posts(request, limit=4096, max_labels=9, width=128, now_ms=1_700_000_000_000)
+    assert posts.labels.names == ("a",)
+    assert posts.labels.counts.tolist() == [2, 0]
+
+
+def test_names_that_no_post_of_a_request_has_are_dropped() -> None:
+    fields: dict[str, Any] = {
+        "label_names": ["a", "b", "c"],
+        "label_counts": [2, 1],
+        "label_indices": [2, 0, 2],
+    }
+    request = UpsertPostsRequest(post_ids=[3, 4], author_ids=[1, 2], **fields)
+    posts = read_posts(request, limit=4096, max_labels=9, width=128, now_ms=1_700_000_000_000)
+    assert posts.labels.names == ("a", "c")
+    assert posts.labels.indices.tolist() == [1, 0, 1]
+    assert posts.labels.counts.tolist() == [2, 1]

@@ -96,16 +96,14 @@ def _created_at(entry: JsonValue) -> datetime | None:
 
 
 def _labels(entry: JsonValue) -> tuple[str, ...]:
-    labels: dict[str, None] = {}
+    labels: list[str] = []
     for element in entry.elements():
         label = element.value
         if not isinstance(label, str) or not label:
             raise element.misfit("must be a string that is not empty")
         if not label.isascii() and any("\ud800" <= char <= "\udfff" for char in label):
             raise element.misfit("must be text, without lone surrogates")
-        if label in labels:
-            raise element.misfit("must not be repeated")
-        labels[label] = None
+        labels.append(label)
     return tuple(labels)
 
 

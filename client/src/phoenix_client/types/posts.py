@@ -20,7 +20,7 @@ class Post(NamedTuple):
         created_at: When the post was created, with a time zone; stored to the millisecond. None:
             not known. If no post of a call, or of a batch of a stream, has one, the server derives
             the times from the ids.
-        labels: The post's labels, each once.
+        labels: The post's labels; repeating one changes nothing.
         vector: The post's unit vector, `Model.embedding_size` floats. None: the server encodes the
             post from the two ids. Either all posts of a call have one or none has. Posts that
             were looked up have none.

@@ -3,6 +3,7 @@
 # pyarrow creates the functions of `pc` at import, which type checkers cannot see.
 # pyright: reportAttributeAccessIssue=false
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from phoenix_server.corpus.snowflake import UNKNOWN, carried_times
+from phoenix_server.corpus.post_rules import (
+    UNKNOWN,
+    Fault,
+    carried_times,
+    clock_ms,
+    find_bad_ids,
+    find_bad_labels,
+    find_bad_times,
+)
 from phoenix_server.errors import CorpusError
-from phoenix_server.runtime.arrays import U64
+from phoenix_server.runtime.arrays import I64, U64
 
 COLUMNS = ("post_id", "author_id", "created_at", "labels")
 _TIMES = pa.timestamp("ms", "UTC")
-_EPOCH, _LAST = pa.scalar(0, _TIMES), pa.scalar(253_402_300_799_999, _TIMES)  # to 9999-12-31
+_TICKS_PER_MS = {"ms": 1, "us": 1_000, "ns": 1_000_000}
 _LISTS = pa.list_(pa.string())
 
 
@@ -36,35 +45,38 @@ def check_columns(name: Path | str, schema: pa.Schema) -> None:
             raise CorpusError(name, f"{column} is {schema.field(column).type}, should be uint64")
     if "created_at" in schema.names:
         found = schema.field("created_at").type
-        if not pa.types.is_timestamp(found):
+        if not (pa.types.is_timestamp(found) or pa.types.is_null(found)):
             raise CorpusError(name, f"created_at is {found}, should be a timestamp")
     if "labels" in schema.names:
         found = schema.field("labels").type
-        if not _is_text(found.value_type if _is_list(found) else found):
+        value = found.value_type if _is_list(found) else found
+        if not (_is_text(value) or pa.types.is_null(value)):
             raise CorpusError(name, f"labels is {found}, should be a list of strings")
 
 
-def check_alike(
-    name: Path | str, schema: pa.Schema, first_name: Path | str, first: pa.Schema
-) -> None:
-    """Check that the columns of a file have the same meaning as those of the first file.
+def check_alike(files: Sequence[tuple[Path | str, pa.Schema]]) -> None:
+    """Check that the columns of files have the same meaning in all of them.
 
-    Widths, units and encodings may differ; they do not change the values.
+    Widths, units and encodings may differ; they do not change the values. A column of type null,
+    which pandas writes if no post has a value, agrees with any other.
 
     Raises:
         CorpusError: Only one file has a column, only one has times with a time zone, or only one
             has lists of labels.
     """
+    first_name, first = files[0]
     for column in ("created_at", "labels"):
-        here, there = column in schema.names, column in first.names
-        if here != there:
-            has = "has a column" if here else "has no column"
-            raise CorpusError(name, f"{has} {column}, unlike {first_name}")
-        if not here:
-            continue
-        found, expected = schema.field(column).type, first.field(column).type
-        if _meaning(found) != _meaning(expected):
-            raise CorpusError(name, f"{column} is {found}, in {first_name} it is {expected}")
+        typed: tuple[Path | str, pa.DataType] | None = None  # the first that is not null
+        for name, schema in files:
+            if (here := column in schema.names) != (column in first.names):
+                has = "has a column" if here else "has no column"
+                raise CorpusError(name, f"{has} {column}, unlike {first_name}")
+            if not here or pa.types.is_null(found := schema.field(column).type):
+                continue
+            typed = typed or (name, found)
+            if _meaning(found) != _meaning(typed[1]):
+                what = f"{column} is {found}, in {typed[0]} it is {typed[1]}"
+                raise CorpusError(name, what)
 
 
 def convert(name: Path | str, batch: pa.RecordBatch, row: int) -> pa.RecordBatch:
@@ -102,48 +114,83 @@ def _is_text(found: pa.DataType) -> bool:
 
 def _ids(name: Path | str, column: str, values: pa.Array, row: int) -> U64:
     if values.null_count:
-        raise CorpusError(name, f"{column} is null in row {row + _first(values.is_null())}")
+        raise CorpusError(name, f"{column} in row {row + _first(values.is_null())} is null")
     if pa.types.is_signed_integer(values.type) and len(values) and pc.min(values).as_py() < 0:
-        raise CorpusError(name, f"{column} is negative in row {row + _first(pc.less(values, 0))}")
+        raise CorpusError(name, f"{column} in row {row + _first(pc.less(values, 0))} is negative")
     ids = values.to_numpy(zero_copy_only=False).astype(np.uint64)
-    if (zeros := np.flatnonzero(ids == 0)).size:
-        raise CorpusError(name, f"{column} is 0 in row {row + zeros[0]}; 0 means padding")
+    _refuse(name, column, find_bad_ids(ids), row)
     return ids
 
 
 def _created_at(name: Path | str, batch: pa.RecordBatch, post_ids: U64, row: int) -> pa.Array:
-    times = carried_times(post_ids)
-    carried = pa.array(times, mask=times == UNKNOWN).cast(_TIMES)
-    if "created_at" not in batch.schema.names:
-        return carried
-    given = batch.column("created_at").cast(_TIMES, safe=False)  # truncates to 1 ms
-    odd = pc.or_(pc.less(given, _EPOCH), pc.greater(given, _LAST)).fill_null(False)
-    if pc.any(odd).as_py():
-        what = "created_at holds a time that is not from 1970 to 9999"
-        raise CorpusError(name, f"{what} in row {row + _first(odd)}")
-    return pc.coalesce(given, carried)
+    now_ms = clock_ms()
+    times = carried_times(post_ids, now_ms)
+    known = times != UNKNOWN
+    if "created_at" in batch.schema.names:
+        column = batch.column("created_at")
+        given = column.is_valid().to_numpy(zero_copy_only=False)
+        if given.any():
+            times = np.where(given, _milliseconds(column), times)
+            known |= given
+            _refuse(name, "created_at", find_bad_times(times, now_ms), row)
+    return pa.array(times, mask=~known).cast(_TIMES)
+
+
+def _milliseconds(times: pa.TimestampArray) -> I64:
+    """Return [n] times in milliseconds, 0 where null; a fraction of a millisecond is dropped."""
+    ticks = times.cast(pa.int64()).fill_null(0).to_numpy()
+    if times.type.unit == "s":
+        return ticks * 1000  # cannot wrap around: Parquet stores them as milliseconds
+    return ticks // _TICKS_PER_MS[times.type.unit]
 
 
 def _labels(name: Path | str, batch: pa.RecordBatch, row: int) -> pa.Array:
     """Return one list of strings per post; a missing list becomes empty."""
-    if "labels" not in batch.schema.names:
+    if "labels" not in batch.schema.names or pa.types.is_null(batch.column("labels").type):
         return pa.array([[]] * batch.num_rows, _LISTS)
     labels = batch.column("labels")
-    if not _is_list(labels.type):
+    if _is_list(labels.type):
+        labels = labels.cast(_LISTS)
+        lengths = pc.list_value_length(labels).fill_null(0).to_numpy()
+        values = labels.flatten()  # skips values stored under nulls
+    else:
         texts = labels.cast(pa.string()).fill_null("")
         given = pc.not_equal(texts, "")
-        return _lists(given.to_numpy(zero_copy_only=False), texts.filter(given))
-    labels = labels.cast(_LISTS)
-    values = labels.flatten()  # skips values stored under nulls
-    if values.null_count:
-        nulls = (i for i, listed in enumerate(labels.to_pylist()) if listed and None in listed)
-        raise CorpusError(name, f"labels holds a list with a null in it in row {row + next(nulls)}")
-    return _lists(pc.list_value_length(labels).fill_null(0).to_numpy(), values)
-
-
-def _lists(lengths: npt.NDArray[np.generic], values: pa.Array) -> pa.Array:
+        lengths, values = given.to_numpy(zero_copy_only=False), texts.filter(given)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
+    _check_labels(name, values, offsets, row)
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+
+
+def _check_labels(
+    name: Path | str, values: pa.StringArray, offsets: npt.NDArray[np.int64], row: int
+) -> None:
+    """Check the labels of all posts, of which post i has those from offsets[i] to offsets[i + 1].
+
+    Raises:
+        CorpusError: A label is invalid.
+    """
+
+    def row_of(value: int) -> int:
+        return row + int(np.searchsorted(offsets, value, side="right")) - 1
+
+    if values.null_count:
+        raise CorpusError(name, f"a label in row {row_of(_first(values.is_null()))} is null")
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        raise CorpusError(name, f"a label after row {row} is not UTF-8") from None
+    names = values.unique()
+    for i, what in find_bad_labels(names.to_pylist()):
+        raise CorpusError(
+            name, f"a label in row {row_of(pc.index(values, names[i]).as_py())} {what}"
+        )
+
+
+def _refuse(name: Path | str, column: str, faults: Sequence[Fault], row: int) -> None:
+    """Raise an error for the first fault of a column, if there is one."""
+    for i, what in faults:
+        raise CorpusError(name, f"{column} in row {row + i} {what}")
 
 
 def _first(mask: pa.Array) -> int:

@@ -75,6 +75,7 @@ class PostFile:
                     source,
                     pre_buffer=not isinstance(self.filesystem, pafs.LocalFileSystem),
                     page_checksum_verification=True,
+                    coerce_int96_timestamp_unit="ms",  # in ns, times after 2262 wrap around
                 ) as file,
             ):
                 yield file
@@ -149,13 +150,11 @@ def open_dataset(places: Sequence[Place], filesystem: pafs.FileSystem | None = N
         name = f"{name} and {len(places) - 1} more"
     if not sum(file.rows for file, _ in described):
         raise CorpusError(name, "holds no posts")
-    first, schema = described[0]
-    for file, other in described[1:]:
-        check_alike(file.name, other, first.name, schema)
+    check_alike([(file.name, schema) for file, schema in described])
     return Dataset(
         name=name,
         files=tuple(file for file, _ in described),
-        columns=tuple(column for column in COLUMNS if column in schema.names),
+        columns=tuple(column for column in COLUMNS if column in described[0][1].names),
     )
 
 

@@ -1,8 +1,9 @@
 """Import a corpus from the published `.npz`: the given vectors, checked."""
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +12,22 @@ from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.corpus.changes import Labels, Posts
 from phoenix_server.corpus.disk.snapshot import to_record_batch
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot, select_posts
-from phoenix_server.corpus.snowflake import carried_times
+from phoenix_server.corpus.post_rules import (
+    Fault,
+    carried_times,
+    clock_ms,
+    find_bad_ids,
+    find_bad_labels,
+)
 from phoenix_server.errors import CorpusError
+from phoenix_server.runtime.arrays import U64
 
 _CHUNK_ROWS = 16_384
 _IDS = ("post_ids", "author_ids")
 _VECTORS = "candidate_representations"
 _TOPICS = "topics"
 
-Arrays = dict[str, npt.NDArray[np.generic]]
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 def import_corpus(
@@ -51,13 +59,13 @@ def import_corpus(
     arrays = _load(path, trust_pickle)
     width = bundle.manifest.model.embedding_size
     _check(path, arrays, width)
-    post_ids = arrays["post_ids"].astype(np.uint64)
+    post_ids = arrays["post_ids"]
     keep = select_posts(path, post_ids, drop_duplicates=drop_duplicates)
     posts = Posts(
         post_ids=post_ids,
-        author_ids=arrays["author_ids"].astype(np.uint64),
-        created_at_unix_ms=carried_times(post_ids),
-        labels=_labels(arrays.get(_TOPICS), len(post_ids)),
+        author_ids=arrays["author_ids"],
+        created_at_unix_ms=carried_times(post_ids, clock_ms()),
+        labels=_labels(path, arrays.get(_TOPICS), len(post_ids)),
         vectors=arrays[_VECTORS].astype(np.float32, copy=False),
     )
     batch = to_record_batch(posts if keep.all() else posts.take(np.flatnonzero(keep)))
@@ -105,9 +113,7 @@ def _check(path: Path, arrays: Arrays, width: int) -> None:
         raise CorpusError(path, f"post_ids has shape {arrays['post_ids'].shape}, should be a list")
     rows = len(arrays["post_ids"])
     for name in _IDS:
-        array = arrays[name]
-        if array.dtype.kind not in "ui" or np.any(np.less(array, 0)):
-            raise CorpusError(path, f"{name} is {array.dtype}, should be non-negative integers")
+        arrays[name] = _ids(path, name, arrays[name])
     for name, shape in (("author_ids", (rows,)), (_VECTORS, (rows, width)), (_TOPICS, (rows,))):
         if name in arrays and arrays[name].shape != shape:
             raise CorpusError(path, f"{name} has shape {arrays[name].shape}, should have {shape}")
@@ -117,19 +123,46 @@ def _check(path: Path, arrays: Arrays, width: int) -> None:
         arrays[_TOPICS] = _texts(path, arrays[_TOPICS])
 
 
+def _ids(path: Path, name: str, array: npt.NDArray[np.generic]) -> U64:
+    if array.dtype.kind not in "ui":
+        raise CorpusError(path, f"{name} is {array.dtype}, should be uint64")
+    if array.dtype.kind == "i" and (negative := np.flatnonzero(np.less(array, 0))).size:
+        raise CorpusError(path, f"{name}[{negative[0]}] is negative")
+    ids = array.astype(np.uint64, copy=False)
+    _refuse(path, name, find_bad_ids(ids))
+    return ids
+
+
 def _texts(path: Path, topics: npt.NDArray[np.generic]) -> npt.NDArray[np.str_]:
-    """Return topics as strings; a missing topic becomes empty."""
-    if topics.dtype.kind == "O" and all(isinstance(t, str | None) for t in topics):
-        topics = np.array([topic or "" for topic in topics])
+    """Return topics as strings; a missing topic (None, or NaN as in pandas) becomes empty."""
+    if topics.dtype.kind == "O":
+        texts = ["" if topic is None or topic != topic else topic for topic in topics.tolist()]
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise CorpusError(path, f"{_TOPICS}[{i}] is of type {type(text).__name__}, not str")
+        topics = np.array(texts, np.str_)
     if topics.dtype.kind != "U":
         raise CorpusError(path, f"{_TOPICS} is {topics.dtype}, should be strings")
     return topics.astype(np.str_, copy=False)
 
 
-def _labels(topics: npt.NDArray[np.generic] | None, count: int) -> Labels:
-    """Return one label per post, or none where the topic is empty or missing."""
+def _refuse(path: Path, name: str, faults: Sequence[Fault]) -> None:
+    """Raise an error for the first fault of an array, if there is one."""
+    for i, what in faults:
+        raise CorpusError(path, f"{name}[{i}] {what}")
+
+
+def _labels(path: Path, topics: npt.NDArray[np.generic] | None, count: int) -> Labels:
+    """Return one label per post, or none where the topic is empty or missing.
+
+    Raises:
+        CorpusError: A topic cannot be a label.
+    """
     if topics is None:
         return Labels.none(count)
-    given = topics != ""
-    names, indices = np.unique(topics[given], return_inverse=True)
-    return Labels(tuple(names.tolist()), given.astype(np.int32), indices.astype(np.int32))
+    given = np.flatnonzero(topics != "")
+    names, first, indices = np.unique(topics[given], return_index=True, return_inverse=True)
+    for i, what in find_bad_labels(names.tolist()):
+        raise CorpusError(path, f"{_TOPICS}[{given[first[i]]}] {what}")
+    counts = (topics != "").astype(np.int32)
+    return Labels(tuple(names.tolist()), counts, indices.astype(np.int32))

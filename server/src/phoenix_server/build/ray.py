@@ -26,6 +26,7 @@ from phoenix_server.build.encoder import PartEncoder
 from phoenix_server.build.parts import Parts
 from phoenix_server.bundle.bundle import Bundle, open_bundle, verify
 from phoenix_server.errors import BundleError, CorpusError, PhoenixServerError, StartupError
+from phoenix_server.signatures import TrustedKeys
 
 _OBJECTS_BYTES = 128 << 20  # only small objects pass through Ray
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: only on this machine, also on Linux
@@ -63,7 +64,8 @@ def encode_parts(
         gpus = int(resources.get("GPU", 0))
         count = min(workers or gpus or int(resources.get("CPU", 1)), len(missing))
         made = ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_restarts=0)(_Worker)
-        pool = [made.remote(bundle.path.absolute(), dataset, parts) for _ in range(count)]
+        opening = bundle.path.absolute(), bundle.trusted, dataset, parts
+        pool = [made.remote(*opening) for _ in range(count)]
         try:
             for part in _map(ray, pool, missing):
                 report(parts.part_posts(part))
@@ -102,8 +104,10 @@ def _map(ray: Any, pool: Sequence[Any], missing: Sequence[int]) -> Generator[int
 class _Worker:
     """Encodes parts in a process of its own."""
 
-    def __init__(self, bundle_path: Path, dataset: Dataset, parts: Parts) -> None:
-        self._opening = bundle_path, dataset, parts
+    def __init__(
+        self, bundle_path: Path, trusted: TrustedKeys, dataset: Dataset, parts: Parts
+    ) -> None:
+        self._opening = bundle_path, trusted, dataset, parts
         self._encoder: PartEncoder | None = None
 
     def encode(self, part: int) -> None:
@@ -113,12 +117,12 @@ class _Worker:
         self._encoder.encode(part)
 
 
-def _open(bundle_path: Path, dataset: Dataset, parts: Parts) -> PartEncoder:
+def _open(bundle_path: Path, trusted: TrustedKeys, dataset: Dataset, parts: Parts) -> PartEncoder:
     """Open the inputs of a worker, and check that they are those of the others."""
     here = os.uname().nodename
     if not parts.path.is_dir():
         raise CorpusError(parts.path, f"is not on {here}; all machines must share the directory")
-    bundle = open_bundle(bundle_path)
+    bundle = open_bundle(bundle_path, trusted)
     verify(bundle)
     if bundle.manifest.tower_fingerprint != parts.work.tower_fingerprint:
         raise BundleError(bundle_path, f"is another bundle on {here}")

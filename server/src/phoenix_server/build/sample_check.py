@@ -6,12 +6,12 @@ that its user names. The sample shows whether that is right.
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.bundle.towers import Towers
 from phoenix_server.corpus.disk.snapshot import Snapshot
+from phoenix_server.runtime.devices import all_devices
 
 _SAMPLE = 256
 _MIN_COSINE = 0.99  # cosine; bfloat16 gives 0.999, vectors of other towers are near 0
@@ -48,7 +48,7 @@ def sample_vectors(snapshot: Snapshot, bundle: Bundle) -> Sample:
         here = (rows >= start) & (rows < start + len(vectors))
         held[here] = vectors[rows[here] - start]
         start += len(vectors)
-    towers = Towers(bundle, jax.devices()[0])
+    towers = Towers(bundle, all_devices()[0])
     towers.compile_candidates(_SAMPLE)
     ids = columns.post_ids[rows], columns.author_ids[rows]
     inputs = bundle.features.candidates(*ids, _SAMPLE)

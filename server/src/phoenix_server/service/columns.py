@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from phoenix_server.corpus.changes import Ids
+from phoenix_server.corpus.post_rules import MAX_FAULTS, Fault, find_bad_ids
 from phoenix_server.errors import InvalidRequestError, Violation
 from phoenix_server.runtime.arrays import Bools
 
-MAX_PER_COLUMN = 4
+MAX_PER_COLUMN = MAX_FAULTS
 """Maximum violations that are listed for one column."""
 
 
@@ -45,9 +46,13 @@ def check_count(field: str, count: int, limit: int) -> None:
 
 def find_zeros(field: str, ids: Ids) -> Iterator[Violation]:
     """Yield a violation for each id 0, up to the maximum."""
-    if not ids.all():
-        for i in first_indices(ids == 0):
-            yield Violation(f"{field}[{i}]", "is 0, which is no id")
+    return name_faults(field, find_bad_ids(ids))
+
+
+def name_faults(field: str, faults: Iterable[Fault]) -> Iterator[Violation]:
+    """Yield a violation for each fault of a field's entries."""
+    for i, what in faults:
+        yield Violation(f"{field}[{i}]", what)
 
 
 def first_indices(invalid: Bools) -> list[int]:
