@@ -1,18 +1,18 @@
-import sqlite3
 from typing import Any
 
+import apsw
 import pytest
 
 
 @pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[apsw.Connection]:
     """Return the connections to databases that are opened from now on."""
-    opened: list[sqlite3.Connection] = []
-    connect = sqlite3.connect
+    opened: list[apsw.Connection] = []
+    connect = apsw.Connection
 
-    def recorded(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+    def recorded(*args: Any, **kwargs: Any) -> apsw.Connection:
         opened.append(connect(*args, **kwargs))
         return opened[-1]
 
-    monkeypatch.setattr(sqlite3, "connect", recorded)
+    monkeypatch.setattr(apsw, "Connection", recorded)
     return opened

@@ -10,7 +10,14 @@ from phoenix_server.corpus.disk.compaction import prune_snapshots, write_snapsho
 from phoenix_server.corpus.disk.snapshot import Snapshot, verify
 from phoenix_server.corpus.disk.store import SNAPSHOTS, Store
 from phoenix_server.errors import CorpusError
-from server.corpus.change_cases import WIDTH, OwnTowers, id_array, unit_posts, written_corpus
+from server.corpus.change_cases import (
+    WIDTH,
+    OwnTowers,
+    id_array,
+    labelled,
+    unit_posts,
+    written_corpus,
+)
 from server.corpus.reference import Model
 
 _CHANGES: list[Change] = [
@@ -52,7 +59,7 @@ def corpus(tmp_path: Path) -> Path:
 def test_a_snapshot_holds_the_posts_after_all_changes(corpus: Path) -> None:
     with closing(Store(corpus)) as store:
         model = _held(store.snapshot)
-        store.journal.append(1, _CHANGES)
+        store.append(1, _CHANGES)
         for change in _CHANGES:
             model.apply(change)
         snapshot = write_snapshot(store, OwnTowers())
@@ -70,7 +77,7 @@ def test_a_snapshot_without_new_changes_is_the_last_one(corpus: Path) -> None:
 def test_a_snapshot_for_other_towers_has_their_vectors(corpus: Path, tmp_path: Path) -> None:
     towers = _OtherTowers()
     with closing(Store(corpus)) as store:
-        store.journal.append(1, _CHANGES)
+        store.append(1, _CHANGES)
         snapshot = write_snapshot(store, towers)
         assert snapshot.path == corpus / SNAPSHOTS / f"3-{towers.tower[:12]}"
         assert snapshot.manifest.tower_fingerprint == towers.tower
@@ -88,7 +95,7 @@ def test_a_snapshot_for_other_towers_has_their_vectors(corpus: Path, tmp_path: P
 
 def test_a_snapshot_of_a_damaged_journal_is_not_written(corpus: Path) -> None:
     with closing(Store(corpus)) as store:
-        store.journal.append(2, [id_array(3)])
+        store.append(2, [id_array(3)])
         with pytest.raises(CorpusError, match="lacks the changes 1 to 1"):
             write_snapshot(store, OwnTowers())
     assert not (corpus / SNAPSHOTS).exists()
@@ -97,10 +104,21 @@ def test_a_snapshot_of_a_damaged_journal_is_not_written(corpus: Path) -> None:
 def test_old_and_interrupted_snapshots_are_removed(corpus: Path) -> None:
     with closing(Store(corpus)) as store:
         for number in range(1, 5):
-            store.journal.append(number, [id_array(number)])
+            store.append(number, [id_array(number)])
             store.snapshot = write_snapshot(store, OwnTowers())
         folder = corpus / SNAPSHOTS
         for name in (".9.half", ".9-aaaaaaaaaaaa.half", "notes", ".hidden"):
             (folder / name).mkdir()
         prune_snapshots(store)
     assert sorted(entry.name for entry in folder.iterdir()) == [".hidden", "3", "4", "notes"]
+
+
+def test_a_manifest_lists_no_more_labels_than_are_known(corpus: Path) -> None:
+    with closing(Store(corpus)) as store:
+        built = set(store.snapshot.manifest.label_names)
+        assert built == {"red", "green"}
+        everything = id_array(*range(2, 21))
+        store.append(1, [labelled([1], "a", "b"), labelled([1], "c"), everything])
+        for most, others in ((9, {"a", "b", *built}), (3, {"a", "b"}), (0, {"a"})):
+            written = write_snapshot(store, OwnTowers(), corpus.parent / str(most), max_labels=most)
+            assert set(written.manifest.label_names) == {"c", *others}

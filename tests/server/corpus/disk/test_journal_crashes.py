@@ -1,9 +1,11 @@
 """What a journal holds after a crash, or on a full disk: whole groups of changes."""
 
+import os
 import shutil
-import sqlite3
 from pathlib import Path
+from typing import Any
 
+import apsw
 import numpy as np
 import pytest
 
@@ -14,11 +16,11 @@ from server.corpus.disk.journal_cases import LARGE, SMALL, append, assert_holds,
 
 
 def test_a_full_disk_fails_all_changes_of_a_group_and_none_of_the_next(
-    path: Path, connections: list[sqlite3.Connection]
+    path: Path, connections: list[apsw.Connection]
 ) -> None:
     with opened(path) as journal:
         journal.append(1, SMALL)
-        (pages,) = connections[0].execute("PRAGMA page_count").fetchone()
+        pages: Any = connections[0].execute("PRAGMA page_count").get
         connections[0].execute(f"PRAGMA max_page_count = {pages + 2}")
         for _ in range(2):
             with pytest.raises(StorageError, match=r"^journal.sqlite: .* disk is full"):
@@ -32,24 +34,25 @@ def test_a_full_disk_fails_all_changes_of_a_group_and_none_of_the_next(
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_crash_loses_only_uncommitted_changes(
-    path: Path, connections: list[sqlite3.Connection], read_only: bool
+    path: Path, connections: list[apsw.Connection], read_only: bool
 ) -> None:
     def copy(name: str) -> Path:
         return Path(shutil.copytree(path.parent, path.parent.parent / f"{path.parent.name} {name}"))
 
     copies: list[Path] = []
 
-    def crash(statement: str) -> None:
+    def crash(cursor: apsw.Cursor, statement: str, bindings: object) -> bool:
         if statement == "COMMIT":
             copies.append(copy("crashed"))
+        return True
 
     with opened(path) as journal:
         journal.append(1, SMALL)
         log = path.with_name(f"{path.name}-wal")
         committed = log.stat().st_size
-        connections[0].set_trace_callback(crash)
+        connections[0].set_exec_trace(crash)
         journal.append(4, [SMALL[0], LARGE])
-        connections[0].set_trace_callback(None)
+        connections[0].set_exec_trace(None)
         whole = copy("whole")
     (crashed,) = copies
     # Most of the transaction was in the WAL already.
@@ -59,6 +62,20 @@ def test_a_crash_loses_only_uncommitted_changes(
     append(crashed / path.name, [id_array(7)], first=4)
     assert_holds(crashed / path.name, [*SMALL, id_array(7)])
     assert_holds(whole / path.name, [*SMALL, SMALL[0], LARGE])
+
+
+def test_a_crashed_journal_is_read_where_nothing_can_be_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(path) as journal:
+        journal.append(1, SMALL)
+        crashed = Path(shutil.copytree(path.parent, path.parent.with_name("crashed")))
+    (crashed / f"{path.name}-shm").unlink()
+    before = {file.name: file.read_bytes() for file in crashed.iterdir()}
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as on a filesystem mounted read-only
+    history = read(crashed / path.name, read_only=True)
+    assert history.changes == len(SMALL)
+    assert {file.name: file.read_bytes() for file in crashed.iterdir()} == before
 
 
 def test_a_truncated_wal_holds_complete_groups(

@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -9,6 +11,7 @@ from phoenix_server.artifacts import sha256
 from phoenix_server.corpus.disk.store import (
     JOURNAL,
     MAX_ATTEMPTS,
+    SEAL,
     SNAPSHOTS,
     SnapshotName,
     Store,
@@ -65,7 +68,7 @@ def test_a_corpus_as_built_has_no_changes(corpus: Path) -> None:
 def test_a_store_opens_the_newest_snapshot_and_the_changes_since(corpus: Path) -> None:
     changes = [posts_of([5 + n]) for n in range(11)]
     with _opened(corpus) as store:
-        store.journal.append(1, changes)
+        store.append(1, changes)
         assert _changes(store) == range(1, 12)
     for sequence in (2, 10, 9):  # of which "9" is the last by name
         _snapshot(corpus, sequence)
@@ -84,7 +87,7 @@ def test_a_store_opens_the_newest_snapshot_and_the_changes_since(corpus: Path) -
 def test_a_trimmed_journal_continues_after_the_snapshot(corpus: Path) -> None:
     _snapshot(corpus, 7)
     with _opened(corpus) as store:
-        store.journal.append(8, [id_array(3)])
+        store.append(8, [id_array(3)])
         store.journal.trim(7)
     with _opened(corpus) as store:
         assert _changes(store) == range(8, 9)
@@ -92,7 +95,7 @@ def test_a_trimmed_journal_continues_after_the_snapshot(corpus: Path) -> None:
 
 def test_changes_missing_from_snapshot_and_journal_are_reported(corpus: Path) -> None:
     with _opened(corpus) as store:
-        store.journal.append(3, [id_array(3)])
+        store.append(3, [id_array(3)])
         error = _refused(lambda: _changes(store))
     assert (error.path, error.reason) == (corpus / JOURNAL, "lacks the changes 1 to 2")
 
@@ -113,7 +116,7 @@ def test_an_incomplete_newest_snapshot_is_refused(corpus: Path) -> None:
 def test_journal_and_snapshots_belong_to_the_corpus_as_built(corpus: Path) -> None:
     with _opened(corpus) as store:
         built = store.identity
-        store.journal.append(1, [id_array(3)])
+        store.append(1, [id_array(3)])
     path = _snapshot(corpus, 1)
     with _opened(corpus) as store:
         assert store.identity == built
@@ -121,7 +124,8 @@ def test_journal_and_snapshots_belong_to_the_corpus_as_built(corpus: Path) -> No
     error = _refused(lambda: Store(corpus))
     assert error.path == corpus / JOURNAL
     assert error.reason.startswith(f"belongs to another corpus: its corpus is {built}, not ")
-    (corpus / JOURNAL).unlink()
+    for name in (JOURNAL, SEAL, "lock"):
+        (corpus / name).unlink()
     assert _refused(lambda: Store(corpus)).path == path
 
 
@@ -130,11 +134,23 @@ def test_one_process_writes_and_others_only_read(corpus: Path) -> None:
         error = _refused(lambda: Store(corpus))
         assert error.path == corpus
         assert error.reason == ("another server writes its changes; --read-only serves it without")
-        store.journal.append(1, [id_array(3)])
+        store.append(1, [id_array(3)])
         with _opened(corpus, read_only=True) as reader, _opened(corpus, read_only=True) as other:
             assert _changes(reader) == _changes(other) == range(1, 2)
     with _opened(corpus, read_only=True), _opened(corpus) as store:
-        store.journal.append(2, [id_array(4)])
+        store.append(2, [id_array(4)])
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_filesystem_without_locks_is_named(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    reason = _refused(lambda: Store(corpus)).reason
+    assert reason == f"cannot be locked ({os.strerror(number)}); --read-only serves it without"
 
 
 def test_a_read_only_store_creates_nothing(corpus: Path) -> None:
@@ -158,12 +174,15 @@ def test_an_unwritable_directory_can_be_opened_read_only(corpus: Path) -> None:
 
 
 def test_a_damaged_journal_releases_the_lock(corpus: Path) -> None:
+    with _opened(corpus) as store:
+        store.append(1, [id_array(3)])
+    whole = (corpus / JOURNAL).read_bytes()
     (corpus / JOURNAL).write_bytes(b"no database")
     assert _refused(lambda: Store(corpus)).path == corpus / JOURNAL
     assert _refused(lambda: Store(corpus, read_only=True)).path == corpus / JOURNAL
-    (corpus / JOURNAL).unlink()
-    with _opened(corpus):
-        pass
+    (corpus / JOURNAL).write_bytes(whole)
+    with _opened(corpus) as store:
+        assert _changes(store) == range(1, 2)
 
 
 def test_a_directory_that_is_not_a_corpus_is_refused_unchanged(tmp_path: Path) -> None:
@@ -175,7 +194,7 @@ def test_a_directory_that_is_not_a_corpus_is_refused_unchanged(tmp_path: Path) -
 
 def test_a_moved_corpus_keeps_its_changes(corpus: Path) -> None:
     with _opened(corpus) as store:
-        store.journal.append(1, [posts_of([9])])
+        store.append(1, [posts_of([9])])
     with _opened(copied(corpus, corpus.with_name("copy"))) as store:
         (change,) = store.read_history(0).writes
         assert_same_change(change, posts_of([9]))
@@ -184,7 +203,7 @@ def test_a_moved_corpus_keeps_its_changes(corpus: Path) -> None:
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_reader_detects_that_changes_were_removed(corpus: Path, kept: int) -> None:
     with _opened(corpus) as server:
-        server.journal.append(1, [id_array(3), id_array(4)])
+        server.append(1, [id_array(3), id_array(4)])
         with _opened(corpus, read_only=True) as reader:
             assert not reader.is_overtaken
             _snapshot(corpus, 2)
@@ -200,7 +219,7 @@ def test_a_reader_detects_that_changes_were_removed(corpus: Path, kept: int) -> 
 def test_reading_is_retried_when_a_server_writes_snapshots(corpus: Path) -> None:
     opened: list[Path] = []
     with _opened(corpus) as server:
-        server.journal.append(1, [id_array(n) for n in range(1, 10)])
+        server.append(1, [id_array(n) for n in range(1, 10)])
 
         def read(store: Store) -> range:
             opened.append(store.snapshot.path)
@@ -216,7 +235,7 @@ def test_reading_is_retried_when_a_server_writes_snapshots(corpus: Path) -> None
 def test_reading_ends_after_the_maximum_number_of_attempts(corpus: Path) -> None:
     opened = 0
     with _opened(corpus) as server:
-        server.journal.append(1, [id_array(n) for n in range(1, 40)])
+        server.append(1, [id_array(n) for n in range(1, 40)])
 
         def read(store: Store) -> range:
             nonlocal opened
@@ -251,7 +270,7 @@ def test_a_snapshot_removed_while_opening_is_replaced_by_a_newer_one(
 
 def test_a_damaged_journal_is_not_read_again(corpus: Path) -> None:
     with _opened(corpus) as server:
-        server.journal.append(3, [id_array(3)])
+        server.append(3, [id_array(3)])
     opened: list[Store] = []
 
     def read(store: Store) -> range:

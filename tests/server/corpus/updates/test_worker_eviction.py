@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
+from typing import Any
 
+import apsw
 import numpy as np
 import pytest
 
@@ -49,14 +50,14 @@ async def test_random_changes_evict_what_they_do_one_by_one(corpus: Path, model:
 
 
 async def test_what_was_found_to_be_old_counts_even_if_a_change_is_not_made(
-    corpus: Path, model: Model, connections: list[sqlite3.Connection]
+    corpus: Path, model: Model, connections: list[apsw.Connection]
 ) -> None:
     async with running_corpus(corpus, evict_oldest=True) as running:
         first, second = posts_of(range(101, 130), names=[]), posts_of(range(131, 140), names=[])
         assert await running.done(first) == [ChangeResult(2, 29, 0, 0, 9)]
         for change in (id_array(*range(1, 10)), first):
             model.apply(change)
-        (pages,) = connections[0].execute("PRAGMA page_count").fetchone()
+        pages: Any = connections[0].execute("PRAGMA page_count").get
         connections[0].execute(f"PRAGMA max_page_count = {pages}")
         large = await running.together(second, id_array(*range(1000, 9000)))
         assert all(isinstance(outcome, StorageError) for outcome in await outcomes_of(large))

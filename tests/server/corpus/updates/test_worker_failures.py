@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
 
 from phoenix_server.corpus.changes import ChangeResult
@@ -21,25 +22,25 @@ from server.corpus.updates.worker_cases import (
 )
 
 
-def _refuse_to_count(database: sqlite3.Connection) -> None:
+def _refuse_to_count(database: apsw.Connection) -> None:
     """Have a journal fail where its posts are counted, and nowhere else."""
 
     def check(action: int, *names: str | None) -> int:
-        counts = action == sqlite3.SQLITE_FUNCTION and "sum" in names
-        return sqlite3.SQLITE_DENY if counts else sqlite3.SQLITE_OK
+        counts = action == apsw.SQLITE_FUNCTION and "sum" in names
+        return apsw.SQLITE_DENY if counts else apsw.SQLITE_OK
 
     database.set_authorizer(check)
 
 
 async def test_a_full_disk_changes_nothing_and_later_changes_are_made(
-    corpus: Path, model: Model, connections: list[sqlite3.Connection]
+    corpus: Path, model: Model, connections: list[apsw.Connection]
 ) -> None:
     async with running_corpus(corpus) as running:
         database = connections[0]
         first, last = posts_of([1, 21]), posts_of([2, 22])
         assert await running.done(first) == [ChangeResult(1, 1, 1, 0)]
         model.apply(first)
-        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        pages: Any = database.execute("PRAGMA page_count").get
         database.execute(f"PRAGMA max_page_count = {pages + 2}")
         large = id_array(*range(10, 8000))
         with pytest.raises(StorageError, match="disk is full"):
@@ -82,7 +83,7 @@ async def test_after_a_change_that_cannot_be_applied_no_others_are_taken(
 async def test_changes_go_on_after_a_snapshot_though_the_journal_cannot_be_counted(
     corpus: Path,
     model: Model,
-    connections: list[sqlite3.Connection],
+    connections: list[apsw.Connection],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     before, after = unit_posts([21], 0), unit_posts([22], 1)
@@ -99,7 +100,7 @@ async def test_changes_go_on_after_a_snapshot_though_the_journal_cannot_be_count
 
 
 async def test_changes_go_to_another_target_though_its_journal_cannot_be_counted(
-    corpus: Path, connections: list[sqlite3.Connection]
+    corpus: Path, connections: list[apsw.Connection]
 ) -> None:
     ran: list[str] = []
 

@@ -29,13 +29,19 @@ _STAGING = re.compile(r"\.\d+(-\w+)?\.")  # a snapshot being written; see `new_d
 _KEPT_SNAPSHOTS = 2  # besides the corpus as built
 
 
-def write_snapshot(store: Store, encoder: Encoder, folder: Path | None = None) -> Snapshot:
+def write_snapshot(
+    store: Store, encoder: Encoder, folder: Path | None = None, *, max_labels: int = 0
+) -> Snapshot:
     """Write a snapshot that includes all changes in the journal.
+
+    Its manifest lists the labels of the posts. Labels that posts had before are listed, too, unless
+    there are more of them than `max_labels`, or than the last manifest lists if that are more.
 
     Args:
         store: The corpus.
         encoder: The towers for whose vectors the snapshot is written.
         folder: The parent directory of the snapshot. Default: that of the other snapshots.
+        max_labels: The maximum number of labels that are known.
 
     Returns:
         The new snapshot; the last one if it has the same changes and towers.
@@ -62,10 +68,12 @@ def write_snapshot(store: Store, encoder: Encoder, folder: Path | None = None) -
         tower_fingerprint=encoder.tower,
         sequence=sequence,
         built_as=store.identity,
-        label_names=(*last.manifest.label_names, *change.label_names),
     ) as writer:
         for batch in merge(last, change, encoder):
             writer.write(batch)
+        known, used = last.manifest.label_names, writer.label_names
+        unused = [name for name in dict.fromkeys((*change.label_names, *known)) if name not in used]
+        used.update(unused[: max(0, max(max_labels, len(known)) - len(used))])
     return open_snapshot(out)
 
 

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from phoenix_retrieval.v1.manifest_pb2 import CorpusManifest
 from phoenix_server.artifacts import read_manifest, verify_files
 from phoenix_server.corpus.changes import Labels, PostColumns, Posts
-from phoenix_server.corpus.snowflake import UNKNOWN
+from phoenix_server.corpus.post_rules import UNKNOWN
 from phoenix_server.errors import CorpusError
 from phoenix_server.runtime.arrays import F32
 

@@ -3,7 +3,7 @@
 # pyarrow creates the functions of `pc` at import, which type checkers cannot see.
 # pyright: reportAttributeAccessIssue=false
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,16 +24,14 @@ class SnapshotWriter:
 
     Attributes:
         rows: The number of posts written.
-        label_names: The labels of the posts, and others to list in the manifest.
+        label_names: The labels to list in the manifest: those of the posts written, and others.
     """
 
-    def __init__(
-        self, source: Path | str, file: pa.RecordBatchFileWriter, label_names: Iterable[str]
-    ) -> None:
+    def __init__(self, source: Path | str, file: pa.RecordBatchFileWriter) -> None:
         self._source = source
         self._file = file
         self.rows = 0
-        self.label_names = set(label_names)
+        self.label_names = set[str]()
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append posts, with the columns of `corpus_schema`.
@@ -56,7 +54,6 @@ def new_snapshot(
     tower_fingerprint: str,
     sequence: int = 0,
     built_as: str = "",
-    label_names: Iterable[str] = (),
     durable: bool = True,
 ) -> Generator[SnapshotWriter, None, None]:
     """Yield a writer of a corpus, which becomes `out` if, and only if, the block succeeds.
@@ -69,7 +66,6 @@ def new_snapshot(
         sequence: The number of the last change that the corpus includes.
         built_as: The identity of the corpus as built, if this is a later state; see
             `CorpusManifest`.
-        label_names: Labels to list in the manifest besides those of the posts.
         durable: Flush the files to the disk before the directory gets its name.
 
     Raises:
@@ -79,7 +75,7 @@ def new_snapshot(
     with new_directory(out, CorpusError, durable=durable) as directory:
         # A separate sink: on a full disk pyarrow cannot finish the file and would leave it open.
         with pa.OSFile(str(directory / DATA), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
-            writer = SnapshotWriter(source, file, label_names)
+            writer = SnapshotWriter(source, file)
             yield writer
         manifest = CorpusManifest(
             format_version=FORMAT_VERSION,
@@ -97,15 +93,13 @@ def new_snapshot(
 
 
 def select_posts(path: Path, post_ids: U64, *, drop_duplicates: bool) -> Bools:
-    """Check the ids of a whole corpus, [N] u64, and return which posts to keep, [N] bool.
+    """Return which posts of a whole corpus to keep, [N] bool, by their ids, [N] u64.
 
     Raises:
-        CorpusError: There are none, one is 0, or one occurs twice and `drop_duplicates` is False.
+        CorpusError: There are none, or one occurs twice and `drop_duplicates` is False.
     """
     if not len(post_ids):
         raise CorpusError(path, "holds no posts")
-    if (zeros := np.flatnonzero(post_ids == 0)).size:
-        raise CorpusError(path, f"post_id is 0 in row {zeros[0]}; 0 means padding")
     _, first = np.unique(post_ids, return_index=True)
     keep = np.zeros(len(post_ids), np.bool_)
     keep[first] = True

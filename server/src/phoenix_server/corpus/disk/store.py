@@ -4,31 +4,36 @@
     CORPUS/snapshots/NUMBER/              newer snapshots, by the number of their last change
     CORPUS/snapshots/NUMBER-TOWER/        snapshots with vectors of other towers
     CORPUS/journal.sqlite                 the changes since
+    CORPUS/journal.seal                   which of them was acknowledged last
     CORPUS/lock                           held by the server that writes changes
 
 One server writes changes; others may serve the same directory read-only.
 """
 
+import errno
 import fcntl
 import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from phoenix_server.artifacts import MANIFEST, sha256
-from phoenix_server.corpus.changes import History
+from phoenix_server.corpus.changes import Change, History
 from phoenix_server.corpus.disk.journal import Journal
+from phoenix_server.corpus.disk.seal import Seal, SealFile, read_seal
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
-from phoenix_server.errors import CorpusError
+from phoenix_server.errors import CorpusError, StorageError
 
 T = TypeVar("T")
 
 JOURNAL = "journal.sqlite"
+SEAL = "journal.seal"
 SNAPSHOTS = "snapshots"
 MAX_ATTEMPTS = 5  # to read a corpus while a server writes snapshots of it
 _LOCK = "lock"
+_REPAIR = "restore it, or see `phoenix-server repair`"
 _SNAPSHOT = re.compile(r"(\d+)(-\w+)?")
 
 
@@ -66,23 +71,31 @@ class Store:
         self.read_only = read_only
         self.built = open_snapshot(path)
         self.identity = sha256(path / MANIFEST)
-        self._lock = None if read_only else _lock(path)
+        self._lock = [] if read_only else _lock(path)
         self._journal: Journal | None = None
+        self._seal: SealFile | None = None
         try:
-            if not read_only:
-                self._journal = Journal(self.journal_path, self.names)
+            seal = self._check_files()
             self.snapshot = self._choose_snapshot(tower)
+            if not read_only:
+                if seal is not None:  # before SQLite tidies up what it takes for whole
+                    self._check_seal(seal)
+                self._journal = Journal(self.journal_path, self.names)
+                self._seal = self._open_seal(self._journal, seal)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Close the journal and release the lock."""
+        if self._seal is not None:
+            with suppress(StorageError):
+                self._seal.write(self._seal.seal._replace(clean=True))
+            self._seal.close()
+            self._seal = None
         if self._journal is not None:
             self._journal.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        _close(self._lock)
 
     @property
     def journal(self) -> Journal:
@@ -94,6 +107,11 @@ class Store:
     def journal_path(self) -> Path:
         """The path of the journal."""
         return self.path / JOURNAL
+
+    @property
+    def seal_path(self) -> Path:
+        """The path of the journal's seal."""
+        return self.path / SEAL
 
     @property
     def names(self) -> dict[str, str]:
@@ -109,6 +127,20 @@ class Store:
         """
         return self.read_only and self._newest(self.named_snapshots()) > self._newest(self._named)
 
+    def append(self, first: int, changes: Sequence[Change]) -> None:
+        """Add changes to the journal, numbered from `first` on; then they are durable, and sealed.
+
+        Raises:
+            StorageError: Writing fails, or a file of the corpus was removed meanwhile; the changes
+                must not be acknowledged.
+        """
+        assert self._seal is not None
+        if not self.snapshot.path.is_dir():
+            raise StorageError(self.snapshot.path, "was removed while this server needs it")
+        seal = self._seal.seal
+        chain = self.journal.append(first, changes, seal.chain)
+        self._seal.write(seal._replace(last=first + len(changes) - 1, chain=chain))
+
     def read_history(self, after: int) -> History:
         """Return the changes after number `after`; from any thread, while others are written.
 
@@ -117,8 +149,13 @@ class Store:
         Raises:
             CorpusError: A change is missing or damaged.
         """
+        seal = read_seal(self.seal_path)
         history = self._read_journal(lambda journal: journal.read_history(after), History.of([]))
         self.check_last(after + history.changes)
+        if seal is not None:
+            self._check_acknowledged(
+                seal, max(after + history.changes, self.snapshot.manifest.sequence)
+            )
         return history
 
     def check_last(self, last: int) -> None:
@@ -152,15 +189,78 @@ class Store:
 
     def named_snapshots(self) -> list[SnapshotName]:
         """Return the names of all snapshots but the corpus as built, oldest first."""
-        folder = self.path / SNAPSHOTS
-        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-        matches = map(_SNAPSHOT.fullmatch, names)
-        return sorted(SnapshotName(int(match[1]), match[0]) for match in matches if match)
+        return list_snapshot_names(self.path)
 
     def snapshot_path(self, sequence: int, tower: str) -> Path:
         """Return the path of a snapshot through change `sequence` with vectors of `tower`."""
         own = tower == self.built.manifest.tower_fingerprint
         return self.path / SNAPSHOTS / (f"{sequence}" if own else f"{sequence}-{tower[:12]}")
+
+    def _check_files(self) -> Seal | None:
+        """Return the seal; check that journal and seal are there if there ever were any.
+
+        Raises:
+            CorpusError: One is missing, or damaged.
+        """
+        seal = read_seal(self.seal_path)
+        has_journal = self.journal_path.exists() and self.journal_path.stat().st_size > 0
+        if seal is None and has_journal:
+            first = self._read_journal(Journal.first, None)
+            if first is None and not _was_written(self.path):
+                return None  # a first start was killed
+            what = f"missing, so that changes may be missing in {JOURNAL}, too; {_REPAIR}"
+            raise CorpusError(self.seal_path, what)
+        if has_journal or (seal is not None and not seal.chain):
+            return seal
+        if seal is not None:
+            what = (
+                f"missing or empty; the changes to number {seal.last} were acknowledged; {_REPAIR}"
+            )
+            raise CorpusError(self.journal_path, what)
+        if _was_written(self.path):
+            what = f"missing, and so is {SEAL}; changes of this corpus were acknowledged; {_REPAIR}"
+            raise CorpusError(self.journal_path, what)
+        return None
+
+    def _check_acknowledged(self, seal: Seal, last: int) -> None:
+        """Check that the changes to number `last`, which are there, are all that are sealed."""
+        if last < seal.last:
+            what = (
+                f"lacks the changes {last + 1} to {seal.last}, which were acknowledged, and no "
+                f"snapshot in {SNAPSHOTS}/ holds them; {_REPAIR}"
+            )
+            raise CorpusError(self.journal_path, what)
+
+    def _check_seal(self, seal: Seal) -> None:
+        """Check the journal against its seal, without writing to it.
+
+        Raises:
+            CorpusError: Changes that were acknowledged are missing, or others.
+        """
+        start = self.snapshot.manifest.sequence
+
+        def check(journal: Journal) -> None:
+            if (first := journal.first()) is not None and first > start + 1:
+                what = f"holds no snapshot through change {first - 1}, after which {JOURNAL} begins"
+                raise CorpusError(self.path / SNAPSHOTS, f"{what}; {_REPAIR}")
+            if seal.chain and journal.id != seal.journal:
+                raise CorpusError(self.journal_path, f"is not the journal of {SEAL}; {_REPAIR}")
+            self._check_acknowledged(seal, max(journal.last() or 0, start))
+            if seal.chain and journal.chain(seal.last) not in (None, seal.chain):
+                what = f"has another change {seal.last} than was acknowledged; {_REPAIR}"
+                raise CorpusError(self.journal_path, what)
+
+        self._read_journal(check, None)
+
+    def _open_seal(self, journal: Journal, seal: Seal | None) -> SealFile:
+        """Seal the journal as it is, for the changes of this server."""
+        last = max(journal.last() or 0, self.snapshot.manifest.sequence)
+        before, epoch = ("", 1) if seal is None else (seal.chain, seal.epoch)
+        # A crash may have come between a change and its seal.
+        chain = journal.chain(last) or before
+        opened = SealFile(self.seal_path, Seal(journal.id, epoch, last, chain, clean=False))
+        note_written(self.path)
+        return opened
 
     def _choose_snapshot(self, tower: str) -> Snapshot:
         """Return the newest snapshot of `tower` from which the journal is complete, or of any."""
@@ -183,6 +283,9 @@ class Store:
                 raise CorpusError(snapshot.path, f"is not a later state of {self.path}")
         if self.built.manifest.sequence >= oldest:
             usable.insert(0, self.built)
+        if not usable:
+            what = f"holds no snapshot through change {oldest}, after which the journal begins"
+            raise CorpusError(folder, f"{what}; {_REPAIR}")
         self.towers = {each.manifest.tower_fingerprint for each in usable}
         preferred = [each for each in usable if each.manifest.tower_fingerprint == tower]
         return (preferred or usable)[-1]
@@ -224,21 +327,69 @@ def read_with_retries(path: Path, read: Callable[[Store], T], *, tower: str = ""
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _lock(path: Path) -> int:
-    """Lock a directory until the descriptor is closed or this process ends.
+def list_snapshot_names(path: Path) -> list[SnapshotName]:
+    """Return the names of all snapshots of a corpus but the corpus as built, oldest first."""
+    folder = path / SNAPSHOTS
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    matches = map(_SNAPSHOT.fullmatch, names)
+    return sorted(SnapshotName(int(match[1]), match[0]) for match in matches if match)
+
+
+@contextmanager
+def locked_directory(path: Path) -> Generator[None, None, None]:
+    """Keep servers from writing changes of a corpus during the block.
 
     Raises:
-        CorpusError: Another process holds the lock, or the directory is not writable.
+        CorpusError: One writes them, or the directory cannot be locked.
     """
+    held = _lock(path)
     try:
-        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        yield
+    finally:
+        _close(held)
+
+
+def note_written(path: Path) -> None:
+    """Note in the lock's file that there is a journal with a seal."""
+    if not _was_written(path):
+        (path / _LOCK).write_text(f"{JOURNAL} {SEAL}\n", encoding="utf-8")
+
+
+def _lock(path: Path) -> list[int]:
+    """Lock a directory until the descriptors are closed or this process ends.
+
+    The directory itself is locked besides the file, which could be removed meanwhile.
+
+    Raises:
+        CorpusError: Another process holds the lock, the directory is not writable, or its
+            filesystem has no locks.
+    """
+    held: list[int] = []
+    try:
+        held.append(os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        held.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as exc:
         what = f"changes cannot be written ({exc.strerror}); --read-only serves it without"
+        _close(held)
         raise CorpusError(path, what) from exc
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(lock)
-        what = "another server writes its changes; --read-only serves it without"
-        raise CorpusError(path, what) from exc
-    return lock
+    for descriptor in held:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            taken = exc.errno in (errno.EWOULDBLOCK, errno.EACCES)
+            if not taken and descriptor is held[1]:
+                continue  # not every filesystem locks directories
+            _close(held)
+            what = f"cannot be locked ({exc.strerror})"
+            what = "another server writes its changes" if taken else what
+            raise CorpusError(path, f"{what}; --read-only serves it without") from exc
+    return held
+
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
+
+
+def _was_written(path: Path) -> bool:
+    return (path / _LOCK).is_file() and (path / _LOCK).stat().st_size > 0
