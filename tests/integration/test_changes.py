@@ -42,7 +42,7 @@ def test_a_post_is_found_once_it_is_written_and_no_more_once_it_is_deleted(stubs
     written = stubs.upsert(
         *(41, 42),
         author_ids=[1, 2],
-        created_at_unix_ms=[1000, 0],
+        created_at_unix_ms=[10**12, 0],
         label_names=["cats", "dogs"],
         label_counts=[1, 2],
         label_indices=[1, 0, 1],
@@ -55,7 +55,7 @@ def test_a_post_is_found_once_it_is_written_and_no_more_once_it_is_deleted(stubs
     assert answer.post_ids[0] == 41
     assert answer.post_ids[1:] == before.post_ids[:4]
     assert answer.scores[0] == pytest.approx(1, abs=1e-5)
-    assert (answer.author_ids[0], answer.created_at_unix_ms[0]) == (1, 1000)
+    assert (answer.author_ids[0], answer.created_at_unix_ms[0]) == (1, 10**12)
     assert answer.label_names[answer.label_indices[0]] == "dogs"
     assert (answer.rows_scanned, answer.rows_eligible) == (3002, 3002)
     assert answer.sequence == start + 1

@@ -172,11 +172,11 @@ def test_min_score_shortens_the_answer_but_not_the_count_of_eligible_posts(
     [
         (
             {"any_labels": ["nothing"]},
-            {"filter.any_labels": "no post has ever had the label 'nothing'"},
+            {"filter.any_labels": "the corpus does not know the label 'nothing'"},
         ),
         (
             {"none_labels": ["a", "b"]},
-            {"filter.none_labels": "no post has ever had the label 'b'"},
+            {"filter.none_labels": "the corpus does not know the label 'b'"},
         ),
         ({"excluded_post_ids": [0]}, {"filter.excluded_post_ids[0]": "is 0, which is no id"}),
         (

@@ -63,6 +63,13 @@ def unit_posts(ids: Sequence[int], seed: int) -> Posts:
     return replace(posts, vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
+def labelled(ids: Sequence[int], *names: str) -> Posts:
+    """Return posts of some ids that all have the same labels."""
+    posts, count = unit_posts(ids, 0), len(names)
+    indices = np.tile(np.arange(count, dtype=np.int32), len(ids))
+    return replace(posts, labels=Labels(names, np.full(len(ids), count, np.int32), indices))
+
+
 def assert_same_change(change: Change, expected: Change) -> None:
     """Check that two changes are equal, bit for bit and in order."""
     if not isinstance(expected, Posts):

@@ -20,7 +20,10 @@ from server.corpus.real_corpus import (
 )
 from server.corpus.reference import Model
 
-_LABELS = tuple(f"label {n}" for n in range(MAX_LABELS))
+_COMMON_LABELS = tuple(f"label {n}" for n in range(MAX_LABELS - 4))
+_RARE_LABELS = tuple(
+    f"rare {n}" for n in range(40)
+)  # of a few posts each, so that they come and go
 _TIME_STEP_MS = 2**33 + 1  # times differ in both halves of 64 bits
 
 
@@ -41,7 +44,6 @@ class Comparison:
         self._evict_oldest = evict_oldest
         self._tower = TOWERS[0]
         first = self._draw_posts(list(range(1, 120)), self._tower)
-        # Of a corpus as built, only labels that some post has are known.
         self._model = Model.of(first)
         self._real = RealCorpus(
             path, first, shards=shards, top_k=top_k, programs=programs, evict_oldest=evict_oldest
@@ -95,7 +97,9 @@ class Comparison:
             assert answer == expected[: self._real.top_k]
         assert corpus.sequence == model.sequence
         assert len(corpus) == len(model)
-        assert set(corpus.labels.names) == model.label_names
+        known, ever = set(corpus.labels.names), model.label_names
+        assert model.used_labels <= known <= ever
+        assert len(known) == min(len(ever), MAX_LABELS) == len(corpus.labels.names)
         ids = sorted({*model, *rng.integers(1, 600, 5).tolist()})
         held, posts, _ = corpus.look_up(np.array(ids, np.uint64))
         assert held.tolist() == [post_id in model for post_id in ids]
@@ -113,9 +117,11 @@ class Comparison:
         """Return whether there is room for a change, or eviction can make room."""
         if not isinstance(change, Posts):
             return True
-        held = set(change.post_ids.tolist()) | set(() if self._evict_oldest else self._model)
-        names = self._model.label_names | set(change.labels.names)
-        return len(held) <= CAPACITY and len(names) <= MAX_LABELS
+        model = self._model.copy()
+        if self._evict_oldest and len(change) <= CAPACITY:
+            model.evict(change.post_ids, CAPACITY)
+        model.apply(change)
+        return len(model) <= CAPACITY and len(model.used_labels) <= MAX_LABELS
 
     def _reencode(self, tower: str) -> None:
         """Serve the model with other towers."""
@@ -138,9 +144,13 @@ class Comparison:
         rng, n = self._rng, len(ids)
         post_ids = np.array(ids, np.uint64)
         author_ids = rng.integers(1, 12, n).astype(np.uint64)
-        counts = rng.integers(0, 3, n)
-        names = tuple(rng.choice(_LABELS, 4, replace=False).tolist())
-        indices = [rng.choice(4, count, replace=False) for count in counts]
+        names = tuple(rng.choice(_COMMON_LABELS, 4, replace=False).tolist())
+        indices = [rng.choice(4, count, replace=False) for count in rng.integers(0, 3, n)]
+        if rng.random() < 0.6:
+            names += tuple(rng.choice(_RARE_LABELS, 2, replace=False).tolist())
+            place = int(rng.integers(n))
+            indices[place] = np.append(indices[place], (4, 5)[: int(rng.integers(1, 3))])
+        counts = np.array([len(each) for each in indices])
         return Posts(
             post_ids=post_ids,
             author_ids=author_ids,
@@ -149,7 +159,7 @@ class Comparison:
                 names,
                 counts.astype(np.int32),
                 np.concatenate([np.zeros(0, np.int32), *indices]).astype(np.int32),
-            ),
+            ).without_unused(),
             vectors=encode(tower, post_ids, author_ids),
             tower=tower,
         )
@@ -159,12 +169,12 @@ class Comparison:
         rng = self._rng
         if rng.random() < 0.3:
             return None
-        known = sorted(self._model.label_names)
+        named = sorted(self._model.label_names)  # of some, no post is left
 
         def some(most: int) -> tuple[str, ...]:
-            if not known or rng.random() < 0.6:
+            if not named or rng.random() < 0.6:
                 return ()
-            return tuple(rng.choice(known, min(len(known), most), replace=False).tolist())
+            return tuple(rng.choice(named, min(len(named), most), replace=False).tolist())
 
         def time() -> int | None:
             return None if rng.random() < 0.6 else int(rng.integers(0, 5)) * _TIME_STEP_MS

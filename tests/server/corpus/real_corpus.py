@@ -124,7 +124,7 @@ class RealCorpus:
         """Load the corpus for other towers beside the one that is served."""
         store = self._updates.store
         with self._updates.snapshots_paused():
-            snapshot = write_snapshot(store, Encoder(tower))
+            snapshot = write_snapshot(store, Encoder(tower), max_labels=MAX_LABELS)
             verify(snapshot)
             self._kept[tower] = served = self._serve(snapshot)
             replay(store, served.target)
@@ -188,7 +188,7 @@ class RealCorpus:
         store = Store(self._path, tower=tower)
         snapshot = store.snapshot
         if snapshot.manifest.tower_fingerprint != tower:
-            snapshot = write_snapshot(store, Encoder(tower))
+            snapshot = write_snapshot(store, Encoder(tower), max_labels=MAX_LABELS)
         self._served = self._serve(snapshot)
         self._kept = {tower: self._served}
         replay(store, self.target)

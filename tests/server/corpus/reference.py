@@ -59,6 +59,11 @@ class Model(UserDict[int, Post]):
         self.sequence = 0
         self.label_names = frozenset(name for post in self.values() for name in post.labels)
 
+    @property
+    def used_labels(self) -> set[str]:
+        """The labels of the posts."""
+        return {name for post in self.values() for name in post.labels}
+
     @classmethod
     def of(cls, posts: PostColumns) -> Self:
         """Return the model of a corpus of some posts; without vectors, if they have none."""

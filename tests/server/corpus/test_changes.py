@@ -74,6 +74,21 @@ def test_labels_of_chosen_posts_are_taken(labels: list[list[int]], chosen: list[
     assert own.indices.tolist() == [code for each in expected for code in each]
 
 
+@given(st.lists(st.lists(st.integers(0, 3), unique=True)))
+def test_names_that_no_post_has_are_dropped(labels: list[list[int]]) -> None:
+    columns = Labels(
+        NAMES[:4],
+        np.array([len(each) for each in labels], np.int32),
+        np.array([code for each in labels for code in each], np.int32),
+    )
+    left = columns.without_unused()
+    assert set(left.names) == {NAMES[code] for each in labels for code in each}
+    assert left.names == columns.used == left.used
+    named = [left.names[index] for index in left.indices]
+    assert named == [NAMES[code] for code in columns.indices]
+    assert left.counts.tolist() == columns.counts.tolist()
+
+
 def test_the_net_change_of_one_change_is_that_change() -> None:
     posts = posts_of([5, 2**64 - 1, 3])
     left = net([posts])

@@ -1,14 +1,19 @@
 """Masks of filters over the golden corpus, against numpy."""
 
+from pathlib import Path
+
+import jax
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from phoenix_server.corpus.changes import Ids, PostColumns
+from phoenix_server.corpus.changes import Ids, PostColumns, net
 from phoenix_server.corpus.disk.snapshot import Snapshot
+from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.filters import Filter, FilterMasks
 from phoenix_server.runtime.program_cache import ProgramCache
+from server.corpus.change_cases import id_array, labelled, written_corpus
 from server.search.cases import unpack_masks
 
 BATCH = 2
@@ -109,3 +114,28 @@ def test_only_conditions_before_the_selection_need_a_mask() -> None:
         Filter(excluded_author_ids=one),
     ):
         assert condition.needs_mask
+
+
+def test_a_label_that_gave_way_while_a_query_waited_is_one_that_no_post_has(
+    tmp_path: Path,
+) -> None:
+    snapshot, _ = written_corpus(tmp_path / "corpus", 20)
+    programs = ProgramCache()
+    corpus = CorpusIndex(snapshot, tuple(jax.devices()[:1]), capacity=30, max_labels=2)
+    corpus.arrays.compile_updates(programs)
+    masks = FilterMasks(corpus, programs)
+    masks.compile(3)
+
+    def found(*filters: Filter) -> list[list[int]]:
+        bits = unpack_masks(masks.masks(filters, masks.look_up(filters), 3))
+        return [sorted(corpus.post_ids[each].tolist()) for each in bits]
+
+    asked = Filter(any_labels=("red",)), Filter(all_labels=("red",)), Filter(none_labels=("red",))
+    red = [n for n in range(1, 21) if n % 3 != 1]
+    others = [n for n in range(1, 21) if n % 3 == 1]
+    assert found(*asked) == [red, red, others]
+    corpus.apply(net([id_array(*red), labelled([1, 7], "new", "newer")]), 2)
+    assert set(corpus.labels.names) == {"new", "newer"}
+    assert found(*asked) == [[], [], others]
+    named = Filter(any_labels=("red", "new")), Filter(all_labels=("new", "red"))
+    assert found(*named, Filter(none_labels=("new", "red"))) == [[1, 7], [], [4, 10, 13, 16, 19]]

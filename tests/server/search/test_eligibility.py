@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pytest
 
 from phoenix_server.search.eligibility import (
+    ABSENT,
+    UNNAMED,
     ColumnsUpdate,
     FilterColumns,
     QueryConditions,
@@ -59,10 +61,11 @@ def _draw_columns(layout: ShardedLayout, rng: np.random.Generator) -> _Columns:
 
 def _draw_conditions(rng: np.random.Generator, columns: _Columns) -> QueryConditions:
     """Draw conditions; the last query has none."""
-    labels = rng.integers(-2, LABELS, (3, BATCH, NAMED)).clip(-1).astype(np.int32)
+    labels = rng.integers(-3, LABELS, (3, BATCH, NAMED)).astype(np.int32)
+    labels[labels < ABSENT] = UNNAMED
     since, before = np.sort(rng.choice(columns.times, (2, BATCH)), axis=0)
     since, before = since.clip(1), before + np.uint64(1)
-    labels[:, -1], since[-1], before[-1] = -1, 0, _END_OF_TIME
+    labels[:, -1], since[-1], before[-1] = UNNAMED, 0, _END_OF_TIME
     return QueryConditions(
         split_ids(since), split_ids(before), np.bool_(True), *labels, used=np.int32(NAMED)
     )
@@ -71,13 +74,14 @@ def _draw_conditions(rng: np.random.Generator, columns: _Columns) -> QueryCondit
 def _expected(columns: _Columns, conditions: QueryConditions) -> Bools:
     """Return the rows that each query may find, [B, R]."""
     halves = np.array([2**32, 1], np.uint64)
+    has = np.pad(columns.labels, ((0, -ABSENT), (0, 0)))  # no row at the index `ABSENT`
     masks = np.empty((BATCH, len(columns.live)), np.bool_)
     for i in range(BATCH):
         mask = columns.live.copy()
-        named = [labels[i][labels[i] >= 0] for labels in conditions[3:6]]
+        named = [labels[i][labels[i] != UNNAMED] for labels in conditions[3:6]]
         if len(named[0]):
-            mask &= columns.labels[named[0]].any(axis=0)
-        mask &= columns.labels[named[1]].all(axis=0) & ~columns.labels[named[2]].any(axis=0)
+            mask &= has[named[0]].any(axis=0)
+        mask &= has[named[1]].all(axis=0) & ~has[named[2]].any(axis=0)
         if conditions.timed:
             mask &= columns.times >= conditions.since[i].astype(np.uint64) @ halves
             mask &= columns.times < conditions.before[i].astype(np.uint64) @ halves
@@ -109,7 +113,7 @@ def test_places_of_labels_that_are_not_in_use_are_ignored() -> None:
     layout, rng = _layout(1), np.random.default_rng(0)
     columns = _draw_columns(layout, rng)
     placed, live = columns.place(layout)
-    labels = np.full((3, BATCH, NAMED), -1, np.int32)
+    labels = np.full((3, BATCH, NAMED), UNNAMED, np.int32)
     labels[1, :, 0], labels[1, :, 1] = 2, 3  # all of these two
     since, before = np.zeros(BATCH, np.uint64), np.full(BATCH, _END_OF_TIME, np.uint64)
     conditions = QueryConditions(

@@ -50,8 +50,8 @@ def test_unknown_labels_and_too_many_labels_are_named(field: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         _read(**{field: ["red", "label 1", "blue"]})
     assert caught.value.violations == (
-        (f"filter.{field}", "no post has ever had the label 'red'"),
-        (f"filter.{field}", "no post has ever had the label 'blue'"),
+        (f"filter.{field}", "the corpus does not know the label 'red'"),
+        (f"filter.{field}", "the corpus does not know the label 'blue'"),
     )
     most = sorted(_LABELS)[:MAX_LABELS_PER_KIND]
     assert getattr(_read(**{field: most}), field) == tuple(most)

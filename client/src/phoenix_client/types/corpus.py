@@ -63,7 +63,8 @@ class CorpusState:
     Attributes:
         rows: Number of posts.
         capacity: Largest number of posts.
-        label_names: Labels that any post has had, sorted.
+        label_names: Labels that a filter may name, sorted. Labels of which no post is left are
+            among them until new ones take their places.
         max_labels: Largest number of distinct labels.
         sequence: Number of the last change; 0 if the corpus is as it was built.
         snapshot_sequence: Number of the last change in the snapshot from which a restart begins.

@@ -17,7 +17,7 @@ class Filter:
     """Conditions, all of which a post must meet. Without any, every post is eligible.
 
     They apply before selection: the answer is the exact top k of the eligible posts. The server
-    rejects a label that no post of the corpus has ever had.
+    rejects a label that is not among `CorpusState.label_names`.
 
     Attributes:
         created_since: Created at this time or later; with a time zone, to the millisecond. With

@@ -34,6 +34,19 @@ class Labels(NamedTuple):
         """Return the labels of `count` posts without labels."""
         return Labels((), np.zeros(count, np.int32), np.zeros(0, np.int32))
 
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The names that some post has."""
+        counts = np.bincount(self.indices, minlength=len(self.names))
+        return tuple(self.names[index] for index in np.flatnonzero(counts))
+
+    def without_unused(self) -> "Labels":
+        """Return the same labels; `names` holds only those that some post has."""
+        used = self.used
+        codes = {name: code for code, name in enumerate(used)}
+        table = np.array([codes.get(name, -1) for name in self.names], np.int32)
+        return Labels(used, self.counts, table[self.indices])
+
     def take(self, chosen: npt.NDArray[np.intp]) -> "Labels":
         """Return the labels of [m] chosen posts; `names` stays as it is."""
         starts = np.cumsum(self.counts) - self.counts

@@ -18,6 +18,7 @@ from phoenix_server.runtime.arrays import I32
 from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.search.eligibility import (
     MAX_LABELS_PER_KIND,
+    UNNAMED,
     QueryConditions,
     eligible,
     exclude,
@@ -111,7 +112,8 @@ class FilterMasks:
     ) -> jax.Array:
         """Return the rows that the queries of a batch may find: [B, R/32] u32.
 
-        To be called between two changes of the corpus.
+        To be called between two changes of the corpus. A label that is not known any more is one
+        that no post has.
 
         Args:
             filters: Of each query; None: it may find all posts. At most B.
@@ -150,7 +152,7 @@ def _query_conditions(
     """Return the conditions of at most B filters, padded to B queries without conditions."""
     since = np.zeros(batch_size, np.uint64)
     before = np.full(batch_size, _END_OF_TIME, np.uint64)
-    labels = np.full((3, batch_size, MAX_LABELS_PER_KIND), -1, np.int32)
+    labels = np.full((3, batch_size, MAX_LABELS_PER_KIND), UNNAMED, np.int32)
     used, timed = 0, False
     for i, each in enumerate(filters):
         if each is None:

@@ -23,6 +23,10 @@ from phoenix_server.search.shard import WORD
 from phoenix_server.search.sharded import BY_ROWS, BY_WORDS, REPLICATED, ShardedLayout
 
 MAX_LABELS_PER_KIND = 64  # M
+UNNAMED = -1
+"""In place of the code of a label: a query names no label there."""
+ABSENT = -2
+"""In place of the code of a label: a query names one that no post has."""
 _ALL = np.uint32(0xFFFFFFFF)
 
 
@@ -65,8 +69,8 @@ class QueryConditions(NamedTuple):
         since: [B, 2] u32, the earliest time, as in `FilterColumns.times`.
         before: [B, 2] u32, the first time that is too late.
         timed: [] bool, whether any query has a condition on time.
-        any_of: [B, M] i32, labels of which a post must have at least one, -1 for none; if all are
-            -1, every post passes.
+        any_of: [B, M] i32, codes of labels of which a post must have at least one, `UNNAMED` or
+            `ABSENT`; if all are `UNNAMED`, every post passes.
         all_of: [B, M] i32, labels of which it must have all.
         none_of: [B, M] i32, labels of which it must have none.
         used: [] i32, the number of the M places that any query uses.
@@ -144,8 +148,9 @@ def _eligible_of_shard(
 
     def add(place: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         def named(labels: I32, otherwise: np.uint32) -> jax.Array:
-            code = lax.dynamic_index_in_dim(jnp.asarray(labels), place, axis=1, keepdims=False)
-            return jnp.where(code[:, None] >= 0, columns.labels[code], otherwise)
+            code = lax.dynamic_index_in_dim(jnp.asarray(labels), place, axis=1)
+            absent_or_not = jnp.where(code == ABSENT, np.uint32(0), otherwise)
+            return jnp.where(code >= 0, columns.labels[code[:, 0]], absent_or_not)
 
         any_of, all_of, none_of = state
         return (
@@ -155,7 +160,7 @@ def _eligible_of_shard(
         )
 
     any_of, all_of, none_of = lax.fori_loop(0, conditions.used, add, (none, ~none, none))
-    unrestricted = (jnp.asarray(conditions.any_of) < 0).all(axis=1)[:, None]
+    unrestricted = (jnp.asarray(conditions.any_of) == UNNAMED).all(axis=1)[:, None]
     masks = live & jnp.where(unrestricted, _ALL, any_of) & all_of & ~none_of
     return lax.cond(
         jnp.asarray(conditions.timed),

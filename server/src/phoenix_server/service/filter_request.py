@@ -25,20 +25,23 @@ def read_filter(message: FilterMessage, limit: int, known: Callable[[str], bool]
     violations: list[Violation] = []
     labels: list[tuple[str, ...]] = []
     for field in ("any_labels", "all_labels", "none_labels"):
+        if (count := len(getattr(message, field))) > MAX_LABELS_PER_KIND:
+            what = f"has {count} labels, at most {MAX_LABELS_PER_KIND} are accepted"
+            violations.append(Violation(f"filter.{field}", what))
+            continue
         names = tuple(dict.fromkeys(getattr(message, field)))
         labels.append(names)
-        if len(names) > MAX_LABELS_PER_KIND:
-            what = f"has {len(names)} labels, at most {MAX_LABELS_PER_KIND} are accepted"
-            violations.append(Violation(f"filter.{field}", what))
         unknown = [name for name in names if not known(name)]
         violations += [
-            Violation(f"filter.{field}", f"no post has ever had the label {name!r}")
+            Violation(f"filter.{field}", f"the corpus does not know the label {name!r}")
             for name in unknown[:MAX_PER_COLUMN]
         ]
-    posts, authors = to_u64(message.excluded_post_ids), to_u64(message.excluded_author_ids)
-    if len(posts) + len(authors) > limit:
-        what = f"{len(posts) + len(authors)} posts and authors, at most {limit} can be excluded"
+    excluded = len(message.excluded_post_ids) + len(message.excluded_author_ids)
+    if excluded > limit:
+        what = f"{excluded} posts and authors, at most {limit} can be excluded"
         violations.append(Violation("filter.excluded_post_ids", what))
+    raise_any(violations)  # before the ids are looked at
+    posts, authors = to_u64(message.excluded_post_ids), to_u64(message.excluded_author_ids)
     violations += find_zeros("filter.excluded_post_ids", posts)
     violations += find_zeros("filter.excluded_author_ids", authors)
     if math.isnan(message.min_score):

@@ -23,6 +23,7 @@ from server.corpus.change_cases import (
     Ids,
     held,
     id_array,
+    labelled,
     posts_of,
     written_corpus,
 )
@@ -253,7 +254,7 @@ def test_scores_do_not_depend_on_the_rows_of_the_posts(corpus: _Corpus) -> None:
     ("change", "reason"),
     [
         (posts_of(range(21, 32), names=[]), "31 posts do not fit in 30 rows"),
-        (posts_of([1], names=["new"]), "no room for 1 more labels"),
+        (labelled([1], "new"), "no room for 1 more labels"),
     ],
 )
 def test_a_change_that_fails_half_way_ends_searches(

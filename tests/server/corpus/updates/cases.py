@@ -17,7 +17,7 @@ CAPACITY = 24
 class TimesOnly:
     """The times of posts, and the number of scans of all posts."""
 
-    labels = LabelBitmaps(("a",), limit=2, rows=0)
+    labels = LabelBitmaps(("a",), limit=2, rows=32)
     max_labels = 2
 
     def __init__(self, times: dict[int, int], capacity: int = CAPACITY) -> None:
@@ -59,11 +59,13 @@ def eviction_queue(corpus: TimesOnly, **sizes: int) -> EvictionQueue:
 
 
 def posts_at(times: dict[int, int], names: tuple[str, ...] = ()) -> Posts:
-    n = len(times)
+    """Return posts with some times, all with the same labels."""
+    n, count = len(times), len(names)
+    indices = np.tile(np.arange(count, dtype=np.int32), n)
     return Posts(
         post_ids=np.array([*times], np.uint64),
         author_ids=np.ones(n, np.uint64),
         created_at_unix_ms=np.array([*times.values()], np.int64),
-        labels=Labels(names, np.zeros(n, np.int32), np.zeros(0, np.int32)),
+        labels=Labels(names, np.full(n, count, np.int32), indices),
         vectors=np.zeros((n, 1), np.float32),
     )

@@ -76,7 +76,7 @@ def test_the_oldest_posts_are_evicted_and_no_others(
 def test_too_many_labels_evict_no_posts() -> None:
     corpus = TimesOnly({n: n for n in range(1, CAPACITY + 1)})
     admission = Admission(corpus, 1, eviction_queue(corpus))  # pyright: ignore[reportArgumentType]
-    with pytest.raises(CorpusFullError, match="1 of at most 2 labels, 2 more came"):
-        admission.take(posts_at({99: 1}, ("b", "c")))
+    with pytest.raises(CorpusFullError, match="0 of at most 2 labels, 3 more came"):
+        admission.take(posts_at({99: 1}, ("b", "c", "d")))
     assert admission.changes == []
     assert admission.take(posts_at({99: 1}, ("b",))) == ChangeResult(2, 1, 0, 0, 1)

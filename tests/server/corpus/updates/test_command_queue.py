@@ -49,7 +49,7 @@ def test_more_than_65536_pending_posts_are_refused_until_some_are_taken(
     queue.put(change(60_000))
     with pytest.raises(OverloadedError, match="60000 posts are waiting to be written") as caught:
         queue.put(change(5_537))
-    assert caught.value.retry_after_s > 0
+    assert (caught.value.retry_after_s or 0) > 0
     queue.put(change(5_536))
     take(queue)
     take(queue)

@@ -36,7 +36,7 @@ def corpus(tmp_path: Path) -> Path:
 
 def test_what_was_overtaken_meanwhile_is_not_applied_again(corpus: Path) -> None:
     with closing(Store(corpus)) as store:
-        store.journal.append(1, [id_array(1), id_array(2)])
+        store.append(1, [id_array(1), id_array(2)])
         target = _Target()
 
         def overtaken(run: Callable[[], None]) -> None:
@@ -50,7 +50,7 @@ def test_what_was_overtaken_meanwhile_is_not_applied_again(corpus: Path) -> None
 
 def test_what_the_journal_does_not_hold_any_more_is_missed(corpus: Path) -> None:
     with closing(Store(corpus)) as store:
-        store.journal.append(1, [id_array(1), id_array(2)])
+        store.append(1, [id_array(1), id_array(2)])
         store.snapshot = write_snapshot(store, OwnTowers())
         store.journal.trim(2)
         target = _Target()

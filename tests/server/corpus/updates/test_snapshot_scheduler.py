@@ -22,7 +22,8 @@ class Disk:
         self.outcomes: SimpleQueue[Any] = SimpleQueue()
         self.steps: list[str] = []
         self.store: Any = SimpleNamespace(snapshot=None)
-        self.target: Any = SimpleNamespace(store=self.store, engine=None)
+        engine = SimpleNamespace(corpus=SimpleNamespace(max_labels=9))
+        self.target: Any = SimpleNamespace(store=self.store, engine=engine)
         self.finished: SimpleQueue[SnapshotOutcome] = SimpleQueue()
         monkeypatch.setattr(module, "write_snapshot", self._write)
         monkeypatch.setattr(module, "_trim_journal", lambda *_: self.steps.append("trim"))
@@ -31,7 +32,8 @@ class Disk:
     def snapshot(self, sequence: int) -> Any:
         return SimpleNamespace(manifest=SimpleNamespace(rows=5, sequence=sequence))
 
-    def _write(self, *_: object) -> Any:
+    def _write(self, *_: object, max_labels: int) -> Any:
+        assert max_labels == 9
         outcome = self.outcomes.get(timeout=PATIENCE_S)
         self.steps.append("write")
         if isinstance(outcome, Exception):

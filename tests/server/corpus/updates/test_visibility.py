@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from phoenix_server.corpus.updates.visibility import Visibility
-from phoenix_server.errors import DeadlineExceededError
+from phoenix_server.errors import DeadlineExceededError, OverloadedError
 
 PATIENCE_S = 30.0
 
@@ -56,3 +56,19 @@ async def test_a_caller_that_gives_up_is_forgotten() -> None:
         await task
     corpus.last = 1
     visibility.wake()  # nobody is there
+
+
+async def test_a_bounded_number_of_callers_wait() -> None:
+    visibility = Visibility(Corpus())
+    tasks = [asyncio.create_task(visibility.wait_for(1, PATIENCE_S)) for _ in range(1024)]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="1024 requests wait for changes"):
+        await visibility.wait_for(1, PATIENCE_S)
+    tasks[7].cancel()
+    await asyncio.wait([tasks[7]])
+    tasks[7] = asyncio.create_task(visibility.wait_for(1, PATIENCE_S))
+    await asyncio.sleep(0)
+    assert not tasks[7].done()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

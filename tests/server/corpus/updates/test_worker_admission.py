@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 
+import jax
 import pytest
 
 from phoenix_server.corpus.changes import Change, ChangeResult
+from phoenix_server.corpus.disk.store import Store
+from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.errors import CorpusFullError, OverloadedError, PhoenixServerError
-from server.corpus.change_cases import NAMES, id_array, posts_of
+from server.corpus.change_cases import NAMES, id_array, labelled, posts_of
 from server.corpus.reference import Model
 from server.corpus.updates.worker_cases import (
     CAPACITY,
     NOBODY,
+    PROGRAMS,
     assert_holds,
     assert_kept,
     outcomes_of,
@@ -87,13 +92,13 @@ async def test_a_change_is_not_made_unless_that_before_it_is(corpus: Path, model
 async def test_labels_that_do_not_fit_fail_alone(corpus: Path, model: Model) -> None:
     known = set(NAMES[:2])
     made = [
-        posts_of([1], names=[*known, "a", "b"]),
-        posts_of([3], names=["a", "c"]),
-        posts_of([4], names=["c", "b"]),
+        labelled([1], *known, "a", "b"),
+        labelled([3], "a", "c"),
+        labelled([4], "c", "b"),
     ]
     async with running_corpus(corpus) as running:
         assert set(running.target.corpus.labels.names) == known
-        tasks = await running.together(made[0], posts_of([2], names=["c", "d"]), *made[1:])
+        tasks = await running.together(made[0], labelled([2], "c", "d"), *made[1:])
         outcomes = await outcomes_of(tasks)
         assert [outcomes[0], *outcomes[2:]] == [ChangeResult(n, 0, 1, 0) for n in (2, 3, 4)]
         with pytest.raises(CorpusFullError, match="has 4 of at most 5 labels, 2 more came"):
@@ -111,7 +116,7 @@ async def test_too_many_posts_that_wait_are_refused_until_there_is_room(corpus: 
         tasks += await running.submit(many)
         with pytest.raises(OverloadedError, match="40000 posts are waiting") as caught:
             await running.updates.submit(many)
-        assert caught.value.retry_after_s > 0
+        assert (caught.value.retry_after_s or 0) > 0
         tasks += await running.submit(id_array(1))
         running.gate.set()
         outcomes = await outcomes_of(tasks)
@@ -121,3 +126,55 @@ async def test_too_many_posts_that_wait_are_refused_until_there_is_room(corpus: 
             ChangeResult(3, 0, 0, 1),
         ]
         assert await running.done(many) == [ChangeResult(4, 0, 0, 0)]
+
+
+async def test_labels_that_no_post_has_give_way_to_new_ones(corpus: Path, model: Model) -> None:
+    used = set(NAMES[:2])
+    made: list[Change] = [
+        labelled([1], "a", "b"),
+        labelled([2], "c"),
+        id_array(2),
+        labelled([1], "d"),
+        labelled([41, 42], "e", "f"),
+        id_array(41),
+        labelled([3], "g"),
+    ]
+    async with running_corpus(corpus) as running:
+        index = running.target.corpus
+        await running.done(*made[:3])
+        assert set(index.labels.names) == {*used, "a", "b", "c"}
+        full = await running.submit(labelled([4], "d", "e"))
+        with pytest.raises(CorpusFullError, match="has 4 of at most 5 labels, 2 more came"):
+            await soon(full[0])
+        assert set(index.labels.names) == {*used, "a", "b", "c"}
+        await running.together(*made[3:5])
+        await running.done(*made[5:6])
+        for change in made[:6]:
+            model.apply(change)
+        assert_holds(index, model)
+        with pytest.raises(CorpusFullError, match="has 5 of at most 5 labels, 1 more came"):
+            await running.done(made[6])
+        await running.done(id_array(1), made[6])
+        for change in (id_array(1), made[6]):
+            model.apply(change)
+        assert_holds(index, model)
+        assert set(index.labels.names) == {*used, "e", "f", "g"}
+        await soon(running.updates.snapshot())
+    _assert_kept_by_any_start(corpus, model)
+
+
+def _assert_kept_by_any_start(corpus: Path, model: Model) -> None:
+    """Check that posts have their labels whatever `--max-labels` is at the next starts."""
+    with closing(Store(corpus)) as store:
+        store.append(store.snapshot.manifest.sequence + 1, [labelled([5], "h"), id_array(5)])
+        assert len(store.snapshot.manifest.label_names) == 5
+        devices = tuple(jax.devices()[:1])
+        for most in (1, 5, 9):
+            index = CorpusIndex(store.snapshot, devices, capacity=CAPACITY, max_labels=most)
+            index.arrays.compile_updates(PROGRAMS)
+            history = store.read_history(index.sequence)
+            index.apply(history.net(), index.sequence + history.changes)
+            after = model.copy()
+            after.apply(id_array(5))
+            assert_holds(index, after)
+            assert index.labels.knows("h") == (most == 9)

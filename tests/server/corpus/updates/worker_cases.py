@@ -26,7 +26,7 @@ CAPACITY = 40
 _MAX_LABELS = 5
 PATIENCE_S = 500.0  # less than the time limit of a test
 NOBODY = 999_999
-_PROGRAMS = ProgramCache()  # of all tests: they are of one size
+PROGRAMS = ProgramCache()  # of all tests: they are of one size
 
 
 class _Target(OwnTowers):
@@ -39,7 +39,7 @@ class _Target(OwnTowers):
             capacity=CAPACITY,
             max_labels=_MAX_LABELS,
         )
-        self.corpus.arrays.compile_updates(_PROGRAMS)
+        self.corpus.arrays.compile_updates(PROGRAMS)
         self.sequences: list[int] = []
         self.failure: Exception | None = None
 
@@ -103,13 +103,13 @@ class Running:
         run()
 
     def _count_appends(self) -> None:
-        append = self.store.journal.append
+        append = self.store.append
 
         def counted(first: int, changes: Sequence[Change]) -> None:
             append(first, changes)
             self.groups.append(len(changes))
 
-        self.store.journal.append = counted
+        self.store.append = counted
 
 
 @asynccontextmanager

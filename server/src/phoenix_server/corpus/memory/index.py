@@ -222,8 +222,8 @@ class CorpusIndex:
         try:
             with self._lock:
                 deleted = self._delete(change.deleted)
-                self.labels.add_names(change.label_names)
                 rows = _NO_ROWS if change.written is None else self._write(change.written)
+                self.labels.remember(change.label_names)
                 self._row_log.append(_RowLogEntry(self.sequence, sequence, rows))
                 self.sequence = sequence
             self.arrays.update(
@@ -245,13 +245,15 @@ class CorpusIndex:
         held = rows != NOWHERE
         self._rows.remove(post_ids[held])
         self._allocator.release(rows[held])
+        self.labels.clear(rows[held])
         return rows[held]
 
     def _write(self, posts: Posts) -> Rows:
         rows = self._rows.find(posts.post_ids)
         new = rows == NOWHERE
+        self.labels.clear(rows[~new])
         rows[new] = self._allocator.allocate(int(np.count_nonzero(new)))
-        self.labels.clear(rows)
+        self.labels.add_names(posts.labels.used)
         self._set_columns(rows, posts)
         self._authors.add(rows, self.author_ids)
         return rows

@@ -6,6 +6,7 @@ from phoenix_server.corpus.changes import Change, ChangeResult, Ids, Posts
 from phoenix_server.corpus.memory.id_map import NOWHERE
 from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.corpus.updates.eviction import EvictionQueue
+from phoenix_server.corpus.updates.label_usage import LabelUsage
 from phoenix_server.errors import CorpusFullError
 from phoenix_server.runtime.arrays import Bools
 
@@ -34,7 +35,8 @@ class Admission:
         self._corpus = corpus
         self._evictions = evictions
         self._rows = len(corpus)
-        self._labels = set(corpus.labels.names)
+        self._labels = set(corpus.labels.used)  # those of the posts, or more of them
+        self._usage: LabelUsage | None = None  # created where these are too many
         self._pending: dict[int, int | None] = {}  # creation times by post, None where deleted
         self._first = first
 
@@ -49,7 +51,7 @@ class Admission:
         deleted = int(np.count_nonzero(self._is_held(change)))
         self._rows -= deleted
         self._pending.update(dict.fromkeys(change.tolist()))
-        self.changes.append(change)
+        self._add(change)
         return ChangeResult(self._last, 0, 0, deleted)
 
     def _take_posts(self, posts: Posts) -> ChangeResult:
@@ -62,16 +64,13 @@ class Admission:
                 f"the corpus is full: it has room for {inserted - evicted} more posts of "
                 f"{capacity}, {inserted} came; a larger --capacity makes room"
             )
-        self._add_labels(posts)
+        self._evict(posts, evicted)
         if self._evictions is not None:
-            if evicted:
-                kept = set(posts.post_ids.tolist())
-                self.changes.append(self._evictions.take(evicted, self._pending, kept))
             self._evictions.note(posts)
         times = posts.created_at_unix_ms.tolist()
         self._pending.update(zip(posts.post_ids.tolist(), times, strict=True))
         self._rows += inserted - evicted
-        self.changes.append(posts)
+        self._add(posts)
         return ChangeResult(self._last, inserted, replaced, 0, evicted)
 
     @property
@@ -87,16 +86,49 @@ class Admission:
                     held[place] = self._pending[post_id] is not None
         return held
 
-    def _add_labels(self, posts: Posts) -> None:
-        """Add the labels of posts to those of the corpus.
+    def _evict(self, posts: Posts, count: int) -> None:
+        """Evict `count` posts before others are written, if these do not have too many labels.
 
         Raises:
-            CorpusFullError: There would be too many.
+            CorpusFullError: They have; nothing is evicted.
         """
-        labels = self._labels.union(posts.labels.names)
-        if len(labels) > self._corpus.max_labels:
+        self._labels |= set(posts.labels.used)
+        is_tight = len(self._labels) > self._corpus.max_labels
+        if self._evictions is None or not count:
+            if is_tight:
+                self._check_labels(posts, np.zeros(0, np.uint64))
+            return
+        before = self._pending.copy() if is_tight else self._pending
+        kept = set(posts.post_ids.tolist())
+        evicted = self._evictions.take(count, self._pending, kept)
+        if is_tight:
+            try:
+                self._check_labels(posts, evicted)
+            except CorpusFullError:
+                self._pending = before
+                self._evictions.put_back([*evicted.tolist(), *kept], before)
+                raise
+        self._add(evicted)
+
+    def _check_labels(self, posts: Posts, evicted: Ids) -> None:
+        """Check that posts do not have too many labels, together with the posts that stay.
+
+        Raises:
+            CorpusFullError: They have.
+        """
+        if self._usage is None:
+            self._usage = LabelUsage(self._corpus, self.changes)
+        others = self._usage.names_without(posts.post_ids, evicted)
+        labels = others.union(posts.labels.used)
+        if len(labels) > (most := self._corpus.max_labels):
+            self._labels = self._usage.names
             raise CorpusFullError(
-                f"the corpus has {len(self._labels)} of at most {self._corpus.max_labels} labels, "
-                f"{len(labels) - len(self._labels)} more came; a larger --max-labels makes room"
+                f"the corpus has {len(others)} of at most {most} labels, "
+                f"{len(labels) - len(others)} more came; a larger --max-labels makes room"
             )
         self._labels = labels
+
+    def _add(self, change: Change) -> None:
+        self.changes.append(change)
+        if self._usage is not None:
+            self._usage.apply(change)

@@ -12,7 +12,7 @@ Shapes:
     n  posts of a call
 """
 
-from collections.abc import MutableMapping, Set
+from collections.abc import Iterable, MutableMapping, Set
 from heapq import heapify, heappop, heappush
 
 import numpy as np
@@ -61,10 +61,17 @@ class EvictionQueue:
         time, post_id = self._last
         ids, times = posts.post_ids, posts.created_at_unix_ms
         old = (times < time) | ((times == time) & (ids <= post_id))
-        for key in zip(times[old].tolist(), ids[old].tolist(), strict=True):
-            heappush(self._heap, key)
-        if len(self._heap) > self._limit + self._heap_chunk:  # most entries are outdated
-            self._clear()
+        self._push(zip(times[old].tolist(), ids[old].tolist(), strict=True))
+
+    def put_back(self, post_ids: Iterable[int], pending: Pending) -> None:
+        """Add posts that were taken or kept for a change which is not made after all."""
+        if (last := self._last) is None:  # the next scan of all posts includes them
+            return
+        ids = list(post_ids)
+        now = zip(ids, self._current_times(ids), strict=True)
+        times = [(pending.get(post_id, current), post_id) for post_id, current in now]
+        keys = [(time, post_id) for time, post_id in times if time is not None]
+        self._push(key for key in keys if key <= last)
 
     def take(self, count: int, pending: Pending, kept: Set[int]) -> Ids:
         """Remove the oldest posts from the queue.
@@ -86,6 +93,12 @@ class EvictionQueue:
                     pending[post_id] = None
                     taken.append(post_id)
         return np.array(taken, np.uint64)
+
+    def _push(self, keys: Iterable[_Key]) -> None:
+        for key in keys:
+            heappush(self._heap, key)
+        if len(self._heap) > self._limit + self._heap_chunk:  # most entries are outdated
+            self._clear()
 
     def _next_keys(self, count: int, pending: Pending, kept: Set[int]) -> list[_Key]:
         """Return the next keys in order, 1 to `count` of them; some may be outdated."""

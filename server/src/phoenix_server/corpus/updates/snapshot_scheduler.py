@@ -96,7 +96,8 @@ class SnapshotScheduler:
             with self._allowed:
                 if self._closed:
                     raise NotReadyError("the server is shutting down")
-                written = write_snapshot(store, target.engine)
+                max_labels = target.engine.corpus.max_labels
+                written = write_snapshot(store, target.engine, max_labels=max_labels)
                 self._before_trim(store)
                 store.snapshot = written
                 _trim_journal(store, written.manifest.sequence)

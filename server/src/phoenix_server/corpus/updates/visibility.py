@@ -5,9 +5,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from phoenix_server.errors import DeadlineExceededError
+from phoenix_server.errors import DeadlineExceededError, NotReadyError, OverloadedError
 
 _DEFAULT_TIMEOUT_S = 10.0
+_MAX_WAITING = 1024
+_RETRY_S = 0.1
+_CLOSED = "the server is shutting down"
 
 
 class Visibility:
@@ -22,6 +25,7 @@ class Visibility:
         self._last_sequence = last_sequence
         self._lock = threading.Lock()
         self._waiters: list[tuple[int, Future[None]]] = []
+        self._closed = False
 
     async def wait_for(self, sequence: int, timeout_s: float | None) -> None:
         """Wait until a change is visible.
@@ -32,11 +36,18 @@ class Visibility:
 
         Raises:
             DeadlineExceededError: It is not visible in time.
+            NotReadyError: `close` was called.
+            OverloadedError: Too many callers wait.
         """
         waiter = sequence, Future[None]()
         with self._lock:
             if self._last_sequence() >= sequence:
                 return
+            if self._closed:
+                raise NotReadyError(_CLOSED)
+            if len(self._waiters) >= _MAX_WAITING:
+                what = f"{len(self._waiters)} requests wait for changes"
+                raise OverloadedError(what, retry_after_s=_RETRY_S)
             self._waiters.append(waiter)
         timeout_s = _DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s
         try:
@@ -58,3 +69,12 @@ class Visibility:
         for future in visible:
             if future.set_running_or_notify_cancel():
                 future.set_result(None)
+
+    def close(self) -> None:
+        """Let all callers fail, now and from now on."""
+        with self._lock:
+            self._closed = True
+            waiters, self._waiters = self._waiters, []
+        for _, future in waiters:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(NotReadyError(_CLOSED))

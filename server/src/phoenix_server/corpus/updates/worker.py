@@ -151,6 +151,10 @@ class UpdateWorker:
         """Keep snapshots from being written, and the journal from being trimmed, meanwhile."""
         return self._snapshots.paused()
 
+    def stop_waiting(self) -> None:
+        """Let all callers of `wait_for` fail."""
+        self._visibility.close()
+
     def close(self, timeout_s: float | None = None) -> bool:
         """Refuse new commands, carry out those in the queue, and end the thread.
 
@@ -231,7 +235,7 @@ class UpdateWorker:
         if first <= store.snapshot.manifest.sequence:
             raise StorageError(store.path, f"change {first} exists; restart the server")
         changes = [reencode(change, engine) for change in changes]
-        store.journal.append(first, changes)
+        store.append(first, changes)
         last = first + len(changes) - 1
         change = net(changes)
         try:
