@@ -92,20 +92,18 @@ def tiny_files(**changes: Any) -> Files:
     """Return a checkpoint with random parameters, all of them non-zero."""
     config = copy.deepcopy(TINY) | changes
     rng = np.random.default_rng(0)
-    heads, sizes = (
-        config["num_heads"],
-        HashConfig(
-            num_user_hashes=config["num_user_hashes"],
-            num_item_hashes=config["num_item_hashes"],
-            num_author_hashes=config["num_author_hashes"],
-        ),
+    heads: Any = config.get("num_heads")
+    sizes = HashConfig(
+        num_user_hashes=config["num_user_hashes"],
+        num_item_hashes=config["num_item_hashes"],
+        num_author_hashes=config["num_author_hashes"],
     )
     model = PhoenixRetrievalModelConfig(
         model=TransformerConfig(
             emb_size=config["emb_size"],
             key_size=config["key_size"],
-            num_q_heads=heads,
-            num_kv_heads=heads,
+            num_q_heads=config.get("num_q_heads", heads),
+            num_kv_heads=config.get("num_kv_heads", heads),
             num_layers=config["num_layers"],
             widening_factor=2.0,
         ),
@@ -113,6 +111,7 @@ def tiny_files(**changes: Any) -> Files:
         hash_config=sizes,
         product_surface_vocab_size=config["product_surface_vocab_size"],
         num_actions=config["num_actions"],
+        enable_linear_proj=config.get("enable_linear_proj", True),
     )
 
     def draw(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

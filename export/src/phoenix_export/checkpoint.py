@@ -31,6 +31,13 @@ ENTITIES = ("user", "item", "author")
 _WIDENING_FACTOR = 2.0
 _ATTN_OUTPUT_MULTIPLIER = 0.125
 _PRODUCT_SURFACES = 16
+# What other releases of the model may set, and this one does.
+_FIXED = {
+    "attn_logit_cap": 30.0,
+    "causal": True,
+    "right_anchored_rope": False,
+    "use_post_sid": False,
+}
 _UNUSED_PARAMETER = "log_temperature"  # scales the training loss only
 _MAX_ACTIONS = 64  # bits of an action mask
 _MAX_ROWS = 2**31  # of a table, whose row numbers are int32
@@ -103,10 +110,9 @@ def read_config(path: Path, dtype: str) -> Checkpoint:
         entity: reader.hash_functions(entity, count)
         for entity, count in zip(ENTITIES, counts.values(), strict=True)
     }
-    num_heads = reader.integer("num_heads")
     transformer: dict[str, Any] = {
         **{key: reader.integer(key) for key in ("emb_size", "key_size", "num_layers")},
-        **{"num_q_heads": num_heads, "num_kv_heads": num_heads},
+        **reader.heads(),
         "widening_factor": reader.number("widening_factor", _WIDENING_FACTOR),
         "attn_output_multiplier": reader.number("attn_output_multiplier", _ATTN_OUTPUT_MULTIPLIER),
     }
@@ -116,9 +122,11 @@ def read_config(path: Path, dtype: str) -> Checkpoint:
         "product_surface_vocab_size": reader.integer(
             "product_surface_vocab_size", _PRODUCT_SURFACES
         ),
+        "enable_linear_proj": reader.flag("enable_linear_proj", default=True),
     }
     if transformer["key_size"] % 2:
         reader.problems.append(f"key_size: is {transformer['key_size']}, should be even")
+    reader.refuse_others()
     if reader.problems:
         raise CheckpointError(config_path, reader.problems)
     try:
@@ -142,19 +150,48 @@ class _ConfigReader:
         params = config.get("hash_params")
         hash_params = params.items() if isinstance(params, dict) else ()
         self._values = config | {f"hash_params.{key}": value for key, value in hash_params}
+        self._read = {"hash_params"}
         self.problems: list[str] = []
 
     def integer(
         self, key: str, default: int | None = None, *, least: int = 1, most: int = 2**31 - 1
     ) -> int:
-        value = self._values.get(key, default)
+        value = self._value(key, default)
         if _is_integer(value, least, most):
             return value
         self._refuse(key, f"an integer from {least} to {most}")
         return 0
 
+    def heads(self) -> dict[str, int]:
+        """Read the numbers of query heads and of key and value heads; by default `num_heads`."""
+        keys = ("num_q_heads", "num_kv_heads")
+        both = all(key in self._values for key in keys)
+        shared = None if both and "num_heads" not in self._values else self.integer("num_heads")
+        numbers = {key: self.integer(key, shared or 1) for key in keys}
+        if shared and numbers["num_q_heads"] not in (0, shared):
+            self.problems.append(f"num_heads: is {shared}, num_q_heads {numbers['num_q_heads']}")
+        return numbers
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        if isinstance(value := self._value(key, default), bool):
+            return value
+        self._refuse(key, "true or false")
+        return default
+
+    def refuse_others(self) -> None:
+        """Refuse keys that were not read: the model would not be what they say.
+
+        A key that says what this model always does is allowed.
+        """
+        for key in sorted(self._values.keys() - self._read):
+            value = self._values[key]
+            if key not in _FIXED:
+                self.problems.append(f"{key}: the model has no such setting")
+            elif value != _FIXED[key]:
+                self.problems.append(f"{key}: is {value!r}, in this model it is {_FIXED[key]!r}")
+
     def number(self, key: str, default: float) -> float:
-        value = self._values.get(key, default)
+        value = self._value(key, default)
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
             return float(value)
         self._refuse(key, "a number above 0, and finite")
@@ -170,7 +207,7 @@ class _ConfigReader:
         }
 
     def _constants(self, key: str, count: int) -> tuple[int, ...]:
-        value = self._values.get(key)
+        value = self._value(key)
         if (
             isinstance(value, list)
             and count in (0, len(value))
@@ -179,6 +216,10 @@ class _ConfigReader:
             return tuple(value)
         self._refuse(key, f"{count or 'a list of'} integers of 64 bits, signed")
         return ()
+
+    def _value(self, key: str, default: object = None) -> Any:
+        self._read.add(key)
+        return self._values.get(key, default)
 
     def _refuse(self, key: str, wanted: str) -> None:
         found = f"is {self._values[key]!r}" if key in self._values else "missing"
@@ -193,12 +234,23 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(path, "missing; a checkpoint has the published layout") from None
+        raise CheckpointError(path, _describe_missing(path)) from None
     except (OSError, ValueError) as exc:
         raise CheckpointError(path, f"cannot be read as JSON: {exc}") from exc
     if not isinstance(config, dict):
         raise CheckpointError(path, "is not a JSON object")
     return config
+
+
+def _describe_missing(config: Path) -> str:
+    """Say what a directory without `config.json` may be."""
+    directory = config.parents[1]
+    if (directory / "orbax-ckpt").exists() or (directory / "_CHECKPOINT_METADATA").exists():
+        return (
+            "missing; this is an Orbax checkpoint, which must first be written in the published "
+            f"layout: {CONFIG}, {PARAMS} and {TABLES}"
+        )
+    return f"missing; a checkpoint has the published layout: {CONFIG}, {PARAMS} and {TABLES}"
 
 
 def _array_problems(path: Path, expected: Mapping[str, tuple[int, ...]]) -> Sequence[str]:
