@@ -35,6 +35,7 @@ def test_the_manifest_lists_every_other_file(tiny_bundle: Path) -> None:
     listed = {file.path: file for file in read_manifest(tiny_bundle).files}
     assert listed.keys() == found.keys()
     assert found.keys() == {
+        "model.json",
         "programs/candidate_tower.jax",
         "programs/candidate_tower.stablehlo.mlir",
         "programs/user_tower.jax",
@@ -49,6 +50,15 @@ def test_the_manifest_lists_every_other_file(tiny_bundle: Path) -> None:
         content = path.read_bytes()
         assert listed[name].size_bytes == len(content)
         assert listed[name].sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_model_json_holds_the_manifest_without_times_and_sums(tiny_bundle: Path) -> None:
+    expected = read_manifest(tiny_bundle)
+    assert expected.model.history_length
+    for field in ("files", "tower_fingerprint", "created_at", "expires_at"):
+        expected.ClearField(field)
+    text = (tiny_bundle / "model.json").read_text(encoding="utf-8")
+    assert json_format.Parse(text, manifest_pb2.BundleManifest()) == expected
 
 
 def test_the_manifest_describes_the_model(tiny_bundle: Path, files: Files) -> None:

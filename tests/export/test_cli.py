@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -127,4 +128,20 @@ def test_an_error_of_the_installed_command_has_no_traceback(tmp_path: Path) -> N
     installed = Path(sys.executable).with_name("phoenix-export")
     outcome = run_command(installed, "bundle", tmp_path / "none", "--out", tmp_path / "1")
     missing = f"{tmp_path}/none/retrieval/config.json: missing"
-    assert outcome == (1, "", f"error: {missing}; a checkpoint has the published layout\n")
+    assert outcome[:2] == (1, "")
+    assert outcome[2].startswith(f"error: {missing}; a checkpoint has the published layout: ")
+    assert outcome[2].count("\n") == 1
+
+
+def test_keygen_and_sign_say_in_one_line_what_they_wrote(
+    run: Run, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    key, bundle = tmp_path / "key", Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    written = f"Wrote {key}, which is secret, and {key}.pub, for phoenix-server --trusted-key.\n"
+    assert run("keygen", key) == (0, "", written)
+    assert run("sign", bundle, "--key", key) == (0, "", "Signed manifest.json.\n")
+    message = f"error: {key}.pub: exists and is never overwritten; choose another name\n"
+    assert run("keygen", key) == (1, "", message)
+    message = f"error: {tmp_path / 'none' / 'manifest.json'}: No such file or directory\n"
+    assert run("sign", tmp_path / "none", "--key", key) == (1, "", message)
+    assert run("sign", bundle).status == 2

@@ -8,9 +8,11 @@ import jax
 from integration.conftest import COMPILED_FOR
 from integration.wire import connect
 from phoenix_client import User
+from phoenix_export.signing import sign_bundle
 from phoenix_server.runtime.persistent_cache import use_compiled
 from server.cases import copied, flip_bit
 from servers import ServerProcess, spawn_server
+from signing_keys import new_keys
 
 
 def _await_counts(server: ServerProcess) -> tuple[int, int]:
@@ -57,3 +59,21 @@ def test_damaged_programs_are_not_run(
         with connect(address) as client:
             assert client.get_model().shards == 2
             assert len(client.retrieve(User(user_id=7), top_k=5).candidates) == 5
+
+
+def test_with_a_trusted_key_only_signed_programs_are_run(
+    compiled_bundle: Path, golden_corpus: Path, tmp_path: Path
+) -> None:
+    bundle = copied(compiled_bundle, tmp_path / "bundle")
+    private, public = new_keys(tmp_path / "key")
+    sign_bundle(bundle, private)
+    (sums,) = (bundle / "compiled").glob("*/sums.sig")
+    signature = sums.read_bytes()
+    sums.unlink()
+    paths = ("--bundle", bundle, "--corpus", golden_corpus, "--trusted-key", public)
+    with spawn_server(*paths, *COMPILED_FOR) as server:
+        server.await_line(r"WARNING .*compiled/cpu-\w+ is not used, .*: sums\.sig: missing: nobody")
+    sums.write_bytes(signature)
+    with spawn_server(*paths, *COMPILED_FOR) as server:
+        total, loaded = _await_counts(server)
+        assert loaded == total > 20

@@ -1,3 +1,6 @@
+import errno
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -69,3 +72,33 @@ def test_a_directory_written_by_another_process_meanwhile_is_not_overwritten(
 )
 def test_an_error_is_described_in_one_line(exc: Exception, text: str) -> None:
     assert describe_error(exc) == text
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_filesystem_that_does_not_flush_directories_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with new_directory(tmp_path / "out", CorpusError) as staging:
+        (staging / "file").write_text("text")
+    assert (tmp_path / "out" / "file").read_text() == "text"
+
+
+def test_a_file_that_cannot_be_flushed_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with (
+        pytest.raises(CorpusError, match="cannot be written: Invalid argument"),
+        new_directory(tmp_path / "out", CorpusError) as staging,
+    ):
+        (staging / "file").write_text("text")
+    assert not (tmp_path / "out").exists()

@@ -23,6 +23,8 @@ from phoenix_retrieval.v1 import manifest_pb2
 
 FORMAT_VERSION = 1
 READABLE_FOR = timedelta(days=180)  # JAX guarantees to read exported programs for six months
+MANIFEST = "manifest.json"
+MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
 
 Report = Callable[[str], None]
@@ -83,11 +85,29 @@ def write_bundle(
             write_saved_model(directory / "saved_model", towers, weights, tables)
 
         report("sums")
+        _write_json(directory / MODEL, _model(manifest))
         manifest.files.extend(_describe_files(directory))
-        manifest.tower_fingerprint = _fingerprint(manifest)
-        text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, indent=1)
-        (directory / "manifest.json").write_text(text + "\n", encoding="utf-8")
+        manifest.tower_fingerprint = fingerprint(manifest)
+        _write_json(directory / MANIFEST, manifest)
     return manifest
+
+
+def _model(manifest: manifest_pb2.BundleManifest) -> manifest_pb2.BundleManifest:
+    """Return what `model.json` holds: the manifest without times, sums and fingerprint.
+
+    The manifest lists the sum of `model.json`. So a server sees if the sizes in the manifest are
+    still those that were exported. Without the times, every export of a checkpoint writes the same.
+    """
+    model = manifest_pb2.BundleManifest()
+    model.CopyFrom(manifest)
+    for field in ("files", "tower_fingerprint", "created_at", "expires_at"):
+        model.ClearField(field)
+    return model
+
+
+def _write_json(path: Path, manifest: manifest_pb2.BundleManifest) -> None:
+    text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _describe_model(checkpoint: Checkpoint) -> manifest_pb2.BundleManifest:
@@ -149,7 +169,7 @@ def _stablehlo_version(exported: export.Exported) -> str:
     return found[1].decode() if found else "unknown"
 
 
-def _fingerprint(manifest: manifest_pb2.BundleManifest) -> str:
+def fingerprint(manifest: manifest_pb2.BundleManifest) -> str:
     """Hash all inputs of an embedding: programs, weights, tables and hash constants."""
     programs = (manifest.user_tower.path, manifest.candidate_tower.path)
     digest = hashlib.sha256()
@@ -164,13 +184,17 @@ def _fingerprint(manifest: manifest_pb2.BundleManifest) -> str:
 
 def _describe_files(directory: Path) -> Iterator[manifest_pb2.File]:
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         yield manifest_pb2.File(
             path=path.relative_to(directory).as_posix(),
             size_bytes=path.stat().st_size,
-            sha256=digest,
+            sha256=sha256(path),
         )
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256 in lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _table(directory: Path, name: str) -> Path:

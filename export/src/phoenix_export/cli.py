@@ -1,4 +1,4 @@
-"""The command line: `phoenix-export bundle` and `phoenix-export demo`."""
+"""The command line, `phoenix-export`: bundle, demo, keygen and sign."""
 
 import logging
 import re
@@ -18,6 +18,7 @@ from phoenix_export.bundle import write_bundle
 from phoenix_export.checkpoint import open_checkpoint
 from phoenix_export.demo import DemoSizes, write_demo
 from phoenix_export.errors import ExportError
+from phoenix_export.signing import make_key_pair, sign_bundle
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
@@ -88,6 +89,29 @@ def demo(
     with _report_progress() as report:
         write_demo(checkpoint_dir, sizes, seed=seed, report=report)
     _say(f"Wrote {checkpoint_dir}: {sizes.posts:,} posts, tables of {sizes.vocab:,} rows.")
+
+
+@app.command
+def keygen(key: Path, /) -> None:
+    """Write a new pair of Ed25519 keys: KEY, which is secret, and KEY.pub.
+
+    Args:
+        key: The private key to write, in PEM; only its owner may read it.
+    """
+    public_key = make_key_pair(key)
+    _say(f"Wrote {key}, which is secret, and {public_key}, for phoenix-server --trusted-key.")
+
+
+@app.command
+def sign(bundle_dir: Path, /, *, key: Path) -> None:
+    """Sign a bundle, and the programs compiled ahead in it.
+
+    Args:
+        bundle_dir: The bundle. All of its files are verified first.
+        key: PEM file of an Ed25519 private key, as keygen writes it.
+    """
+    signed = sign_bundle(bundle_dir, key)
+    _say(f"Signed {', '.join(str(path.relative_to(bundle_dir)) for path in signed)}.")
 
 
 def _say(text: str, style: str | None = None) -> None:

@@ -25,5 +25,9 @@ class CheckpointError(ExportError):
         )
 
 
+class SigningError(ExportError):
+    """A bundle cannot be signed, or a key cannot be made or used."""
+
+
 class OutputError(ExportError):
     """The bundle or the demo checkpoint cannot be written."""

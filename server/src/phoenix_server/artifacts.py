@@ -4,14 +4,16 @@ Bundles and corpora are such directories. One is written under a temporary name,
 and renamed, so that a directory with the final name is always complete.
 """
 
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from google.protobuf import json_format
@@ -21,13 +23,31 @@ from phoenix_retrieval.v1.manifest_pb2 import BundleManifest, CorpusManifest, Fi
 from phoenix_server.errors import ArtifactError, PhoenixServerError
 
 MANIFEST = "manifest.json"
+COMPILED = "compiled"
+"""The directory in a bundle for programs compiled ahead."""
+_MAX_MANIFEST = 64 << 20
+_MODE = 0o750  # posts are the owner's and the group's
 
 M = TypeVar("M", BundleManifest, CorpusManifest)
 ErrorType = Callable[[Path, str], ArtifactError]
 
 
-def read_manifest(directory: Path, manifest: M, error: ErrorType, *, version: int) -> M:
+def read_manifest(
+    directory: Path,
+    manifest: M,
+    error: ErrorType,
+    *,
+    version: int,
+    check: Callable[[bytes], None] = lambda contents: None,
+) -> M:
     """Read a directory's `manifest.json` into `manifest`, and return it.
+
+    Args:
+        directory: The directory.
+        manifest: An empty message.
+        error: Type of the error to raise.
+        version: The format version that this server reads.
+        check: Called with the file's contents, before anything in them is believed.
 
     Raises:
         ArtifactError: Of the given kind; it is missing, not such a manifest, or not of the format
@@ -37,11 +57,16 @@ def read_manifest(directory: Path, manifest: M, error: ErrorType, *, version: in
     if not directory.is_dir():
         raise error(directory, "no such directory" if not directory.exists() else "not a directory")
     try:
-        text = path.read_text(encoding="utf-8")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MANIFEST:
+            raise error(path, f"is not a file of at most {_MAX_MANIFEST >> 20} MiB")
+        contents = path.read_bytes()
+        text = contents.decode()
     except FileNotFoundError:
         raise error(path, "missing; this directory is not whole") from None
     except (OSError, UnicodeDecodeError) as exc:
         raise error(path, f"cannot be read: {exc}") from exc
+    check(contents)
     try:
         json_format.Parse(text, manifest)
     except json_format.ParseError as exc:
@@ -72,7 +97,8 @@ def verify_files(directory: Path, files: Iterable[File], error: ErrorType) -> No
     files = list(files)
     for file in files:
         path = directory / file.path
-        if not path.resolve().is_relative_to(directory.resolve()):
+        inside = PurePosixPath(file.path)  # what a link points to is the operator's business
+        if inside.is_absolute() or ".." in inside.parts:
             raise error(path, "lies outside the directory that lists it")
         if not path.is_file():
             raise error(path, "missing")
@@ -110,7 +136,7 @@ def new_directory(
         raise error(out, f"cannot be written: {exc.strerror}") from exc
     try:
         yield staging
-        staging.chmod(0o755)
+        staging.chmod(_MODE)
         if durable:
             for path in (*staging.rglob("*"), staging):
                 flush(path)
@@ -133,10 +159,16 @@ def describe_file(directory: Path, path: Path) -> File:
 
 
 def flush(path: Path) -> None:
-    """Flush a file, or the entries of a directory, to the disk."""
+    """Flush a file, or the entries of a directory, to the disk.
+
+    Some network filesystems refuse to flush directories; they write entries at once.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

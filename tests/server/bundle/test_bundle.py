@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from phoenix_server.errors import BundleError
 from server.cases import copied, edit_manifest, flip_bit, resum, truncate
 
 _SERVED = [
+    "model.json",
     "programs/candidate_tower.jax",
     "programs/user_tower.jax",
     "selftest.npz",
@@ -103,10 +105,27 @@ def test_a_path_that_leaves_the_bundle_is_refused(spoiled: Path, absolute: bool)
     assert error.reason == "lies outside the directory that lists it"
 
 
-def test_a_link_that_leaves_the_bundle_is_refused(spoiled: Path) -> None:
-    (spoiled / "weights.safetensors").rename(spoiled.parent / "weights.safetensors")
-    (spoiled / "weights.safetensors").symlink_to(spoiled.parent / "weights.safetensors")
-    assert _verify_error(spoiled).path == spoiled / "weights.safetensors"
+def test_files_may_be_links_as_in_model_caches(spoiled: Path) -> None:
+    blobs = spoiled.parent / "blobs"
+    blobs.mkdir()
+    for number, path in enumerate(sorted(p for p in spoiled.rglob("*") if p.is_file())):
+        path.rename(blobs / str(number))
+        path.symlink_to(blobs / str(number))
+    verify(open_bundle(spoiled))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_manifest_that_is_no_file_is_refused(spoiled: Path, make: Callable[[Path], None]) -> None:
+    (spoiled / "manifest.json").unlink()
+    make(spoiled / "manifest.json")  # a pipe would be read for ever
+    error = _error(lambda: open_bundle(spoiled))
+    assert error.path == spoiled / "manifest.json"
+    assert error.reason == "is not a file of at most 64 MiB"
+
+
+def test_a_manifest_of_any_size_is_not_read(spoiled: Path) -> None:
+    os.truncate(spoiled / "manifest.json", (64 << 20) + 1)
+    assert "at most 64 MiB" in _error(lambda: open_bundle(spoiled)).reason
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
@@ -167,14 +186,20 @@ def test_a_bundle_that_does_not_say_when_it_expires_has(spoiled: Path) -> None:
     _error(lambda: open_bundle(spoiled).check_current(datetime.now(UTC)))
 
 
-@pytest.mark.parametrize("field", ["scales", "biases"])
-def test_hash_functions_that_the_fingerprint_does_not_cover_are_refused(
-    spoiled: Path, field: str
-) -> None:
-    edit_manifest(spoiled, lambda m: m["author_hash"][field].reverse())
+def test_a_fingerprint_of_other_files_is_refused(spoiled: Path) -> None:
+    edit_manifest(spoiled, lambda m: m.update(tower_fingerprint="0" * 64))
     error = _error(lambda: verify(open_bundle(spoiled)))
     assert error.path == spoiled / "manifest.json"
-    assert error.reason.startswith("tower_fingerprint is ")
+    assert error.reason.startswith("tower_fingerprint is 000000000000, but these files have ")
+
+
+def test_a_bundle_of_an_older_export_is_refused(spoiled: Path) -> None:
+    edit_manifest(
+        spoiled, lambda m: m.update(files=[f for f in m["files"] if f["path"] != "model.json"])
+    )
+    error = _verify_error(spoiled)
+    assert error.path == spoiled / "model.json"
+    assert error.reason.endswith("an older phoenix-export wrote it: export the checkpoint again")
 
 
 @pytest.mark.parametrize("contents", [b"", b"not a program", np.random.default_rng(0).bytes(5000)])

@@ -1,5 +1,6 @@
 """Programs compiled ahead are stored with their sums, and used only if these hold."""
 
+import json
 from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from phoenix_server.artifacts import sha256
 from phoenix_server.errors import BundleError
 from phoenix_server.runtime import persistent_cache
 from phoenix_server.runtime.persistent_cache import compiled_path, use_compiled, writing_compiled
+from phoenix_server.signatures import TrustedKeys
 from server.cases import flip_bit
 
 _OPTIONS = (
@@ -121,3 +125,73 @@ def test_each_kind_of_machine_has_a_directory_of_its_own(
     assert other.name.startswith("gpu-")
     monkeypatch.setattr(persistent_cache, "_host", lambda: ("another",))
     assert compiled_path(tmp_path, device) != here
+
+
+@pytest.fixture
+def key() -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.generate()
+
+
+def _trusting(key: Ed25519PrivateKey) -> TrustedKeys:
+    return TrustedKeys((key.public_key().public_bytes_raw(),))
+
+
+def _sign(path: Path, key: Ed25519PrivateKey) -> None:
+    (path / "sums.sig").write_bytes(key.sign((path / "sums.json").read_bytes()))
+
+
+def test_programs_that_a_trusted_key_signed_are_used(
+    tmp_path: Path, settings: dict[str, Any], key: Ed25519PrivateKey
+) -> None:
+    path = tmp_path / "cpu"
+    _write(path, settings, "first")
+    _sign(path, key)
+    assert use_compiled(path, _trusting(key))
+    assert settings["jax_compilation_cache_dir"] == str(path)
+    assert use_compiled(path)  # a signature is in nobody's way
+
+
+@pytest.mark.parametrize("spoil", ["unsigned", "another key", "changed", "changed and listed"])
+def test_programs_that_no_trusted_key_signed_are_not_used(
+    tmp_path: Path,
+    settings: dict[str, Any],
+    key: Ed25519PrivateKey,
+    spoil: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "cpu"
+    _write(path, settings, "first")
+    if spoil != "unsigned":
+        _sign(path, Ed25519PrivateKey.generate() if spoil == "another key" else key)
+    if spoil.startswith("changed"):
+        (path / "first").write_bytes(b"hostile")
+    if spoil == "changed and listed":
+        sums = json.dumps({"first": sha256(path / "first")})
+        (path / "sums.json").write_text(sums)
+    settings.clear()
+    assert not use_compiled(path, _trusting(key))
+    assert not settings
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    if spoil == "unsigned":
+        assert record.getMessage() == (
+            f"{path} is not used, and its programs are compiled here: sums.sig: missing: nobody "
+            "signed this, and --trusted-key requires it"
+        )
+
+
+def test_only_programs_that_a_trusted_key_signed_are_added_to(
+    tmp_path: Path, settings: dict[str, Any], key: Ed25519PrivateKey
+) -> None:
+    path = tmp_path / "cpu"
+
+    def write(name: str) -> set[str]:
+        with writing_compiled(path, _trusting(key)):
+            Path(settings["jax_compilation_cache_dir"], name).write_bytes(name.encode())
+        return {file.name for file in path.iterdir()}
+
+    _write(path, settings, "foreign")
+    assert write("first") == {"first", "sums.json"}
+    _sign(path, key)
+    assert write("second") == {"first", "second", "sums.json"}  # the signature is of the old list
+    assert not use_compiled(path, _trusting(key))

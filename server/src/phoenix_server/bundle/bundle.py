@@ -20,14 +20,17 @@ from phoenix_retrieval.v1.manifest_pb2 import BundleManifest, File, Program
 from phoenix_retrieval.v1.manifest_pb2 import HashFunctions as HashFunctionsMessage
 from phoenix_server.artifacts import MANIFEST, read_manifest, verify_files
 from phoenix_server.bundle.features import FeatureBuilder, HashFunctions
+from phoenix_server.bundle.model_file import MODEL, check_model
 from phoenix_server.bundle.safetensors_map import map_tensors
 from phoenix_server.errors import BundleError
 from phoenix_server.runtime.arrays import F32
+from phoenix_server.signatures import NO_KEYS, TrustedKeys
 
 if TYPE_CHECKING:
     from jax import export
 
 FORMAT_VERSION = 1
+SIGNATURE = "manifest.sig"
 WEIGHTS = "weights.safetensors"
 SELFTEST = "selftest.npz"
 TABLES = ("user_embeddings", "item_embeddings", "author_embeddings")
@@ -48,10 +51,12 @@ class Bundle:
     Attributes:
         path: Its directory.
         manifest: Its `manifest.json`.
+        trusted: The keys of which one signed it. None: it need not be signed.
     """
 
     path: Path
     manifest: BundleManifest
+    trusted: TrustedKeys = NO_KEYS
 
     @cached_property
     def features(self) -> FeatureBuilder:
@@ -84,9 +89,11 @@ class Bundle:
         """
         programs = {self.manifest.user_tower.path, self.manifest.candidate_tower.path}
         listed = {file.path: file for file in self.manifest.files}
-        for path in sorted(programs | _TABLE_FILES | {WEIGHTS, SELFTEST}):
+        for path in sorted(programs | _TABLE_FILES | {WEIGHTS, SELFTEST, MODEL}):
             if path not in listed:
                 what = "not in the manifest; this bundle is incomplete"
+                if path == MODEL:
+                    what += ", or an older phoenix-export wrote it: export the checkpoint again"
                 raise BundleError(self.path / path, what)
             yield listed[path]
 
@@ -103,12 +110,13 @@ class Bundle:
                 "program for six months; export the checkpoint again",
             )
 
-    def check_fingerprint(self) -> None:
-        """Check the fingerprint against the files that the manifest lists.
+    def check_manifest(self) -> None:
+        """Check the manifest against the files that it lists, whose sums have been verified.
 
         Raises:
-            BundleError: It does not match.
+            BundleError: A field differs from `model.json`, or the fingerprint does not match.
         """
+        check_model(self.path, self.manifest)
         claimed, actual = self.manifest.tower_fingerprint, tower_fingerprint(self.manifest)
         if claimed != actual:
             what = f"tower_fingerprint is {claimed[:12]}, but these files have {actual[:12]}"
@@ -118,18 +126,25 @@ class Bundle:
         """Read a program.
 
         Raises:
-            BundleError: JAX cannot read it, or it was not lowered for this platform.
+            BundleError: JAX cannot read it, it was not lowered for this platform, or it makes
+                custom calls that this server does not know.
         """
         import jax
         from jax import export
 
+        from phoenix_server.bundle.custom_calls import unknown_custom_calls
+
         path = self.path / program.path
         try:
             exported = export.deserialize(bytearray(path.read_bytes()))
+            unknown = unknown_custom_calls(exported)
         except Exception as exc:  # flatbuffers and JAX raise many types
             raise BundleError(path, f"JAX {jax.__version__} cannot read it: {exc}") from exc
         if (platform := _platform()) not in exported.platforms:
             raise BundleError(path, f"lowered for {exported.platforms}, not for {platform}")
+        if unknown:
+            what = f"makes the custom call {', '.join(unknown)}, which this server does not know"
+            raise BundleError(path, what)
         return exported
 
     def load_weights(self) -> Iterator[tuple[str, F32]]:
@@ -160,21 +175,33 @@ class Bundle:
             raise BundleError(path, f"cannot be read: {exc}") from exc
 
 
-def open_bundle(path: Path) -> Bundle:
+def open_bundle(path: Path, trusted: TrustedKeys = NO_KEYS) -> Bundle:
     """Read a bundle's manifest. The contents of its files are checked by `verify`.
 
+    Args:
+        path: The bundle's directory.
+        trusted: Keys of which one must have signed the manifest. Default: it need not be signed.
+
     Raises:
-        BundleError: It is not a bundle, or has a format version that this server cannot read.
+        BundleError: It is not a bundle, has a format version that this server cannot read, or is
+            not signed by a trusted key.
     """
-    manifest = read_manifest(path, BundleManifest(), BundleError, version=FORMAT_VERSION)
-    return Bundle(path=path, manifest=manifest)
+
+    def check(contents: bytes) -> None:
+        if problem := trusted.find_problem(contents, path / SIGNATURE):
+            raise BundleError(path / SIGNATURE, problem)
+
+    manifest = read_manifest(
+        path, BundleManifest(), BundleError, version=FORMAT_VERSION, check=check
+    )
+    return Bundle(path=path, manifest=manifest, trusted=trusted)
 
 
 def verify(bundle: Bundle) -> None:
-    """Check the contents of the files that a server reads, and the fingerprint over them.
+    """Check the contents of the files that a server reads, and the manifest against them.
 
     Raises:
-        BundleError: A file is missing, truncated or changed, or the fingerprint does not match.
+        BundleError: A file is missing, truncated or changed, or the manifest does not match.
     """
     verify_programs(bundle)
     verify_tables(bundle)
@@ -184,7 +211,7 @@ def verify_programs(bundle: Bundle) -> None:
     """Do the part of `verify` that takes milliseconds: all but the contents of the tables."""
     files = (file for file in bundle.serving_files() if file.path not in _TABLE_FILES)
     verify_files(bundle.path, files, BundleError)
-    bundle.check_fingerprint()
+    bundle.check_manifest()
 
 
 def verify_tables(bundle: Bundle) -> None:
@@ -217,6 +244,9 @@ def _platform() -> str:
     import jax
     import jax.extend
 
+    from phoenix_server.runtime.devices import all_devices
+
+    all_devices()  # checks that there is one
     backend = jax.default_backend()
     if backend != "gpu":
         return backend

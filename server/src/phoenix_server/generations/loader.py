@@ -149,7 +149,7 @@ class Loader:
                     folder = None
                     if source.store.read_only:
                         folder = stack.enter_context(TemporaryDirectory(prefix="phoenix-corpus-"))
-                    snapshot = _reencode(source.store, towers, throttle, folder)
+                    snapshot = _reencode(source.store, towers, sizes.max_labels, throttle, folder)
                 return Engine(source.bundle, snapshot, devices, sizes, programs, towers)
         except BaseException:
             source.verify()  # a damaged file is the cause of any other error
@@ -172,7 +172,9 @@ def load_engine(config: ServeConfig, *, compile_all: bool = False) -> Engine:
         config: The bundle, the corpus, the devices and the sizes.
         compile_all: Compile the programs of all sizes.
     """
-    with closing(Sources(read_only=True, encode_anew=config.encode_anew)) as sources:
+    with closing(
+        Sources(read_only=True, encode_anew=config.encode_anew, trusted_key=config.trusted_key)
+    ) as sources:
         source = sources.open(config.bundle, config.corpus)
         engine, _ = Loader(config, sources).load(source, compile_all=compile_all)
         return engine
@@ -217,12 +219,13 @@ def _load_towers(
 
 
 def _reencode(
-    store: Store, towers: Towers, throttle: Callable[[], None], folder: str | None
+    store: Store, towers: Towers, max_labels: int, throttle: Callable[[], None], folder: str | None
 ) -> Snapshot:
     """Write a snapshot with the vectors of some towers, and verify it."""
     rows, tower = store.snapshot.manifest.rows, towers.tower
     _log.info("re-encoding %d posts with towers %s", rows, tower[:12])
     encoder: Encoder = _ThrottledEncoder(towers, throttle)
-    snapshot = write_snapshot(store, encoder, None if folder is None else Path(folder))
+    parent = None if folder is None else Path(folder)
+    snapshot = write_snapshot(store, encoder, parent, max_labels=max_labels)
     snapshots.verify(snapshot)  # it may have existed
     return snapshot

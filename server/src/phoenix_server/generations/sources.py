@@ -16,6 +16,7 @@ from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.corpus.disk import snapshot as snapshots
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.engine.pairing import check_pair
+from phoenix_server.signatures import read_trusted_keys
 
 _AT_ONCE = nullcontext()
 
@@ -58,13 +59,25 @@ class Sources:
     may write newer snapshots, and each generation begins with the newest.
     """
 
-    def __init__(self, *, read_only: bool = False, encode_anew: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        read_only: bool = False,
+        encode_anew: bool = False,
+        trusted_key: Sequence[Path] = (),
+    ) -> None:
         """Begin with nothing open.
 
         Args:
             read_only: Take no changes of the corpora.
             encode_anew: Accept a corpus that was never served with the bundle's towers.
+            trusted_key: PEM files of public keys of which one must have signed each bundle; read
+                now. Default: bundles need not be signed.
+
+        Raises:
+            StartupError: A file of a key cannot be read, or holds no such key.
         """
+        self._trusted = read_trusted_keys(trusted_key)
         self._read_only = read_only
         self._encode_anew = encode_anew
         self._uses: Counter[Store] = Counter()
@@ -81,8 +94,9 @@ class Sources:
         Raises:
             ArtifactError: One cannot be used, or they do not belong together.
         """
-        opened = bundles.open_bundle(bundle)
+        opened = bundles.open_bundle(bundle, self._trusted)
         opened.check_current(datetime.now(UTC))
+        bundles.verify_programs(opened)
         tower = opened.manifest.tower_fingerprint
         same = [store for store in self._uses if store.path.resolve() == corpus.resolve()]
         is_shared = bool(same) and not self._read_only
@@ -91,7 +105,6 @@ class Sources:
         try:
             if not (same or self._encode_anew or store.built.manifest.tower_fingerprint == tower):
                 check_pair(opened, store.snapshot)
-            bundles.verify_programs(opened)
         except BaseException:
             self.release(store)
             raise

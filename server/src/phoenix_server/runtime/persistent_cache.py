@@ -4,6 +4,9 @@
 compiled for one kind of machine must not run on another, so each kind has its own directory, named
 by everything that XLA's code depends on. JAX finds a program by a hash of all its inputs; a program
 that is not in the directory is compiled as if there were no directory.
+
+These programs are native code, and the list of sums lies beside them: it shows damage, not who made
+them. With trusted keys, a directory is used only if one of these keys signed its list.
 """
 
 import hashlib
@@ -20,13 +23,15 @@ from pathlib import Path
 
 import jax
 
-from phoenix_server.artifacts import new_directory, sha256
+from phoenix_server.artifacts import COMPILED, new_directory, sha256
 from phoenix_server.errors import BundleError
 from phoenix_server.runtime.devices import Device
+from phoenix_server.signatures import NO_KEYS, TrustedKeys
 
 _log = logging.getLogger(__name__)
 
 _SUMS = "sums.json"
+_SIGNATURE = "sums.sig"
 _NEVER = float("inf")
 
 
@@ -34,13 +39,18 @@ def compiled_path(bundle: Path, device: Device) -> Path:
     """Return the directory of a bundle for programs compiled for a device of this machine."""
     kind = (version("jax"), version("jaxlib"), device.platform, device.device_kind, *_host())
     name = hashlib.sha256("\n".join(map(str, kind)).encode()).hexdigest()[:12]
-    return bundle / "compiled" / f"{device.platform}-{name}"
+    return bundle / COMPILED / f"{device.platform}-{name}"
 
 
-def use_compiled(path: Path) -> bool:
+def use_compiled(path: Path, trusted: TrustedKeys = NO_KEYS) -> bool:
     """Make JAX load programs from a directory, for the rest of the process.
 
-    A damaged directory is not used.
+    A directory that is damaged, or that no trusted key signed, is not used.
+
+    Args:
+        path: The directory; nobody may change it while the process runs.
+        trusted: Keys of which one must have signed the list of sums. Default: it need not be
+            signed.
 
     Returns:
         Whether JAX loads from it.
@@ -48,29 +58,35 @@ def use_compiled(path: Path) -> bool:
     if not path.is_dir():
         _log.info("no programs are compiled ahead for this machine")
         return False
-    if not _is_whole(path):
-        _log.warning("%s is damaged and not used; `phoenix-server compile` repairs it", path)
+    if problem := _find_problem(path, trusted):
+        _log.warning("%s %s", path, problem)
         return False
     _cache_in(path, write=False)
     return True
 
 
 @contextmanager
-def writing_compiled(path: Path) -> Generator[None, None, None]:
+def writing_compiled(path: Path, trusted: TrustedKeys = NO_KEYS) -> Generator[None, None, None]:
     """Make JAX store what it compiles in the block, in addition to what the directory holds.
 
-    The directory is replaced as a whole when the block ends without an error.
+    The directory is replaced as a whole when the block ends without an error. It has no signature
+    then.
+
+    Args:
+        path: The directory.
+        trusted: Keys of which one must have signed what the directory holds; else it is dropped.
 
     Raises:
         BundleError: The directory cannot be written.
     """
-    old = path if path.is_dir() and _is_whole(path) else None
+    old = path if path.is_dir() and not _find_problem(path, trusted) else None
     whole = path.with_name(f".{path.name}.new")
     shutil.rmtree(whole, ignore_errors=True)
     try:
         with new_directory(whole, BundleError) as staging:
             if old:
                 shutil.copytree(old, staging, dirs_exist_ok=True)
+                (staging / _SIGNATURE).unlink(missing_ok=True)
             _cache_in(staging, write=True)
             yield
             sums = {file.name: sha256(file) for file in _entries(staging)}
@@ -89,17 +105,25 @@ def _cache_in(path: Path, *, write: bool) -> None:
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
-def _is_whole(path: Path) -> bool:
-    """Return whether the files of a directory match its list of sums."""
+def _find_problem(path: Path, trusted: TrustedKeys) -> str | None:
+    """Return why a directory cannot be used: its list is not signed, or its files differ from it.
+
+    None: it can be used.
+    """
     try:
-        sums = json.loads((path / _SUMS).read_text())
-        return {file.name: sha256(file) for file in _entries(path)} == sums
+        listed = (path / _SUMS).read_bytes()
+        if problem := trusted.find_problem(listed, path / _SIGNATURE):
+            return f"is not used, and its programs are compiled here: {_SIGNATURE}: {problem}"
+        sums = json.loads(listed)
+        if {file.name: sha256(file) for file in _entries(path)} == sums:
+            return None
     except (OSError, ValueError):
-        return False
+        pass
+    return "is damaged and not used; `phoenix-server compile` repairs it"
 
 
 def _entries(path: Path) -> list[Path]:
-    return [file for file in path.iterdir() if file.name != _SUMS]
+    return [file for file in path.iterdir() if file.name not in (_SUMS, _SIGNATURE)]
 
 
 def _host() -> tuple[str, ...]:
