@@ -151,7 +151,7 @@ async def test_accepted_request_that_can_no_longer_be_in_time_is_dropped() -> No
         device.release(2)
         with pytest.raises(OverloadedError, match="longer than forecast") as caught:
             await late
-        assert caught.value.retry_after_s > 0
+        assert (caught.value.retry_after_s or 0) > 0
         assert await norms(tasks) == [1, 3]
         assert device.batches == [[1], [3]]
         stats = batcher.stats()

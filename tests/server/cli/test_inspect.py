@@ -63,16 +63,16 @@ def test_snapshots_and_changes_of_a_corpus_are_described(tmp_path: Path) -> None
     about = list(explain([path], _NOW))
     with closing(Store(path)) as server:  # keeps the journal open
         assert list(explain([path], _NOW)) == about
-        server.journal.append(1, [id_array(1, 2, 3), unit_posts([30, 31], 1)])
+        server.append(1, [id_array(1, 2, 3), unit_posts([30, 31], 1)])
         assert list(explain([path], _NOW)) == [
             *about,
             "  journal       5 posts in 2 changes since, through change 2; checksums match",
         ]
         server.snapshot = write_snapshot(server, OwnTowers())
         server.journal.trim(2)
-        server.journal.append(3, [id_array(1000 + n) for n in range(3)])
+        server.append(3, [id_array(1000 + n) for n in range(3)])
         write_snapshot(server, OwnTowers())
-        server.journal.append(6, [id_array(*range(1, 1001))])
+        server.append(6, [id_array(*range(1, 1001))])
         later = [
             "  snapshot      through change 2: 19 posts, in snapshots/2",
             "  snapshot      through change 5: 19 posts, in snapshots/5",
@@ -92,9 +92,9 @@ def test_damage_to_later_snapshots_and_the_journal_is_reported(tmp_path: Path) -
     path = tmp_path / "corpus"
     written_corpus(path, 20)
     with closing(Store(path)) as server:
-        server.journal.append(1, [id_array(1)])
+        server.append(1, [id_array(1)])
         write_snapshot(server, OwnTowers())
-        server.journal.append(3, [id_array(1)])
+        server.append(3, [id_array(1)])
     lines, error = _until_error([path])
     assert lines[-1] == "  checksums     all match"
     assert (error.path, error.reason) == (path / "journal.sqlite", "lacks the changes 2 to 2")

@@ -110,3 +110,48 @@ def test_no_variable_has_a_file_unpickled(monkeypatch: pytest.MonkeyPatch) -> No
     command = ["import-corpus", "a.npz", "--bundle", "b", "--out", "c"]
     assert not app.parse_args(command)[1].arguments.get("trust_pickle")
     assert app.parse_args([*command, "--trust-pickle"])[1].arguments["trust_pickle"]
+
+
+_BROKEN = """
+import sys
+from phoenix_server.cli import main
+def fail(arguments):
+    raise RuntimeError("what is wrong\\nand how it came to be")
+main._run = fail
+main.main()
+"""
+
+
+def test_an_unexpected_error_is_one_line_and_a_traceback_for_whoever_asks() -> None:
+    status, out, err = run_program(_BROKEN, "inspect", env={"COLUMNS": "20"})
+    assert (status, out) == (1, "")
+    assert err == "error: RuntimeError: what is wrong; --debug shows where\n"
+    status, _, err = run_program(_BROKEN, "inspect", "--debug")
+    assert status == 1
+    assert err.startswith("Traceback (most recent call last):")
+    assert err.endswith("RuntimeError: what is wrong\nand how it came to be\n")
+
+
+def test_a_platform_that_is_not_there_is_one_line(bundle_f32: Path, golden_corpus: Path) -> None:
+    paths = ("--bundle", bundle_f32, "--corpus", golden_corpus)
+    outcome = run_module("phoenix_server", "compile", *paths, env={"JAX_PLATFORMS": "cuda"})
+    assert_one_line(outcome, "JAX sees no device with JAX_PLATFORMS=cuda; without it, JAX takes")
+
+
+def test_settings_of_jax_that_would_break_the_server_are_ignored(
+    bundle_f32: Path, golden_layout: Path, tmp_path: Path
+) -> None:
+    settings = {
+        "JAX_TRANSFER_GUARD": "disallow",
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "JAX_ENABLE_X64": "1",
+        "JAX_DISABLE_JIT": "1",
+        "JAX_DEBUG_NANS": "1",
+    }
+    posts, out = golden_layout / "sports_corpus.npz", tmp_path / "corpus"
+    arguments = ("import-corpus", posts, "--bundle", bundle_f32, "--out", out)
+    outcome = run_module("phoenix_server", *arguments, env=settings).checked()
+    ignored = [line for line in outcome.err.splitlines() if line.endswith(" is ignored")]
+    assert len(ignored) == len(settings)
+    assert "Traceback" not in outcome.err

@@ -9,7 +9,7 @@ import pytest
 
 from commands import Run
 from phoenix_server.cli.main import app
-from phoenix_server.config import EngineConfig, Limits, QueueConfig, ServeOptions
+from phoenix_server.config import CallLimits, EngineConfig, Limits, QueueConfig, ServeOptions
 from server.cli.cases import assert_one_line
 
 _GIVEN = ("serve", "--bundle", "x", "--corpus", "y")
@@ -19,6 +19,7 @@ _VALUES: dict[str, tuple[str, object]] = {
     "watch": ("bundles", Path("bundles")),
     "watch_interval_s": ("0.5", 0.5),
     "allow_load": ("allowed", (Path("allowed"),)),
+    "trusted_key": ("key.pub", (Path("key.pub"),)),
     "encode_anew": ("", True),
     "listen": ("[::]:0", "[::]:0"),
     "grace_s": ("0", 0.0),
@@ -29,7 +30,13 @@ _VALUES: dict[str, tuple[str, object]] = {
     "max_batch_users": ("5", 5),
     "max_candidates": ("6", 6),
     "max_excluded": ("8", 8),
+    "max_history": ("15", 15),
     "max_request_bytes": ("2048", 2048),
+    "max_calls": ("16", 16),
+    "max_calls_per_connection": ("17", 17),
+    "max_streams": ("18", 18),
+    "max_bytes_in_flight": ("16777216", 1 << 24),
+    "receive_timeout_s": ("2.5", 2.5),
     "max_waiting": ("9", 9),
     "default_timeout_s": ("1.5", 1.5),
     "reply_margin_s": ("0.25", 0.25),
@@ -69,6 +76,7 @@ def test_options_left_out_have_the_defaults_of_their_classes() -> None:
     options = _parsed(*_GIVEN)["options"]
     assert options == ServeOptions(corpus=Path("y"))
     assert options.limits == Limits()
+    assert options.calls == CallLimits()
     assert options.queue == QueueConfig()
     assert options.engine == EngineConfig()
 
@@ -150,7 +158,7 @@ def test_an_option_takes_several_values_or_is_repeated(monkeypatch: pytest.Monke
         ("--max-candidates", "0"),
         ("--max-excluded", "0"),
         ("--max-request-bytes", "1023"),
-        ("--max-request-bytes", "536870912"),
+        ("--max-request-bytes", "2147483648"),
         ("--max-waiting", "0"),
         ("--default-timeout-s", "0"),
         ("--default-timeout-s", "nan"),

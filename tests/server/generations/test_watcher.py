@@ -1,13 +1,15 @@
 """Which bundle of a watched directory is the newest."""
 
 import asyncio
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from phoenix_server.errors import BusyError, NoMemoryError, StartupError
+from phoenix_server.errors import BundleError, BusyError, NoMemoryError, StartupError
 from phoenix_server.generations.watcher import first_bundle, newest, watch
 
 
@@ -72,3 +74,64 @@ def test_where_there_is_no_memory_it_waits_longer_each_time(
         asyncio.run(watch(manager, tmp_path, 2.0))
     assert pauses == [2, 4, 8, 16, 32, 60, 60, 60, 2, 4, 2, 2]
     assert not outcomes
+
+
+def write(path: Path, text: str, at_s: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (at_s, at_s))
+
+
+def watched(
+    directory: Path, changes: Sequence[Callable[[], object]], monkeypatch: Any
+) -> list[str]:
+    """Watch while changes are made, one before each look; return the bundles that were tried.
+
+    None of them can be loaded.
+    """
+    tried: list[str] = []
+
+    async def load(path: Path, *_: object, activate: bool) -> None:
+        tried.append(path.name)
+        raise BundleError(path, "is truncated")
+
+    left = list(changes)
+
+    async def sleep(_: float) -> None:
+        if not left:
+            raise asyncio.CancelledError
+        left.pop(0)()
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    manager: Any = SimpleNamespace(active=SimpleNamespace(bundle=directory / "1"), load=load)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(watch(manager, directory, 2.0))
+    return tried
+
+
+def test_a_bundle_that_fails_is_tried_again_when_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, table = tmp_path / "2" / "manifest.json", tmp_path / "2" / "tables" / "post.bin"
+    changes: list[Callable[[], None]] = [
+        lambda: write(manifest, "{}", at_s=9),
+        lambda: write(table, "ha", at_s=5),  # older than the manifest, as rsync keeps times
+        lambda: None,
+        lambda: write(table, "half", at_s=5),
+        lambda: write(table, "full", at_s=6),
+        lambda: write(tmp_path / "2" / "compiled" / "program", "", at_s=7),
+        lambda: write(manifest, "{}", at_s=8),  # its time need not grow
+        lambda: None,
+    ]
+    assert watched(tmp_path, changes, monkeypatch) == ["2"] * 5
+
+
+def test_a_smaller_number_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: list[Callable[[], object]] = [
+        lambda: write(tmp_path / "3" / "manifest.json", "{}", at_s=1),
+        lambda: (tmp_path / "3").rename(tmp_path / "old"),
+        lambda: write(tmp_path / "2" / "manifest.json", "{}", at_s=2),
+        lambda: write(tmp_path / "4" / "manifest.json", "{}", at_s=3),
+    ]
+    (tmp_path / "1").mkdir()
+    assert watched(tmp_path, changes, monkeypatch) == ["3", "4"]

@@ -40,3 +40,8 @@ def test_a_closed_count_stays(compilations: CompileCounter) -> None:
     other.close()
     _compile(5.0)
     assert (other.total, compilations.total) == (0, 1)
+
+
+def test_a_count_may_be_closed_twice(compilations: CompileCounter) -> None:
+    compilations.close()
+    compilations.close()

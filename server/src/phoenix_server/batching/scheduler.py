@@ -75,11 +75,14 @@ class Scheduler:
             if late_s > 0:
                 self._queue.discard(request)
                 self._counts["refused_late"] += 1
+                left_s = request.due_s - now_s
                 if not waiting and self._running is None and self._next is None:
                     # Otherwise a slowdown that refuses every request would never be measured again.
                     self.forecast.relax()
+                    needed_s = left_s + late_s
+                    what = f"with {left_s:.3f} s left, it would be late: it takes {needed_s:.3f} s"
+                    raise OverloadedError(what, retry_after_s=None)
                 who = "it" if place == waiting else "it or another request"
-                left_s = request.due_s - now_s
                 what = f"with {left_s:.3f} s left, {who} would be {late_s:.3f} s late"
                 raise OverloadedError(what, retry_after_s=late_s)
             self._counts["accepted"] += 1

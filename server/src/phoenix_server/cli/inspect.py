@@ -5,27 +5,31 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 from phoenix_server.artifacts import MANIFEST, verify_files
-from phoenix_server.bundle.bundle import Bundle, open_bundle
+from phoenix_server.bundle.bundle import SIGNATURE, Bundle, open_bundle
+from phoenix_server.config import TRUSTED_KEY
 from phoenix_server.corpus.disk import snapshot as snapshots
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
 from phoenix_server.corpus.disk.store import Store, read_with_retries
 from phoenix_server.engine.pairing import check_pair, generation_name
 from phoenix_server.errors import ArtifactError, BundleError
+from phoenix_server.signatures import NO_KEYS, TrustedKeys, read_trusted_keys
 
 
-def explain(paths: Sequence[Path], now: datetime) -> Iterator[str]:
+def explain(paths: Sequence[Path], now: datetime, trusted: TrustedKeys = NO_KEYS) -> Iterator[str]:
     """Yield a description of bundles and corpora, line by line.
 
     Args:
         paths: Directories of bundles and corpora.
         now: The time at which programs may have expired.
+        trusted: Keys of which one must have signed each bundle. Default: they need not be signed.
 
     Raises:
         ArtifactError: One of them is invalid; the lines before describe what is valid.
     """
-    opened = [_open(path) for path in paths]
+    opened = [_open(path, trusted) for path in paths]
     for artifact in opened:
         yield from _bundle(artifact, now) if isinstance(artifact, Bundle) else _corpus(artifact)
     found = [artifact for artifact in opened if isinstance(artifact, Bundle)]
@@ -38,7 +42,7 @@ def explain(paths: Sequence[Path], now: datetime) -> Iterator[str]:
             )
 
 
-def _open(path: Path) -> Bundle | Snapshot:
+def _open(path: Path, trusted: TrustedKeys) -> Bundle | Snapshot:
     """Open a bundle or a corpus; its manifest tells which it is."""
     try:
         keys: object = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -48,7 +52,7 @@ def _open(path: Path) -> Bundle | Snapshot:
         return open_snapshot(path)
     if keys is None and path.is_dir() and not (path / MANIFEST).exists():
         raise ArtifactError(path, f"holds no {MANIFEST}: neither a bundle nor a corpus")
-    return open_bundle(path)
+    return open_bundle(path, trusted)
 
 
 def _bundle(bundle: Bundle, now: datetime) -> Iterator[str]:
@@ -66,9 +70,13 @@ def _bundle(bundle: Bundle, now: datetime) -> Iterator[str]:
         f"StableHLO {manifest.stablehlo_version}"
     )
     yield f"  towers        {manifest.tower_fingerprint}"
+    if bundle.trusted:
+        yield "  signature     by a trusted key"
+    elif (bundle.path / SIGNATURE).exists():
+        yield "  signature     not checked; --trusted-key checks it"
     yield from _files(len(manifest.files), sum(file.size_bytes for file in manifest.files))
     verify_files(bundle.path, [*bundle.serving_files(), *manifest.files], BundleError)
-    bundle.check_fingerprint()
+    bundle.check_manifest()
     yield "  checksums     all match"
     for program in (manifest.user_tower, manifest.candidate_tower):
         bundle.load_program(program)
@@ -127,11 +135,18 @@ def _files(count: int, size_bytes: int) -> Iterator[str]:
     yield f"  files         {count}, {size_bytes / 1e6:,.1f} MB"
 
 
-def inspect(paths: tuple[Path, ...], /) -> None:
+def inspect(
+    paths: tuple[Path, ...],
+    /,
+    *,
+    trusted_key: Annotated[tuple[Path, ...], TRUSTED_KEY] = (),
+) -> None:
     """Describe bundles and corpora, verify them, and check whether they fit together.
 
     Args:
         paths: Directories of bundles and corpora.
+        trusted_key: PEM file of an Ed25519 public key. Bundles must be signed by such a key; repeat
+            the option for several. Default: they need not be signed.
     """
-    for line in explain(paths, datetime.now(UTC)):
+    for line in explain(paths, datetime.now(UTC), read_trusted_keys(trusted_key)):
         sys.stdout.write(f"{line}\n")

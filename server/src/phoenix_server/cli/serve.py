@@ -35,10 +35,14 @@ def serve(
     config = ServeConfig(bundle=bundle, **vars(options))
     if config.watch is not None:
         config = replace(config, encode_anew=True)
-    sources = Sources(read_only=config.read_only, encode_anew=config.encode_anew)
+    sources = Sources(
+        read_only=config.read_only,
+        encode_anew=config.encode_anew,
+        trusted_key=config.trusted_key,
+    )
     try:
         first = sources.open(bundle, config.corpus)  # verified in threads while JAX is imported
-        from phoenix_server.server import serve
+        from phoenix_server.process import serve
 
         asyncio.run(serve(config, sources, first))
     finally:

@@ -130,11 +130,16 @@ class Generation:
     def close(self, timeout_s: float | None = None) -> bool:
         """Answer the requests in the queue, and end its threads; its corpus stays open.
 
+        For any thread, also twice.
+
         Returns:
             Whether the threads have ended.
         """
-        ended = self.batcher.close(timeout_s)
-        self.engine.close()
+        parts = self._loaded  # another thread may call `detach`
+        if parts is None:
+            return True
+        ended = parts.batcher.close(timeout_s)
+        parts.engine.close()
         return ended
 
     def detach(self) -> None:

@@ -153,7 +153,7 @@ class GenerationManager:
         Returns:
             Whether all threads have ended and nothing is being loaded.
         """
-        ended = [each.close(timeout_s) for each in self._registry.all() if each.is_loaded]
+        ended = [each.close(timeout_s) for each in self._registry.all()]
         return all(ended) and not self.is_busy
 
     async def _load_beside(self, bundle: Path, corpus: Path, activate: bool) -> Generation:

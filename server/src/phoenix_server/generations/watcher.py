@@ -6,9 +6,9 @@ import asyncio
 import logging
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from phoenix_server.artifacts import MANIFEST, describe_error
+from phoenix_server.artifacts import COMPILED, MANIFEST, describe_error
 from phoenix_server.errors import (
     BusyError,
     NoMemoryError,
@@ -57,8 +57,9 @@ def first_bundle(directory: Path) -> Path:
 async def watch(manager: GenerationManager, directory: Path, interval_s: float) -> None:
     """Load and activate the newest bundle whenever it changes, until cancelled.
 
-    A bundle is new if its number is larger than that of the last one, or if its manifest was
-    written again. One that fails is tried again when its manifest changes. One that arrives while
+    A bundle is new if its number is larger than that of the last one, or if one of its files was
+    written again. One that fails, perhaps because it was still being copied, is tried again when a
+    file changes, in size or in time of writing. One that arrives while
     another is being loaded is tried until it can be loaded, and so is one for which there is no
     memory, at growing intervals up to a minute.
 
@@ -68,9 +69,10 @@ async def watch(manager: GenerationManager, directory: Path, interval_s: float) 
         interval_s: Time between two looks, in seconds.
     """
     served = manager.active.bundle
-    tried = version = None
+    tried: _Version | None = None
+    version: _Version | None = None
     if served.parent.resolve() == directory.resolve() and served.name.isdecimal():
-        tried = int(served.name), 0
+        tried = _Version(int(served.name), frozenset())
         with suppress(OSError):  # it may have been removed
             tried = _version(served)
     pause_s = interval_s
@@ -79,8 +81,8 @@ async def watch(manager: GenerationManager, directory: Path, interval_s: float) 
         last_pause_s, pause_s = pause_s, interval_s
         try:
             found = await asyncio.to_thread(newest, directory)
-            version = None if found is None else _version(found)
-            if version is None or (tried is not None and version <= tried):
+            version = None if found is None else await asyncio.to_thread(_version, found)
+            if version is None or (tried is not None and not version.is_after(tried)):
                 continue
             await manager.load(found, None, activate=True)
             tried = version
@@ -96,6 +98,29 @@ async def watch(manager: GenerationManager, directory: Path, interval_s: float) 
             _log.warning("%s: %s", directory, describe_error(exc))
 
 
-def _version(bundle: Path) -> tuple[int, int]:
-    """Return a bundle's number, and when its manifest was written, in nanoseconds since 1970."""
-    return int(bundle.name), (bundle / MANIFEST).stat().st_mtime_ns
+class _Version(NamedTuple):
+    """A state of a numbered bundle.
+
+    Attributes:
+        number: Its number.
+        files: Path, size in bytes and time of writing, in nanoseconds since 1970, of each file.
+    """
+
+    number: int
+    files: frozenset[tuple[str, int, int]]
+
+    def is_after(self, tried: _Version) -> bool:
+        """Return whether this may load although the other did not, or was loaded before."""
+        changed = self.number == tried.number and self.files != tried.files
+        return changed or self.number > tried.number
+
+
+def _version(bundle: Path) -> _Version:
+    """Return the state of a bundle; programs compiled ahead do not count, they are a shortcut."""
+    files: set[tuple[str, int, int]] = set()
+    for path in bundle.rglob("*"):
+        inside = path.relative_to(bundle)
+        if inside.parts[0] != COMPILED and not path.is_dir():
+            status = path.stat()
+            files.add((inside.as_posix(), status.st_size, status.st_mtime_ns))
+    return _Version(int(bundle.name), frozenset(files))

@@ -27,6 +27,7 @@ class CompileCounter:
         self._lock = threading.Lock()
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
         jax.monitoring.register_event_listener(self._on_event)
+        self._closed = False
 
     @classmethod
     @contextmanager
@@ -42,7 +43,11 @@ class CompileCounter:
                 cls._expecting.discard(thread)
 
     def close(self) -> None:
-        """Stop counting; the counts stay as they are."""
+        """Stop counting; the counts stay as they are. For any thread, also twice."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
         jax.monitoring.unregister_event_duration_listener(self._on_duration)
         jax.monitoring.unregister_event_listener(self._on_event)
 

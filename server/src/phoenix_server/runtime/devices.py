@@ -1,5 +1,6 @@
 """The devices that hold the corpus."""
 
+import os
 from typing import Any, TypeAlias
 
 import jax
@@ -18,6 +19,23 @@ def split_cpu(shards: int) -> None:
     jax.config.update("jax_num_cpu_devices", shards)
 
 
+def all_devices() -> list[Device]:
+    """Return the devices that JAX sees.
+
+    Raises:
+        StartupError: There is none of the platforms that JAX_PLATFORMS names.
+    """
+    try:
+        return jax.devices()
+    except Exception as exc:  # JAX raises several types, some without a text
+        reason = str(exc).partition("\n")[0] or type(exc).__name__
+        named = os.environ.get("JAX_PLATFORMS", "")
+        raise StartupError(
+            f"JAX sees no device with JAX_PLATFORMS={named}; without it, JAX takes what there is "
+            f"({reason})"
+        ) from exc
+
+
 def choose_devices(shards: int | None) -> tuple[Device, ...]:
     """Return one device for each shard.
 
@@ -25,9 +43,9 @@ def choose_devices(shards: int | None) -> tuple[Device, ...]:
         shards: The number of shards. Default: all accelerators, or one CPU device.
 
     Raises:
-        StartupError: There are fewer devices than shards.
+        StartupError: JAX has no device, or there are fewer devices than shards.
     """
-    devices = jax.devices()
+    devices = all_devices()
     if shards is None:
         return tuple(devices) if devices[0].platform != "cpu" else (devices[0],)
     if len(devices) < shards:

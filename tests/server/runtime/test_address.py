@@ -1,0 +1,109 @@
+import errno
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from phoenix_server.errors import StartupError
+from phoenix_server.runtime.address import owned_address
+
+
+def refusal(address: str) -> str:
+    with pytest.raises(StartupError) as caught, owned_address(address):
+        pass
+    begin, end = f"cannot listen on {address}: ", "; choose another with --listen"
+    message = str(caught.value)
+    assert message.startswith(begin) and message.endswith(end)
+    return message.removeprefix(begin).removesuffix(end)
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """Return a port of 127.0.0.1 that another program listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:0", "localhost:0", "0.0.0.0:0", "[::1]:0", "unix-abstract:phoenix"]
+)
+def test_an_address_that_is_free_is_owned(address: str) -> None:
+    with owned_address(address):
+        pass
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_an_address_in_use_is_refused_by_any_of_its_names(host: str, taken: int) -> None:
+    assert refusal(f"{host}:{taken}") == "it is in use"
+
+
+def test_an_address_that_was_just_in_use_is_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            accepted, _ = server.accept()
+            accepted.close()  # first, so that this side waits in TIME_WAIT
+    with owned_address(f"127.0.0.1:{port}"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("::1:50051", "it should be [::1]:50051"),
+        (":50051", "it should be 127.0.0.1:50051, or 0.0.0.0:50051 for all"),
+        ("50051", "it should be host:port or unix:path, with a port of at most 65535"),
+        ("host:", "it should be host:port or unix:path, with a port of at most 65535"),
+        ("host:65536", "it should be host:port or unix:path, with a port of at most 65535"),
+        ("host:-1", "it should be host:port or unix:path, with a port of at most 65535"),
+        ("host:٣", "it should be host:port or unix:path, with a port of at most 65535"),
+        ("192.0.2.1:0", "it is not an address of this machine"),
+        ("no-such-host.invalid:0", "no-such-host.invalid is not the name of a machine"),
+        (f"{'x' * 70}:0", f"{'x' * 70} is not the name of a machine"),
+        ("unix:/no/such/directory/socket", "its directory does not exist"),
+        ("unix:/etc/passwd/socket", "its directory does not exist"),
+    ],
+)
+def test_what_cannot_be_listened_on_is_told_why(address: str, reason: str) -> None:
+    assert refusal(address) == reason
+
+
+@pytest.mark.parametrize("scheme", ["unix:", "unix://"])
+def test_a_path_is_owned_by_one_server(tmp_path: Path, scheme: str) -> None:
+    address = f"{scheme}{tmp_path}/socket"
+    with owned_address(address):
+        assert refusal(address) == "it is in use"
+    with owned_address(address):
+        pass
+
+
+def test_a_socket_of_another_program_is_not_taken(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "socket"))
+        other.listen()
+        assert refusal(f"unix:{tmp_path}/socket") == "it is in use"
+        assert (tmp_path / "socket").is_socket()
+
+
+def test_a_socket_left_over_by_a_killed_server_is_removed(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(tmp_path / "socket"))
+    with owned_address(f"unix:{tmp_path}/socket"):
+        assert not (tmp_path / "socket").exists()
+
+
+def test_a_file_is_not_taken_for_a_socket(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("text")
+    assert refusal(f"unix:{tmp_path}/notes") == "a file of this name exists"
+    assert (tmp_path / "notes").read_text() == "text"
+
+
+def test_a_filesystem_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert refusal(f"unix:{tmp_path}/socket") == "No locks available"
