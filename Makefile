@@ -15,6 +15,7 @@ ARGS       ?=
 OPS        ?= 1000
 SEED       ?= 0
 TIMES      ?= 20
+CASES      ?= 20000
 WORKERS    ?= 2
 
 BIN       := .venv/bin
@@ -26,7 +27,7 @@ GHZ       := $(firstword $(shell command -v ghz) build/bin/ghz)
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve demo export corpus test check lint typecheck imports proto \
-        proto-check constraints format soak crash bench load ghz clean
+        proto-check constraints format soak crash fuzz bench load ghz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -82,6 +83,9 @@ soak: $(TESTABLE) ## Make random changes and compare each answer with a model: O
 
 crash: $(TESTABLE) ## Kill a server at random and check what it kept: TIMES=200 SEED=1
 	PYTHONPATH=tests $(BIN)/python tests/crash.py --times $(TIMES) --seed $(SEED)
+
+fuzz: $(TESTABLE) ## Send a server random requests and damaged HTTP/2: CASES=200000 SEED=1
+	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --cases $(CASES) --seed $(SEED)
 
 bench: $(PEERS) $(GHZ) ## Run the benchmarks: all suites, or SUITE="topk startup"
 	$(BIN)/python -m phoenix_bench run $(SUITE) $(ARGS)

@@ -60,6 +60,8 @@ def run_server(
         try:
             asyncio.run(run())
         except BaseException as exc:
+            if ready.done():
+                raise
             ready.set_exception(exc)
 
     thread = threading.Thread(target=main, name="server")
@@ -135,6 +137,10 @@ class ServerProcess:
         """Return what the server has logged so far."""
         with self._changed:
             return self._text()
+
+    def wait(self) -> int:
+        """Wait until the process ends by itself; return its status."""
+        return self._process.wait()
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait for the end of the process and of its log; return the status."""

@@ -153,6 +153,7 @@ def test_get_model(ask: Ask) -> None:
         max_candidates=7,
         max_request_bytes=2**20,
         max_excluded=11,
+        max_history=13,
         server_version="0.1.0",
     )
 

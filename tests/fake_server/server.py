@@ -178,6 +178,7 @@ class FakeServer(
             max_candidates=7,
             max_request_bytes=2**20,
             max_excluded=11,
+            max_history=13,
             server_version="0.1.0",
         )
 

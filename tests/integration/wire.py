@@ -21,7 +21,7 @@ from phoenix_retrieval.v1.model_service_pb2_grpc import ModelServiceStub
 from phoenix_retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceStub
 from phoenix_retrieval.v1.user_pb2 import Action, User
 
-PATIENCE_S = 500.0
+PATIENCE_S = 1500.0
 """How long to wait for what should come at once: less than the time limit of a test."""
 
 _MAX_CANDIDATES = 512  # of one call

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from phoenix_server.config import EngineConfig, Limits, QueueConfig, ServeConfig
+from phoenix_server.config import CallLimits, EngineConfig, Limits, QueueConfig, ServeConfig
 
 
 def _serve(**changes: Any) -> ServeConfig:
@@ -19,7 +19,13 @@ def _serve(**changes: Any) -> ServeConfig:
         (Limits, "max_candidates", 0),
         (Limits, "max_excluded", -1),
         (Limits, "max_request_bytes", 1023),
-        (Limits, "max_request_bytes", 1 << 29),
+        (Limits, "max_request_bytes", 1 << 31),
+        (Limits, "max_history", 0),
+        (CallLimits, "max_calls", 0),
+        (CallLimits, "max_calls_per_connection", 0),
+        (CallLimits, "max_streams", 0),
+        (CallLimits, "max_bytes_in_flight", 0),
+        (CallLimits, "receive_timeout_s", 0.0),
         (QueueConfig, "max_waiting", 0),
         (QueueConfig, "default_timeout_s", 0.0),
         (QueueConfig, "default_timeout_s", float("nan")),
@@ -52,6 +58,12 @@ def test_an_invalid_value_is_an_error_that_begins_with_the_field(
 def test_a_corpus_that_is_served_read_only_evicts_no_posts() -> None:
     with pytest.raises(ValueError, match=r"^evict_oldest: "):
         _serve(read_only=True, evict_oldest=True)
+
+
+def test_two_of_the_largest_requests_fit_in_flight() -> None:
+    calls = CallLimits(max_bytes_in_flight=4095)
+    with pytest.raises(ValueError, match=r"^max_bytes_in_flight: "):
+        _serve(limits=Limits(max_request_bytes=2048), calls=calls)
 
 
 def test_programs_cover_every_history_length_and_number_of_results() -> None:

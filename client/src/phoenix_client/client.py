@@ -59,7 +59,7 @@ class PhoenixClient(CorpusCalls):
 
         Raises:
             InvalidArgumentError: The server rejects the query; for example, its filter names a
-                label that no post has ever had.
+                label that the corpus does not know.
         """
         query = RetrieveQuery(
             user=user,

@@ -20,8 +20,9 @@ SOURCES, NETWORK, CORPUS, QUEUE, DEVICE, LOGGING = (
     Parameter(group=Group.create_ordered(title))
     for title in ("What to serve", "Network", "Corpus", "Queue", "Device", "Logging")
 )
-MAX_REQUEST_BYTES = (2**31 - 1) // 4
-"""gRPC's own limit is 4 times the server's, in a signed 32-bit number."""
+TRUSTED_KEY = Parameter(consume_multiple=False)  # or it would take no value, and check nothing
+MAX_REQUEST_BYTES = 2**31 - 1
+"""gRPC has the limit in a signed 32-bit number."""
 
 
 def _require_positive(config: object, *names: str, or_zero: bool = False) -> None:
@@ -39,21 +40,47 @@ class Limits:
         max_batch_users: Maximum requests in a BatchRetrieve.
         max_candidates: Maximum posts in a call that encodes, scores, looks up or changes posts.
         max_excluded: Maximum posts and authors that a request excludes.
+        max_history: Maximum engagements of a user; the model looks at the newest of them.
         max_request_bytes: Maximum size of a request in bytes; 4 MiB by default.
     """
 
     max_batch_users: int = 256
     max_candidates: int = 4096
     max_excluded: int = 1 << 15
+    max_history: int = 4096
     max_request_bytes: int = 4 << 20
 
     def __post_init__(self) -> None:
-        _require_positive(self, "max_batch_users", "max_candidates", "max_excluded")
+        _require_positive(self, "max_batch_users", "max_candidates", "max_excluded", "max_history")
         if not 1024 <= self.max_request_bytes <= MAX_REQUEST_BYTES:
             raise ValueError(
                 f"max_request_bytes: {self.max_request_bytes} is not between 1024 and "
                 f"{MAX_REQUEST_BYTES}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallLimits:
+    """How many calls may be in flight, with how many bytes. More are refused before they are read.
+
+    Attributes:
+        max_calls: Maximum calls in flight.
+        max_calls_per_connection: Maximum calls in flight of one connection.
+        max_streams: Maximum calls in flight that stream: upserts, health watches, reflection.
+        max_bytes_in_flight: Maximum bytes of the requests in flight, half of them from one
+            connection; 256 MiB by default.
+        receive_timeout_s: Seconds within which a request arrives after its call has begun.
+    """
+
+    max_calls: int = 2048
+    max_calls_per_connection: int = 1024
+    max_streams: int = 256
+    max_bytes_in_flight: int = 256 << 20
+    receive_timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "max_calls", "max_calls_per_connection", "max_streams")
+        _require_positive(self, "max_bytes_in_flight", "receive_timeout_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +168,11 @@ class ServeOptions:
         watch_interval_s: Seconds between two looks at the directory to watch.
         allow_load: Directory from which clients may have bundles and corpora loaded; repeat the
             option for several.
+        trusted_key: PEM file of an Ed25519 public key. Bundles that no such key signed are refused;
+            repeat the option for several. Default: bundles need not be signed.
         encode_anew: Accept a corpus that was built with other towers, and re-encode its vectors.
             Implied by --watch.
-        listen: Address to listen on, host:port; port 0 takes a free one.
+        listen: Address to listen on, host:port or unix:path; port 0 takes a free one.
         grace_s: Seconds that calls in flight may take after SIGTERM.
         read_only: Accept no changes of the corpus. Several servers may then serve one directory.
         snapshot_after: Write a snapshot of the corpus after changes of so many posts.
@@ -151,6 +180,7 @@ class ServeOptions:
             refuse new posts.
         shards: Devices to spread the corpus over. Default: all accelerators, or one CPU device.
         limits: The largest requests that are accepted.
+        calls: How many calls may be in flight, with how many bytes.
         queue: Limits of the request queue.
         engine: Sizes to compile for.
     """
@@ -159,6 +189,7 @@ class ServeOptions:
     watch: Annotated[Path | None, SOURCES] = None
     watch_interval_s: Annotated[float, SOURCES] = 2.0
     allow_load: Annotated[tuple[Path, ...], SOURCES] = ()
+    trusted_key: Annotated[tuple[Path, ...], SOURCES, TRUSTED_KEY] = ()
     encode_anew: Annotated[bool, SOURCES] = False
     listen: Annotated[str, NETWORK] = "127.0.0.1:50051"
     grace_s: Annotated[float, NETWORK] = 10.0
@@ -167,12 +198,18 @@ class ServeOptions:
     evict_oldest: Annotated[bool, CORPUS] = False
     shards: Annotated[int | None, DEVICE] = None
     limits: Annotated[Limits, NETWORK, FLAT] = field(default_factory=Limits)
+    calls: Annotated[CallLimits, NETWORK, FLAT] = field(default_factory=CallLimits)
     queue: Annotated[QueueConfig, QUEUE, FLAT] = field(default_factory=QueueConfig)
     engine: Annotated[EngineConfig, DEVICE, FLAT] = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         _require_positive(self, "watch_interval_s", "snapshot_after", "shards")
         _require_positive(self, "grace_s", or_zero=True)
+        if self.calls.max_bytes_in_flight < 2 * self.limits.max_request_bytes:
+            raise ValueError(
+                f"max_bytes_in_flight: {self.calls.max_bytes_in_flight} does not hold two requests "
+                f"of {self.limits.max_request_bytes} bytes"
+            )
         if self.evict_oldest and self.read_only:
             raise ValueError("evict_oldest: a corpus that is served read-only accepts no posts")
 

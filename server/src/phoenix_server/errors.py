@@ -5,6 +5,7 @@
     │   ├── BundleError
     │   └── CorpusError
     ├── StartupError             the server cannot start on this machine (a port in use, ...)
+    ├── FatalError               a part of the server has ended, and the server ends with it
     ├── InvalidRequestError      the request is invalid; names the fields
     ├── PostNotFoundError        a post is not in the corpus
     ├── CorpusFullError          the corpus has no room for more posts or labels
@@ -19,13 +20,21 @@
     ├── ForbiddenError           the server's configuration does not allow the request
     └── NotReadyError            the server is loading or shutting down
 
-`service/interceptor.py` maps all from InvalidRequestError on to status codes; the command line
+`service/status.py` maps all from InvalidRequestError on to status codes; the command line
 prints the others.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+
+
+def escape_controls(text: str) -> str:
+    """Escape what ends a line or controls a terminal: part of the text may come from a caller."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class PhoenixServerError(Exception):
@@ -59,6 +68,10 @@ class CorpusError(ArtifactError):
 
 class StartupError(PhoenixServerError):
     """The server cannot start on this machine as it is configured."""
+
+
+class FatalError(PhoenixServerError):
+    """A part of the server has ended that nothing replaces."""
 
 
 class Violation(NamedTuple):
@@ -117,10 +130,10 @@ class OverloadedError(PhoenixServerError):
     """The queue has no room, or the deadline is too close.
 
     Attributes:
-        retry_after_s: Seconds after which a retry may succeed.
+        retry_after_s: Seconds after which a retry may succeed. None: only a later deadline helps.
     """
 
-    def __init__(self, reason: str, *, retry_after_s: float) -> None:
+    def __init__(self, reason: str, *, retry_after_s: float | None) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
 

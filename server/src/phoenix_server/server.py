@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-import os
-import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -19,23 +18,20 @@ from phoenix_retrieval.v1 import (
     retrieval_service_pb2,
     retrieval_service_pb2_grpc,
 )
+from phoenix_server.artifacts import describe_error
 from phoenix_server.config import ServeConfig
 from phoenix_server.engine.engine import Engine
-from phoenix_server.errors import StartupError
+from phoenix_server.errors import FatalError, StartupError
 from phoenix_server.generations.loader import Loader
 from phoenix_server.generations.manager import GenerationManager
 from phoenix_server.generations.sources import Source, Sources
 from phoenix_server.generations.watcher import watch
-from phoenix_server.runtime.devices import choose_devices, split_cpu
-from phoenix_server.runtime.memory import (
-    limit_arenas,
-    release_freed_memory,
-    release_unused_memory,
-)
-from phoenix_server.runtime.persistent_cache import compiled_path, use_compiled
+from phoenix_server.runtime.address import owned_address
+from phoenix_server.runtime.memory import release_freed_memory, release_unused_memory
 from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.service.corpus import CorpusServicer
 from phoenix_server.service.interceptor import CallInterceptor
+from phoenix_server.service.listener import make_listener
 from phoenix_server.service.model import ModelServicer
 from phoenix_server.service.retrieval import RetrievalServicer
 from phoenix_server.service.state import ServingState
@@ -49,12 +45,8 @@ SERVICES = (
 )
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVING = health_pb2.HealthCheckResponse.SERVING
-# gRPC refuses a request beyond four times the limit before it is in memory. A smaller one reaches
-# the interceptor, whose error names the field.
-_TRANSPORT_LIMIT_FACTOR = 4
-_MAX_PORT = 65535
-_MAX_PENDING = 1 << 20
-_MAX_UNREQUESTED_S = 3600
+_FAREWELL_S = 0.1
+_SENDING_S = 1.0  # to send the last replies
 
 
 class Server:
@@ -82,14 +74,17 @@ class Server:
         self.address = config.listen
         self._config = config
         self._sources = sources or Sources(
-            read_only=config.read_only, encode_anew=config.encode_anew
+            read_only=config.read_only,
+            encode_anew=config.encode_anew,
+            trusted_key=config.trusted_key,
         )
         self._first = first
         self._manager = GenerationManager(config, Loader(config, self._sources, programs))
         self._state = ServingState(self._manager, config.limits)
         self._health = health.aio.HealthServicer()
-        self._calls = CallInterceptor(max_request_bytes=config.limits.max_request_bytes)
+        self._calls = CallInterceptor(config.calls)
         self._stopping = asyncio.Event()
+        self._failure: FatalError | None = None
 
     def stop(self) -> None:
         """Begin to shut down; from the event loop's thread."""
@@ -106,27 +101,50 @@ class Server:
 
         Raises:
             ArtifactError: The bundle or the corpus cannot be used.
+            FatalError: A part of the server has ended.
             StartupError: The address is taken, or there are too few devices.
         """
         await self._set_health(_NOT_SERVING)
-        server = self._listen()
-        await server.start()
-        stopped = asyncio.create_task(self._stopping.wait())
+        with owned_address(self._config.listen):
+            server = self._listen()
+            await server.start()
+            stopped = asyncio.create_task(self._stopping.wait())
+            try:
+                if not await self._load(stopped):
+                    return False
+                compiling = self._compile_rest(self._manager.active.engine)
+                await self._serve(stopped, on_ready)
+                return await self._shut_down() and not compiling.is_alive()
+            finally:
+                stopped.cancel()
+                if self._failure is None:  # otherwise the process ends at once
+                    await self._leave(server)
+
+    def fail(self, what: str, reason: Exception | str) -> None:
+        """End `run` with an error: a part has ended that nothing replaces. From the loop's thread.
+
+        Args:
+            what: Name of the part.
+            reason: Why it has ended.
+        """
+        if isinstance(reason, Exception):
+            reason = describe_error(reason)
+        self._failure = self._failure or FatalError(f"{what} has ended: {reason}")
+        self._stopping.set()
+
+    async def _watch(self, part: Awaitable[object], what: str) -> None:
+        """Fail when a part ends that must not."""
         try:
-            if not await self._load(stopped):
-                return False
-            compiling = self._compile_rest(self._manager.active.engine)
-            await self._serve(stopped, on_ready)
-            return await self._shut_down() and not compiling.is_alive()
-        finally:
-            stopped.cancel()
-            await server.stop(None)
+            await part
+        except Exception as exc:
+            self.fail(what, exc)
 
     async def _load(self, stopped: asyncio.Task[bool]) -> bool:
         """Load the first generation; return whether it is active before `stop` is called."""
         first, self._first = self._first, None
         loading = asyncio.create_task(self._manager.start(first))
         await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
+        await self._check_parts()
         if not loading.done():
             return False
         loading.result()  # raises what it raised
@@ -138,26 +156,55 @@ class Server:
         on_ready()
         watching: asyncio.Task[None] | None = None
         if (directory := self._config.watch) is not None:
-            interval_s = self._config.watch_interval_s
-            watching = asyncio.create_task(watch(self._manager, directory, interval_s))
+            bundles = watch(self._manager, directory, self._config.watch_interval_s)
+            watching = asyncio.create_task(self._watch(bundles, "--watch"))
         try:
             await stopped
+            await self._check_parts()
         finally:
             if watching is not None:
                 watching.cancel()
+
+    async def _check_parts(self) -> None:
+        """Check that no part has failed.
+
+        Raises:
+            FatalError: One has.
+        """
+        if self._failure is not None:
+            await self._set_health(_NOT_SERVING)
+            raise self._failure
 
     async def _shut_down(self) -> bool:
         """Finish the calls in flight, then the threads; return whether all have ended."""
         _log.info("shutting down, in at most %g s", self._config.grace_s)
         await self._set_health(_NOT_SERVING)
-        unfinished = await self._calls.drain(self._config.grace_s)
+        self._manager.updates.stop_waiting()
+        unfinished = await self._calls.calls.stop(self._config.grace_s)
         if unfinished:
             _log.warning("%d calls did not finish in time", unfinished)
+        # On a thread: the loop goes on refusing calls.
+        return await asyncio.to_thread(self._end_threads, unfinished > 0)
+
+    def _end_threads(self, calls_are_left: bool) -> bool:
         # Nobody waits for changes that are still pending.
-        ended = self._manager.updates.close(timeout_s=0.1 if unfinished else 1.0)
+        ended = self._manager.updates.close(timeout_s=0.1 if calls_are_left else 1.0)
         if ended and not self._manager.is_busy:  # nothing reads or writes the corpora any more
             self._sources.close()
-        return not unfinished and ended and self._manager.close(timeout_s=1.0)
+        return not calls_are_left and ended and self._manager.close(timeout_s=1.0)
+
+    async def _leave(self, server: grpc.aio.Server) -> None:
+        """Close the connections, so that each call that still comes fails with UNAVAILABLE.
+
+        gRPC would cancel those that reach it just then: they are held, until their clients know
+        that the connection takes no others.
+        """
+        self._calls.hold_refusals()
+        await asyncio.sleep(_FAREWELL_S)
+        closing = asyncio.create_task(server.stop(_SENDING_S))
+        await asyncio.sleep(_FAREWELL_S)
+        await self._calls.end()
+        await closing
 
     def _compile_rest(self, engine: Engine) -> threading.Thread:
         """Compile the other sizes while the server answers, in a thread."""
@@ -180,25 +227,9 @@ class Server:
         return thread
 
     def _listen(self) -> grpc.aio.Server:
-        limit = self._config.limits.max_request_bytes
-        host, colon, given = self._config.listen.rpartition(":")
-        if host != "unix" and not (given.isdecimal() and int(given) <= _MAX_PORT):
-            raise StartupError(  # gRPC would drop the upper bits of a larger number
-                f"cannot listen on {self._config.listen}: it should be host:port, with a port of "
-                f"at most {_MAX_PORT}"
-            )
-        server = grpc.aio.server(
-            interceptors=[self._calls],
-            options=[
-                ("grpc.max_receive_message_length", _TRANSPORT_LIMIT_FACTOR * limit),
-                ("grpc.so_reuseport", 0),  # or a second server would take half of the calls
-                # Otherwise gRPC cancels calls beyond a thousand, and calls that wait for the event
-                # loop for 30 s, before the server can answer RESOURCE_EXHAUSTED.
-                ("grpc.server.max_pending_requests", _MAX_PENDING),
-                ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
-                ("grpc.server_max_unrequested_time_in_server", _MAX_UNREQUESTED_S),
-            ],
-        )
+        limits, calls = self._config.limits, self._config.calls
+        fail = partial(self.fail, "gRPC")
+        server = make_listener(self._calls, limits.max_request_bytes, calls, fail)
         retrieval_service_pb2_grpc.add_RetrievalServiceServicer_to_server(
             RetrievalServicer(self._state), server
         )
@@ -214,54 +245,12 @@ class Server:
         try:
             port = server.add_insecure_port(self._config.listen)
         except RuntimeError as exc:
-            raise StartupError(
-                f"cannot listen on {self._config.listen}: it is in use, or not an address of "
-                "this machine; choose another with --listen"
-            ) from exc
-        if colon and given == "0":
+            raise StartupError(f"cannot listen on {self._config.listen}: {exc}") from exc
+        host, _, given = self._config.listen.rpartition(":")
+        if given == "0" and not host.startswith("unix"):
             self.address = f"{host}:{port}"
         return server
 
     async def _set_health(self, status: int) -> None:
         for service in ("", *SERVICES):
             await self._health.set(service, status)
-
-
-async def serve(config: ServeConfig, sources: Sources, first: Source) -> None:
-    """Be the server of this process: serve until SIGTERM or SIGINT, then shut down.
-
-    A second signal ends the process at once.
-
-    Args:
-        config: What to serve.
-        sources: Owns what has been opened.
-        first: The bundle and the corpus.
-
-    Raises:
-        PhoenixServerError: As `Server.run`.
-    """
-    limit_arenas()
-    if config.shards is not None:
-        split_cpu(config.shards)
-    if config.bundle.is_dir():
-        use_compiled(compiled_path(config.bundle, choose_devices(config.shards)[0]))
-    server = Server(config, sources, first)
-    loop = asyncio.get_running_loop()
-
-    def shut_down() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-        server.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, shut_down)
-    began = loop.time()
-    ended = await server.run(
-        on_ready=lambda: _log.info(
-            "SERVING on %s after %.1f s", server.address, loop.time() - began
-        )
-    )
-    _log.info("stopped")
-    if not ended:  # a thread may be inside XLA, and Python would abort when it finalizes under it
-        logging.shutdown()
-        os._exit(0)

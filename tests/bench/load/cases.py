@@ -32,6 +32,7 @@ def a_model(
         max_batch_users=256,
         max_candidates=4096,
         max_excluded=1 << 15,
+        max_history=4096,
         max_request_bytes=4 << 20,
         server_version="0",
     )

@@ -33,7 +33,7 @@ def test_a_server_of_any_model_sizes_accepts_every_request(
         product_surface_vocab_size=surfaces,
     )
     for request in draw_requests(model, RequestMix(count=20, seed=seed)):
-        read_user(request.user, sizes)
+        read_user(request.user, sizes, 4096)
         assert read_top_k(request.top_k, 1000) == 200
 
 

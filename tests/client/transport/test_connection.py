@@ -208,3 +208,8 @@ async def test_the_health_check_is_the_standard_one() -> None:
                     client.is_serving("unknown")
     finally:
         server.stop(None).wait()
+
+
+def test_an_async_client_belongs_to_a_running_event_loop() -> None:
+    with pytest.raises(RuntimeError, match="create AsyncPhoenixClient in a coroutine"):
+        AsyncPhoenixClient("127.0.0.1:1")

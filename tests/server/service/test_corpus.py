@@ -42,6 +42,7 @@ class _Corpus:
     """Holds post 5."""
 
     layout = SimpleNamespace(width=2)
+    max_labels = 9
 
     def look_up(self, ids: Any) -> tuple[Any, PostColumns, int]:
         labels = Labels(("a", "b"), np.array([1], np.int32), np.array([1], np.int32))

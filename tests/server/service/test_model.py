@@ -80,9 +80,29 @@ async def test_requests_without_a_usable_path_are_invalid(manager: _Manager) -> 
     servicer = _servicer(manager, Path("/"))
     with pytest.raises(InvalidRequestError, match="a bundle, a corpus or both are needed"):
         await servicer.LoadGeneration(pb.LoadGenerationRequest(), _CONTEXT)
-    with pytest.raises(InvalidRequestError, match="corpus: is not a path: it contains a zero byte"):
-        await servicer.LoadGeneration(pb.LoadGenerationRequest(corpus="/a\0b"), _CONTEXT)
+    for path in ("/a\0b", "/" * 4097):
+        with pytest.raises(InvalidRequestError, match="corpus: is not a path: it is longer than"):
+            await servicer.LoadGeneration(pb.LoadGenerationRequest(corpus=path), _CONTEXT)
     assert not manager.calls
+
+
+async def test_links_that_leave_the_allowed_directories_are_forbidden(
+    manager: _Manager, tmp_path: Path
+) -> None:
+    allowed, bundle = tmp_path / "allowed", tmp_path / "allowed" / "2"
+    (bundle / "tables").mkdir(parents=True)
+    (allowed / "blob").touch()
+    (bundle / "weights").symlink_to(allowed / "blob")
+    servicer = _servicer(manager, allowed)
+    await servicer.LoadGeneration(pb.LoadGenerationRequest(bundle=str(bundle)), _CONTEXT)
+    (bundle / "tables" / "secret").symlink_to("/etc/passwd")
+    with pytest.raises(ForbiddenError, match=r"bundle: .*/tables/secret is not in a directory"):
+        await servicer.LoadGeneration(pb.LoadGenerationRequest(bundle=str(bundle)), _CONTEXT)
+    (bundle / "tables" / "secret").unlink()
+    (bundle / "circle").symlink_to(bundle / "circle")
+    with pytest.raises(ForbiddenError, match="circle is not in a directory"):
+        await servicer.LoadGeneration(pb.LoadGenerationRequest(bundle=str(bundle)), _CONTEXT)
+    assert len(manager.calls) == 1
 
 
 async def test_generations_are_activated_by_number_and_rolled_back(manager: _Manager) -> None:

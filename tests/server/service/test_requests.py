@@ -26,14 +26,14 @@ def _user(**changes: Any) -> User:
 
 def _violations(user: User, model: ModelSizes = _MODEL, **options: Any) -> tuple[Violation, ...]:
     with pytest.raises(InvalidRequestError) as caught:
-        read_user(user, model, **options)
+        read_user(user, model, 1001, **options)
     for field, description in caught.value.violations:
         assert f"{field}: {description}" in str(caught.value)
     return caught.value.violations
 
 
 def test_a_user_becomes_columns() -> None:
-    columns = read_user(_user(), _MODEL)
+    columns = read_user(_user(), _MODEL, 1001)
     assert columns.user_id == 5
     assert columns.post_ids.tolist() == [11, _MAX, 13]
     assert columns.author_ids.tolist() == [21, 22, _MAX]
@@ -43,12 +43,16 @@ def test_a_user_becomes_columns() -> None:
 
 
 def test_surfaces_are_zero_unless_given() -> None:
-    assert read_user(_user(product_surfaces=[]), _MODEL).product_surfaces.tolist() == [0, 0, 0]
+    assert read_user(_user(product_surfaces=[]), _MODEL, 1001).product_surfaces.tolist() == [
+        0,
+        0,
+        0,
+    ]
 
 
 def test_an_id_or_a_history_is_enough() -> None:
-    assert len(read_user(User(user_id=_MAX), _MODEL).post_ids) == 0
-    assert read_user(_user(user_id=0), _MODEL).user_id == 0
+    assert len(read_user(User(user_id=_MAX), _MODEL, 1001).post_ids) == 0
+    assert read_user(_user(user_id=0), _MODEL, 1001).user_id == 0
 
 
 def test_a_user_with_neither_id_nor_history_is_refused() -> None:
@@ -93,7 +97,9 @@ def test_an_action_that_the_model_does_not_have_is_named(bit: int) -> None:
 
 def test_a_model_of_64_actions_has_them_all() -> None:
     model = ModelSizes(num_actions=64, product_surface_vocab_size=16)
-    assert read_user(_user(action_masks=[_MAX] * 3), model).action_masks.tolist() == [_MAX] * 3
+    assert (
+        read_user(_user(action_masks=[_MAX] * 3), model, 1001).action_masks.tolist() == [_MAX] * 3
+    )
 
 
 @pytest.mark.parametrize("surface", [16, 2**32 - 1])
@@ -180,3 +186,10 @@ def test_invalid_authors_are_named(author_ids: list[int], violation: tuple[str, 
     with pytest.raises(InvalidRequestError) as caught:
         read_candidates([5, 6], author_ids, 3)
     assert caught.value.violations == (violation,)
+
+
+@pytest.mark.parametrize("column", ["post_ids", "author_ids", "action_masks", "product_surfaces"])
+def test_a_column_that_is_too_long_is_named_before_it_is_read(column: str) -> None:
+    assert _violations(_user(**{column: [0] * 1002})) == (
+        (f"user.{column}", "has 1002 entries, at most 1001 are accepted"),
+    )

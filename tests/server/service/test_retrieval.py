@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -284,3 +285,29 @@ async def test_get_serving_stats_counts_the_calls_by_outcome(
     assert response.forecast_deviation > 0
     fields = {field.name for field in response.DESCRIPTOR.fields}
     assert fields == {field.name for field in dataclasses.fields(QueueStats)}
+
+
+async def test_a_bounded_number_of_rankings_wait(
+    servicer: RetrievalServicer, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    go = asyncio.Event()
+
+    async def call(*_: object, **__: object) -> Any:
+        nonlocal asked
+        asked += 1
+        await go.wait()
+        raise NotReadyError("the device is gone")
+
+    monkeypatch.setattr(batcher, "call", call)
+    request = pb.ScorePostsRequest(user=_message(random_user(3)), post_ids=[1])
+    tasks = [asyncio.create_task(servicer.ScorePosts(request, _CONTEXT)) for _ in range(34)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert asked == 2
+    with pytest.raises(OverloadedError, match="34 calls of ScorePosts run or wait"):
+        await servicer.ScorePosts(request, _CONTEXT)
+    go.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(outcome, NotReadyError) for outcome in outcomes)
+    assert asked == 34

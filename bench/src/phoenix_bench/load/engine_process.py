@@ -50,7 +50,8 @@ def main(bundle: Path, corpus: Path, requests: Path) -> None:
     engine = load_engine(config, compile_all=True)
     sizes = engine.bundle.manifest.model
     queries = [
-        Query(read_user(request.user, sizes), request.top_k) for request in read_requests(requests)
+        Query(read_user(request.user, sizes, config.limits.max_history), request.top_k)
+        for request in read_requests(requests)
     ]
     server = ThreadServer(engine)
     typer.echo(json.dumps(server.address))

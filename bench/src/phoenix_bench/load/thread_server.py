@@ -14,6 +14,7 @@ import grpc
 
 from phoenix_bench.load.requests import METHOD_NAME, SERVICE
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
+from phoenix_server.config import Limits
 from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.query import Answer, Query
 from phoenix_server.service.requests import read_user
@@ -56,7 +57,8 @@ class ThreadServer:
         self, request: pb.RetrieveRequest, context: grpc.ServicerContext
     ) -> pb.RetrieveResponse:
         """Return the exact top k of one user."""
-        user = read_user(request.user, self._engine.bundle.manifest.model)
+        sizes = self._engine.bundle.manifest.model
+        user = read_user(request.user, sizes, Limits().max_history)
         future: Future[Answer] = Future()
         self._queue.put((Query(user, request.top_k), future))
         return response(future.result(), self._engine)

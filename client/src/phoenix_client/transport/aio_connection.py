@@ -12,6 +12,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from phoenix_client.transport import health
 from phoenix_client.transport.base_connection import BaseConnection
+from phoenix_client.transport.channels import Options
 from phoenix_client.wire.call import Call
 from phoenix_client.wire.statuses import client_errors
 
@@ -23,6 +24,18 @@ class AsyncConnection(BaseConnection[grpc.aio.Channel]):
     """An async channel and its calls. `AsyncPhoenixClient` adds a method for each RPC."""
 
     _grpc = grpc.aio
+
+    def _open(
+        self, target: str, credentials: grpc.ChannelCredentials | None, options: Options
+    ) -> grpc.aio.Channel:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            what = (
+                f"create {type(self).__name__} in a coroutine: it belongs to the running event loop"
+            )
+            raise RuntimeError(what) from None
+        return super()._open(target, credentials, options)
 
     async def close(self) -> None:
         """Close the connection and cancel its calls. A channel that was given stays open."""

@@ -26,6 +26,7 @@ _DO_NOT = {
     "name": [{"service": f"{_PACKAGE}.ModelService", "method": name} for name in _NOT_REPEATED]
 }
 _SERVICE_CONFIG = json.dumps({"methodConfig": [{**_REPEAT, "retryPolicy": _RETRY_POLICY}, _DO_NOT]})
+_LONGEST_S = 1e9
 
 Options: TypeAlias = Sequence[tuple[str, str | int]]
 
@@ -41,11 +42,13 @@ def channel_options(max_request_bytes: int | None, max_response_bytes: int | Non
 
 
 def checked_timeout_s(timeout_s: float) -> float:
-    """Return a time limit, checked to be above 0 and finite.
+    """Return a time limit, checked to be above 0 and finite, and at most 31 years.
+
+    gRPC counts nanoseconds since 1970 in 64 bits: a deadline after 2262 would lie in the past.
 
     Raises:
         ValueError: It is not.
     """
     if not 0 < timeout_s < math.inf:
         raise ValueError(f"timeout_s: must be above 0 and finite, is {timeout_s}")
-    return timeout_s
+    return min(timeout_s, _LONGEST_S)

@@ -27,6 +27,7 @@ class Model:
         max_candidates: Largest number of posts in a call that encodes, scores or changes posts.
         max_request_bytes: Size of the largest request.
         max_excluded: Largest number of posts and authors, together, that a `Filter` excludes.
+        max_history: Largest number of engagements of a `User`.
         server_version: Version of the server.
     """
 
@@ -47,4 +48,5 @@ class Model:
     max_candidates: int
     max_request_bytes: int
     max_excluded: int
+    max_history: int
     server_version: str

@@ -37,8 +37,8 @@ class CorpusServiceStub:
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names the fields.
-    * RESOURCE_EXHAUSTED if the corpus is full, if it would have too many labels, or if writing to
-    the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
+    * RESOURCE_EXHAUSTED if the corpus is full, if its posts would have too many labels, or if writing
+    to the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
     * FAILED_PRECONDITION if the server serves its corpus read-only.
     * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
     effect.
@@ -101,8 +101,8 @@ class CorpusServiceServicer:
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names the fields.
-    * RESOURCE_EXHAUSTED if the corpus is full, if it would have too many labels, or if writing to
-    the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
+    * RESOURCE_EXHAUSTED if the corpus is full, if its posts would have too many labels, or if writing
+    to the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
     * FAILED_PRECONDITION if the server serves its corpus read-only.
     * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
     effect.
@@ -221,8 +221,8 @@ class CorpusService:
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names the fields.
-    * RESOURCE_EXHAUSTED if the corpus is full, if it would have too many labels, or if writing to
-    the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
+    * RESOURCE_EXHAUSTED if the corpus is full, if its posts would have too many labels, or if writing
+    to the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
     * FAILED_PRECONDITION if the server serves its corpus read-only.
     * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
     effect.

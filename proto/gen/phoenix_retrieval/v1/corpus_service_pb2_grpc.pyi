@@ -38,8 +38,8 @@ class CorpusServiceStub:
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names the fields.
-    * RESOURCE_EXHAUSTED if the corpus is full, if it would have too many labels, or if writing to
-      the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
+    * RESOURCE_EXHAUSTED if the corpus is full, if its posts would have too many labels, or if writing
+      to the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
     * FAILED_PRECONDITION if the server serves its corpus read-only.
     * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
       effect.
@@ -85,8 +85,8 @@ class CorpusServiceAsyncStub(CorpusServiceStub):
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names the fields.
-    * RESOURCE_EXHAUSTED if the corpus is full, if it would have too many labels, or if writing to
-      the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
+    * RESOURCE_EXHAUSTED if the corpus is full, if its posts would have too many labels, or if writing
+      to the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
     * FAILED_PRECONDITION if the server serves its corpus read-only.
     * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
       effect.
@@ -128,8 +128,8 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names the fields.
-    * RESOURCE_EXHAUSTED if the corpus is full, if it would have too many labels, or if writing to
-      the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
+    * RESOURCE_EXHAUSTED if the corpus is full, if its posts would have too many labels, or if writing
+      to the disk fails; with `google.rpc.RetryInfo` if too many changes are queued.
     * FAILED_PRECONDITION if the server serves its corpus read-only.
     * DEADLINE_EXCEEDED if the deadline passes while a change is queued. The change may still take
       effect.

@@ -33,8 +33,9 @@ class RetrievalServiceStub:
     * NOT_FOUND with a `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to
     40; `resource_name` is the id in decimal.
     * RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` if the queue is full or a deadline cannot be
-    met; without it if a request is larger than 4 * `GetModelResponse.max_request_bytes`. A request
-    between one and four times that size gets INVALID_ARGUMENT.
+    met, or too many calls or bytes are in flight; without it if a request is larger than
+    `GetModelResponse.max_request_bytes`.
+    * UNIMPLEMENTED if the request is compressed.
     * DEADLINE_EXCEEDED if the deadline passes while the call waits.
     * UNAVAILABLE while the server is loading or shutting down.
     """
@@ -80,8 +81,9 @@ class RetrievalServiceServicer:
     * NOT_FOUND with a `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to
     40; `resource_name` is the id in decimal.
     * RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` if the queue is full or a deadline cannot be
-    met; without it if a request is larger than 4 * `GetModelResponse.max_request_bytes`. A request
-    between one and four times that size gets INVALID_ARGUMENT.
+    met, or too many calls or bytes are in flight; without it if a request is larger than
+    `GetModelResponse.max_request_bytes`.
+    * UNIMPLEMENTED if the request is compressed.
     * DEADLINE_EXCEEDED if the deadline passes while the call waits.
     * UNAVAILABLE while the server is loading or shutting down.
     """
@@ -168,8 +170,9 @@ class RetrievalService:
     * NOT_FOUND with a `google.rpc.ResourceInfo` for each post that the corpus does not hold, up to
     40; `resource_name` is the id in decimal.
     * RESOURCE_EXHAUSTED with `google.rpc.RetryInfo` if the queue is full or a deadline cannot be
-    met; without it if a request is larger than 4 * `GetModelResponse.max_request_bytes`. A request
-    between one and four times that size gets INVALID_ARGUMENT.
+    met, or too many calls or bytes are in flight; without it if a request is larger than
+    `GetModelResponse.max_request_bytes`.
+    * UNIMPLEMENTED if the request is compressed.
     * DEADLINE_EXCEEDED if the deadline passes while the call waits.
     * UNAVAILABLE while the server is loading or shutting down.
     """

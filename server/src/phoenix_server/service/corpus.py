@@ -1,7 +1,6 @@
 """`CorpusService`: change the corpus, look posts up, and write snapshots."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from phoenix_retrieval.v1 import corpus_service_pb2 as pb
 from phoenix_retrieval.v1 import corpus_service_pb2_grpc
 from phoenix_server.corpus.changes import ChangeResult, Posts
 from phoenix_server.corpus.disk.snapshot import Snapshot
+from phoenix_server.corpus.post_rules import clock_ms
 from phoenix_server.errors import InvalidRequestError
 from phoenix_server.service.columns import read_ids
 from phoenix_server.service.encode_posts import encode_posts
@@ -115,8 +115,9 @@ class CorpusServicer(corpus_service_pb2_grpc.CorpusServiceServicer):
         posts = read_posts(
             request,
             limit=self._state.limits.max_candidates,
+            max_labels=generation.engine.corpus.max_labels,
             width=generation.engine.corpus.layout.width,
-            now_ms=time.time_ns() // 1_000_000,
+            now_ms=clock_ms(),
         )
         posts = replace(posts, tower=generation.engine.tower)
         if request.vectors:

@@ -1,8 +1,10 @@
 """`ModelService`: describe and switch generations, and describe the request queue."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 from phoenix_retrieval.v1 import model_service_pb2 as pb
@@ -11,6 +13,9 @@ from phoenix_server.errors import ForbiddenError, InvalidRequestError, Violation
 from phoenix_server.generations.generation import Generation, GenerationState
 from phoenix_server.service.columns import raise_any
 from phoenix_server.service.state import Context, ServingState
+
+_MAX_PATH = 4096
+_MAX_FILES = 10_000  # of a bundle or a corpus that are looked at
 
 _STATES = {
     GenerationState.LOADING: pb.GENERATION_STATE_LOADING,
@@ -40,11 +45,12 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         """Load a generation beside the active one."""
         if not request.bundle and not request.corpus:
             raise_any([Violation("bundle", "a bundle, a corpus or both are needed")])
-        loaded = await self._state.manager.load(
-            self._read_path("bundle", request.bundle),
-            self._read_path("corpus", request.corpus),
-            activate=request.activate,
-        )
+        paths = {"bundle": request.bundle, "corpus": request.corpus}
+        bundle, corpus = [
+            await asyncio.to_thread(self._read_path, field, given) if given else None
+            for field, given in paths.items()
+        ]
+        loaded = await self._state.manager.load(bundle, corpus, activate=request.activate)
         return pb.LoadGenerationResponse(generation=_describe(loaded))
 
     async def ActivateGeneration(
@@ -90,18 +96,33 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         # `QueueStats` has the field names of the message.
         return pb.GetServingStatsResponse(**asdict(self._state.manager.stats()))
 
-    def _read_path(self, field: str, given: str) -> Path | None:
-        if not given:
-            return None
-        if "\0" in given:
-            raise InvalidRequestError([Violation(field, "is not a path: it contains a zero byte")])
+    def _read_path(self, field: str, given: str) -> Path:
+        """Return a caller's path, which lies with all that it holds in a directory of `allowed`.
+
+        Raises:
+            InvalidRequestError: It is not a path.
+            ForbiddenError: It, or a file in it, lies elsewhere.
+        """
+        if len(given) > _MAX_PATH or "\0" in given:
+            what = f"is not a path: it is longer than {_MAX_PATH} characters or has a zero byte"
+            raise InvalidRequestError([Violation(field, what)])
         path = Path(given)
-        if not any(path.resolve().is_relative_to(allowed) for allowed in self._allowed):
-            raise ForbiddenError(
-                f"{field}: {given} is not in a directory that this server loads from; --allow-load "
-                "names such directories"
-            )
+        self._check_allowed(field, path)
+        for entry in islice(path.rglob("*"), _MAX_FILES):
+            if entry.is_symlink():
+                self._check_allowed(field, entry)
         return path
+
+    def _check_allowed(self, field: str, path: Path) -> None:
+        try:
+            if any(path.resolve().is_relative_to(allowed) for allowed in self._allowed):
+                return
+        except (OSError, RuntimeError):  # a name is too long, or links go round in a circle
+            pass
+        raise ForbiddenError(
+            f"{field}: {path} is not in a directory that this server loads from; --allow-load "
+            "names such directories"
+        )
 
 
 def _describe(generation: Generation) -> pb.Generation:

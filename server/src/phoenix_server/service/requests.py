@@ -17,19 +17,25 @@ from phoenix_server.runtime.arrays import U32
 from phoenix_server.service.columns import find_zeros, first_indices, raise_any, read_ids, to_u64
 
 
-def read_user(user: User, model: ModelSizes, field: str = "user") -> UserColumns:
+def read_user(user: User, model: ModelSizes, max_history: int, field: str = "user") -> UserColumns:
     """Return a user's columns, [H] each.
 
     Args:
         user: The message.
         model: Sizes of the model.
+        max_history: Maximum number of engagements.
         field: Path of the user in the request.
 
     Raises:
-        InvalidRequestError: Columns differ in length, an id is 0, the model does not have an action
-            or a surface, or the user has neither an id nor a history.
+        InvalidRequestError: A column is too long, columns differ in length, an id is 0, the model
+            does not have an action or a surface, or the user has neither an id nor a history.
     """
     count = len(user.post_ids)
+    raise_any(  # before the contents are read
+        Violation(f"{field}.{name}", f"has {length} entries, at most {max_history} are accepted")
+        for name in ("post_ids", "author_ids", "action_masks", "product_surfaces")
+        if (length := len(getattr(user, name))) > max_history
+    )
     columns = UserColumns(
         user_id=user.user_id,
         post_ids=to_u64(user.post_ids),

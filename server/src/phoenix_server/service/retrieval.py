@@ -4,11 +4,15 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from functools import partial
 
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2_grpc
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
+from phoenix_retrieval.v1.user_pb2 import User
+from phoenix_server.bundle.features import UserColumns
 from phoenix_server.corpus.changes import Labels
 from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.query import Answer, Query
@@ -17,13 +21,17 @@ from phoenix_server.generations.generation import Generation
 from phoenix_server.service.columns import check_count, read_ids
 from phoenix_server.service.encode_posts import encode_posts
 from phoenix_server.service.filter_request import read_filter
-from phoenix_server.service.interceptor import retry_delay, to_status
 from phoenix_server.service.requests import read_candidates, read_top_k, read_user
 from phoenix_server.service.state import Context, ServingState
+from phoenix_server.service.status import bounded_violations, retry_delay, to_status
 
 _log = logging.getLogger(__name__)
 
 _MAX_RANKINGS = 2  # at once; each holds the scores of the whole corpus
+_MAX_WAITING_RANKINGS = 32
+_RETRY_S = 0.1
+_READ_TOGETHER = 8  # requests of a batch
+_WRITTEN_TOGETHER = 256  # vectors
 
 
 class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
@@ -32,6 +40,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
     def __init__(self, state: ServingState) -> None:
         self._state = state
         self._ranking = asyncio.Semaphore(_MAX_RANKINGS)
+        self._rankings = 0  # running and waiting
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Context) -> pb.RetrieveResponse:
         """Return the exact top k of one user."""
@@ -43,7 +52,13 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         """Return the exact top k of many users; each succeeds or fails on its own."""
         check_count("requests", len(request.requests), self._state.limits.max_batch_users)
         timeout_s = context.time_remaining()  # shared by all
-        results = await asyncio.gather(*(self._result(one, timeout_s) for one in request.requests))
+        async with asyncio.TaskGroup() as group:
+            tasks: list[asyncio.Task[pb.RetrieveResult]] = []
+            for one in request.requests:
+                tasks.append(group.create_task(self._result(one, timeout_s)))
+                if len(tasks) % _READ_TOGETHER == 0:
+                    await asyncio.sleep(0)  # other calls have their turn
+        results = [task.result() for task in tasks]
         return pb.BatchRetrieveResponse(results=results)
 
     async def EncodeUser(
@@ -51,7 +66,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
     ) -> pb.EncodeUserResponse:
         """Return a user's representation."""
         generation = self._state.generation
-        query = Query(read_user(request.user, _model(generation)), top_k=0)
+        query = Query(self._read_user(request.user, generation), top_k=0)
         answer = await _answer(generation, query, context.time_remaining())
         return pb.EncodeUserResponse(
             generation=generation.engine.generation,
@@ -68,20 +83,23 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
             request.post_ids, request.author_ids, self._state.limits.max_candidates
         )
         vectors = await encode_posts(generation, posts, authors, context.time_remaining())
-        return pb.EncodeCandidatesResponse(
-            generation=generation.engine.generation,
-            embedding_size=vectors.shape[1],
-            candidate_representations=vectors.ravel().tolist(),
+        response = pb.EncodeCandidatesResponse(
+            generation=generation.engine.generation, embedding_size=vectors.shape[1]
         )
+        for start in range(0, len(vectors), _WRITTEN_TOGETHER):
+            part = vectors[start : start + _WRITTEN_TOGETHER]
+            response.candidate_representations.extend(part.ravel().tolist())
+            await asyncio.sleep(0)  # other calls have their turn
+        return response
 
     async def ScorePosts(
         self, request: pb.ScorePostsRequest, context: Context
     ) -> pb.ScorePostsResponse:
         """Return exact scores and ranks of posts for a user."""
         post_ids = read_ids("post_ids", request.post_ids, self._state.limits.max_candidates)
-        async with self._ranking:
+        async with self._turn_to_rank():
             generation = self._state.generation
-            user = read_user(request.user, _model(generation))
+            user = self._read_user(request.user, generation)
             score = partial(generation.engine.score_posts, user, post_ids)
             rank = await generation.batcher.call(
                 score, kind="score_posts", timeout_s=context.time_remaining()
@@ -96,6 +114,23 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
             sequence=ranking.sequence,
         )
 
+    @asynccontextmanager
+    async def _turn_to_rank(self) -> AsyncGenerator[None, None]:
+        """Wait until few enough rankings run.
+
+        Raises:
+            OverloadedError: Too many wait.
+        """
+        if self._rankings >= _MAX_RANKINGS + _MAX_WAITING_RANKINGS:
+            what = f"{self._rankings} calls of ScorePosts run or wait"
+            raise OverloadedError(what, retry_after_s=_RETRY_S)
+        self._rankings += 1
+        try:
+            async with self._ranking:
+                yield
+        finally:
+            self._rankings -= 1
+
     async def _retrieve(
         self, request: pb.RetrieveRequest, timeout_s: float | None
     ) -> pb.RetrieveResponse:
@@ -109,10 +144,13 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         answer = await _answer(generation, query, timeout_s)
         return _response(request, answer, generation.engine)
 
+    def _read_user(self, user: User, generation: Generation) -> UserColumns:
+        return read_user(user, _model(generation), self._state.limits.max_history)
+
     def _read_query(self, request: pb.RetrieveRequest, generation: Generation) -> Query:
         engine = generation.engine
         top_k = read_top_k(request.top_k, engine.config.max_top_k)
-        user = read_user(request.user, _model(generation))
+        user = self._read_user(request.user, generation)
         conditions = None
         if request.HasField("filter"):
             known = engine.corpus.labels.knows
@@ -173,8 +211,8 @@ def _request_status(exc: Exception) -> pb.RequestStatus:
     status = to_status(exc)
     result = pb.RequestStatus(code=status.code, message=status.message)
     if isinstance(exc, InvalidRequestError):
-        for field, description in exc.violations:
+        for field, description in bounded_violations(exc):
             result.field_violations.add(field=field, description=description)
-    elif isinstance(exc, OverloadedError):
-        result.retry_delay.CopyFrom(retry_delay(exc))
+    elif (delay := retry_delay(exc)) is not None:
+        result.retry_delay.CopyFrom(delay)
     return result
