@@ -41,7 +41,8 @@ class _GuardedServer(cygrpc.AioServer):
 
         gRPC would now shut down, and free twice what the loop has cancelled.
         """
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
             self.on_failure(error)
 
     def _make_request_call_future(self, method: bytes | None) -> "asyncio.Future[Any]":
