@@ -18,6 +18,7 @@
     ├── NoGenerationError        the generation does not exist
     ├── NoMemoryError            a generation does not fit into memory
     ├── ForbiddenError           the server's configuration does not allow the request
+    ├── UnimplementedError       a method of health or reflection that does not exist here
     └── NotReadyError            the server is loading or shutting down
 
 `service/status.py` maps all from InvalidRequestError on to status codes; the command line
@@ -160,6 +161,10 @@ class NoMemoryError(PhoenixServerError):
 
 class ForbiddenError(PhoenixServerError):
     """The server's configuration does not allow the request."""
+
+
+class UnimplementedError(PhoenixServerError):
+    """A method of health or reflection that this server does not have."""
 
 
 class NotReadyError(PhoenixServerError):

@@ -337,6 +337,21 @@ async def test_an_unknown_service_of_health_is_not_found(channel: grpc.aio.Chann
     assert code is grpc.StatusCode.NOT_FOUND
 
 
+async def test_a_method_that_health_does_not_have_is_unimplemented(
+    channel: grpc.aio.Channel,
+) -> None:
+    code, _ = await _failure(channel.unary_unary("/grpc.health.v1.Health/List")(b""))
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_what_one_of_our_methods_does_not_implement_is_a_fault(
+    channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    code, _ = await _failure(channel.unary_unary(f"{_CORPUS}/GetCorpus")(b""))
+    assert code is grpc.StatusCode.INTERNAL
+    assert "GetCorpus failed" in caplog.text
+
+
 async def test_reflection_answers_each_request(channel: grpc.aio.Channel) -> None:
     anything: Any = channel
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(anything)

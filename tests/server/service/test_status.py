@@ -28,6 +28,7 @@ from phoenix_server.errors import (
     ReadOnlyError,
     StartupError,
     StorageError,
+    UnimplementedError,
     Violation,
 )
 from phoenix_server.service.status import cut, retry_delay, to_status
@@ -197,5 +198,5 @@ def test_a_text_is_cut_by_its_size_in_a_header(text: str, most: int, shown: str)
 
 
 def test_a_method_that_is_not_implemented_says_so() -> None:
-    status = to_status(NotImplementedError("Method not implemented!"))
+    status = to_status(UnimplementedError("Method not implemented!"))
     assert (status.code, status.message) == (code_pb2.UNIMPLEMENTED, "Method not implemented!")

@@ -97,7 +97,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 code = "ABORTED BY THE HANDLER"
                 raise
             except Exception as exc:
-                if not isinstance(exc, errors.PhoenixServerError | NotImplementedError):
+                if isinstance(exc, NotImplementedError) and calls is self.streams:
+                    exc = errors.UnimplementedError(str(exc))
+                if not isinstance(exc, errors.PhoenixServerError):
                     _log.exception("%s failed", method)
                 status = to_status(exc)
                 code = code_pb2.Code.Name(status.code)

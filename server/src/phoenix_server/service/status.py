@@ -31,7 +31,7 @@ _CODES = {
     errors.NoMemoryError: code_pb2.RESOURCE_EXHAUSTED,
     errors.ForbiddenError: code_pb2.PERMISSION_DENIED,
     errors.NotReadyError: code_pb2.UNAVAILABLE,
-    NotImplementedError: code_pb2.UNIMPLEMENTED,  # a method of health or reflection
+    errors.UnimplementedError: code_pb2.UNIMPLEMENTED,
 }
 
 
