@@ -17,10 +17,12 @@ GROUPS: list[list[Change]] = [
 ]
 SNAPSHOT_AFTER = 1  # of the groups
 LAST = sum(map(len, GROUPS))
+DIRECTORIES = ("snapshots/3", "snapshots")
 FILES = (
     *("manifest.json", "posts.arrow", "lock"),
     *("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "journal.seal"),
-    *("snapshots/3/manifest.json", "snapshots/3/posts.arrow", "snapshots/3", "snapshots"),
+    *("snapshots/3/manifest.json", "snapshots/3/posts.arrow"),
+    *DIRECTORIES,
 )
 
 
