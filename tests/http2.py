@@ -1,7 +1,7 @@
 """What a client of gRPC sends, as bytes: for requests that no library would send."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY = 0, 1, 4, 6, 7
 _MAX_CONCURRENT_STREAMS = 3
@@ -9,13 +9,19 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0
 """Begins a connection, with empty settings."""
 
 
-def exchange(path: bytes, request: bytes | None, encoding: bytes = b"identity") -> bytes:
+def exchange(
+    path: bytes,
+    request: bytes | None,
+    encoding: bytes = b"identity",
+    more: Sequence[tuple[bytes, bytes]] = (),
+) -> bytes:
     """Return what a client sends for one call: preface, settings, headers and a message.
 
     Args:
         path: Name of the method, as /package.Service/Method.
         request: The message. None: the call has begun, and its message does not come.
         encoding: How messages are compressed.
+        more: Further headers.
     """
     headers = [
         (b":method", b"POST"),
@@ -25,6 +31,7 @@ def exchange(path: bytes, request: bytes | None, encoding: bytes = b"identity") 
         (b"te", b"trailers"),
         (b"content-type", b"application/grpc"),
         (b"grpc-encoding", encoding),
+        *more,
     ]
     block = b"".join(b"\x00" + _literal(name) + _literal(value) for name, value in headers)
     begin = PREFACE + _frame(_HEADERS, 4, 1, block)

@@ -134,6 +134,23 @@ async def test_no_name_of_a_method_ends_the_server(
         await _delete(channel)
 
 
+@pytest.mark.parametrize("header", [(b"x-\xff", b"1"), (b"x", b"\xff\n"), (b"\xad-bin", b"\xff")])
+async def test_a_header_that_is_no_text_writes_nothing_to_the_log(
+    header: tuple[bytes, bytes],
+    running: _Running,
+    channel: grpc.aio.Channel,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for path in (f"{_CORPUS}/DeletePosts".encode(), b"/unknown"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(exchange(path, b"", more=[header]))
+        await _receive(reader, lambda got: len(got) > 60)
+        writer.close()
+        await writer.wait_closed()
+    await _delete(channel)
+    assert not caplog.records
+
+
 async def test_unknown_methods_are_unimplemented(channel: grpc.aio.Channel) -> None:
     code, _ = await _failure(channel.unary_unary("/phoenix.Nowhere/Nothing")(b""))
     assert code is grpc.StatusCode.UNIMPLEMENTED

@@ -6,6 +6,7 @@ own, which reads no names. Known methods are registered with gRPC, which compare
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -84,12 +85,21 @@ def make_listener(
         calls: How many calls may be in flight, which the interceptor counts.
         on_failure: Called if it takes no calls any more, though nobody has stopped it.
     """
+    logging.getLogger(_cygrpc.__name__).addFilter(_is_no_header)
     loop = asyncio.get_running_loop()
     options = _options(max_request_bytes, calls.max_calls_per_connection)
     server = _GuardedServer(loop, None, (), (interceptor,), options, None)
     server.on_failure = on_failure
     listener: Any = _Listener(server, loop)
     return listener
+
+
+def _is_no_header(record: logging.LogRecord) -> bool:
+    """Return whether a record of grpcio is none of those that any peer can cause.
+
+    grpcio writes an error with a traceback for each header that is not UTF-8, and then reads it.
+    """
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 def _options(max_request_bytes: int, max_calls: int) -> tuple[tuple[str, int], ...]:
