@@ -14,7 +14,8 @@ import pytest
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.changes import Ids
 from phoenix_server.corpus.disk.compaction import write_snapshot
-from phoenix_server.corpus.disk.store import SNAPSHOTS, Store
+from phoenix_server.corpus.disk.snapshot import SNAPSHOTS
+from phoenix_server.corpus.disk.store import Store
 from phoenix_server.errors import ArtifactError
 from phoenix_server.generations import loader as module
 from phoenix_server.generations.loader import Loader

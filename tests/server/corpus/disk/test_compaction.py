@@ -7,8 +7,8 @@ import pytest
 
 from phoenix_server.corpus.changes import Change, Ids, Posts
 from phoenix_server.corpus.disk.compaction import prune_snapshots, write_snapshot
-from phoenix_server.corpus.disk.snapshot import Snapshot, verify
-from phoenix_server.corpus.disk.store import SNAPSHOTS, Store
+from phoenix_server.corpus.disk.snapshot import SNAPSHOTS, Snapshot, verify
+from phoenix_server.corpus.disk.store import Store
 from phoenix_server.errors import CorpusError
 from server.corpus.change_cases import (
     WIDTH,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from phoenix_server.corpus.disk.journal import JOURNAL
 from phoenix_server.corpus.disk.repair import LOST, accept_loss, describe, examine
-from phoenix_server.corpus.disk.seal import read_seal
-from phoenix_server.corpus.disk.store import JOURNAL, SEAL, Store
+from phoenix_server.corpus.disk.seal import SEAL, read_seal
+from phoenix_server.corpus.disk.store import Store
 from phoenix_server.errors import CorpusError
 from server.corpus.change_cases import id_array
 from server.corpus.disk.lost_file_cases import LAST, Served

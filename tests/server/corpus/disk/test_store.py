@@ -1,5 +1,3 @@
-import errno
-import os
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -8,15 +6,10 @@ from pathlib import Path
 import pytest
 
 from phoenix_server.artifacts import sha256
-from phoenix_server.corpus.disk.store import (
-    JOURNAL,
-    MAX_ATTEMPTS,
-    SEAL,
-    SNAPSHOTS,
-    SnapshotName,
-    Store,
-    read_with_retries,
-)
+from phoenix_server.corpus.disk.journal import JOURNAL
+from phoenix_server.corpus.disk.seal import SEAL
+from phoenix_server.corpus.disk.snapshot import SNAPSHOTS, SnapshotName
+from phoenix_server.corpus.disk.store import MAX_ATTEMPTS, Store, read_with_retries
 from phoenix_server.errors import CorpusError
 from server.cases import copied, edit_manifest
 from server.corpus.change_cases import assert_same_change, id_array, posts_of, written_corpus
@@ -139,18 +132,6 @@ def test_one_process_writes_and_others_only_read(corpus: Path) -> None:
             assert _changes(reader) == _changes(other) == range(1, 2)
     with _opened(corpus, read_only=True), _opened(corpus) as store:
         store.append(2, [id_array(4)])
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_filesystem_without_locks_is_named(
-    corpus: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def flock(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("fcntl.flock", flock)
-    reason = _refused(lambda: Store(corpus)).reason
-    assert reason == f"cannot be locked ({os.strerror(number)}); --read-only serves it without"
 
 
 def test_a_read_only_store_creates_nothing(corpus: Path) -> None:

@@ -15,13 +15,14 @@ import pyarrow as pa
 from phoenix_server.corpus.changes import NetChange
 from phoenix_server.corpus.disk.reencode import Encoder, reencode_history
 from phoenix_server.corpus.disk.snapshot import (
+    SNAPSHOTS,
     Snapshot,
     open_snapshot,
     to_record_batch,
     with_vectors,
 )
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
-from phoenix_server.corpus.disk.store import SNAPSHOTS, Store
+from phoenix_server.corpus.disk.store import Store
 from phoenix_server.runtime.arrays import U64, Bools
 
 _CHUNK_ROWS = 1 << 14

@@ -9,16 +9,14 @@ from typing import NamedTuple
 
 from phoenix_server.artifacts import MANIFEST, flush, sha256
 from phoenix_server.corpus.disk import snapshot as snapshots
-from phoenix_server.corpus.disk.journal import Journal
-from phoenix_server.corpus.disk.seal import Seal, SealFile, read_seal
-from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
-from phoenix_server.corpus.disk.store import (
-    JOURNAL,
-    SEAL,
+from phoenix_server.corpus.disk.journal import JOURNAL, Journal
+from phoenix_server.corpus.disk.lock import locked_directory, note_written
+from phoenix_server.corpus.disk.seal import SEAL, Seal, SealFile, read_seal
+from phoenix_server.corpus.disk.snapshot import (
     SNAPSHOTS,
+    Snapshot,
     list_snapshot_names,
-    locked_directory,
-    note_written,
+    open_snapshot,
 )
 from phoenix_server.errors import CorpusError
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from phoenix_server.errors import CorpusError, StorageError
 
+SEAL = "journal.seal"
 _SLOT_BYTES = 4096
 _SLOTS = 2
 

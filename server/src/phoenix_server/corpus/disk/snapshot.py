@@ -11,9 +11,11 @@ Shapes:
 # pyarrow creates the functions of `pc` at import, which type checkers cannot see.
 # pyright: reportAttributeAccessIssue=false
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +30,16 @@ from phoenix_server.runtime.arrays import F32
 
 FORMAT_VERSION = 1
 DATA = "posts.arrow"
+SNAPSHOTS = "snapshots"
+_NAME = re.compile(r"(\d+)(-\w+)?")
 _UNIT_TOLERANCE = 2e-3  # of a squared length; float16 rounding of a unit vector stays within
+
+
+class SnapshotName(NamedTuple):
+    """The name of a snapshot's directory, and the number of its last change, to sort by."""
+
+    sequence: int
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +88,14 @@ class Snapshot:
         for batch in self.batches():
             check_vectors(self.path, batch)
             yield batch_vectors(batch)
+
+
+def list_snapshot_names(path: Path) -> list[SnapshotName]:
+    """Return the names of all snapshots of a corpus but the corpus as built, oldest first."""
+    folder = path / SNAPSHOTS
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    matches = map(_NAME.fullmatch, names)
+    return sorted(SnapshotName(int(match[1]), match[0]) for match in matches if match)
 
 
 def open_snapshot(path: Path) -> Snapshot:

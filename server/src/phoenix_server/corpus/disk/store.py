@@ -10,38 +10,34 @@
 One server writes changes; others may serve the same directory read-only.
 """
 
-import errno
-import fcntl
-import os
-import re
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from phoenix_server.artifacts import MANIFEST, sha256
 from phoenix_server.corpus.changes import Change, History
-from phoenix_server.corpus.disk.journal import Journal
-from phoenix_server.corpus.disk.seal import Seal, SealFile, read_seal
-from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
+from phoenix_server.corpus.disk.acknowledged import (
+    REPAIR,
+    check_files,
+    check_journal,
+    check_sealed,
+)
+from phoenix_server.corpus.disk.journal import JOURNAL, Journal
+from phoenix_server.corpus.disk.lock import lock, note_written, unlock
+from phoenix_server.corpus.disk.seal import SEAL, Seal, SealFile, read_seal
+from phoenix_server.corpus.disk.snapshot import (
+    SNAPSHOTS,
+    Snapshot,
+    SnapshotName,
+    list_snapshot_names,
+    open_snapshot,
+)
 from phoenix_server.errors import CorpusError, StorageError
 
 T = TypeVar("T")
 
-JOURNAL = "journal.sqlite"
-SEAL = "journal.seal"
-SNAPSHOTS = "snapshots"
 MAX_ATTEMPTS = 5  # to read a corpus while a server writes snapshots of it
-_LOCK = "lock"
-_REPAIR = "restore it, or see `phoenix-server repair`"
-_SNAPSHOT = re.compile(r"(\d+)(-\w+)?")
-
-
-class SnapshotName(NamedTuple):
-    """The name of a snapshot's directory, and the number of its last change, to sort by."""
-
-    sequence: int
-    name: str
 
 
 class Store:
@@ -71,15 +67,16 @@ class Store:
         self.read_only = read_only
         self.built = open_snapshot(path)
         self.identity = sha256(path / MANIFEST)
-        self._lock = [] if read_only else _lock(path)
+        self._lock = [] if read_only else lock(path)
         self._journal: Journal | None = None
         self._seal: SealFile | None = None
         try:
-            seal = self._check_files()
+            seal = check_files(path, lambda: self._read_journal(Journal.first, None) is not None)
             self.snapshot = self._choose_snapshot(tower)
             if not read_only:
                 if seal is not None:  # before SQLite tidies up what it takes for whole
-                    self._check_seal(seal)
+                    start = self.snapshot.manifest.sequence
+                    self._read_journal(lambda found: check_journal(path, found, seal, start), None)
                 self._journal = Journal(self.journal_path, self.names)
                 self._seal = self._open_seal(self._journal, seal)
         except BaseException:
@@ -95,7 +92,7 @@ class Store:
             self._seal = None
         if self._journal is not None:
             self._journal.close()
-        _close(self._lock)
+        unlock(self._lock)
 
     @property
     def journal(self) -> Journal:
@@ -153,9 +150,8 @@ class Store:
         history = self._read_journal(lambda journal: journal.read_history(after), History.of([]))
         self.check_last(after + history.changes)
         if seal is not None:
-            self._check_acknowledged(
-                seal, max(after + history.changes, self.snapshot.manifest.sequence)
-            )
+            last = max(after + history.changes, self.snapshot.manifest.sequence)
+            check_sealed(self.path, seal, last)
         return history
 
     def check_last(self, last: int) -> None:
@@ -196,62 +192,6 @@ class Store:
         own = tower == self.built.manifest.tower_fingerprint
         return self.path / SNAPSHOTS / (f"{sequence}" if own else f"{sequence}-{tower[:12]}")
 
-    def _check_files(self) -> Seal | None:
-        """Return the seal; check that journal and seal are there if there ever were any.
-
-        Raises:
-            CorpusError: One is missing, or damaged.
-        """
-        seal = read_seal(self.seal_path)
-        has_journal = self.journal_path.exists() and self.journal_path.stat().st_size > 0
-        if seal is None and has_journal:
-            first = self._read_journal(Journal.first, None)
-            if first is None and not _was_written(self.path):
-                return None  # a first start was killed
-            what = f"missing, so that changes may be missing in {JOURNAL}, too; {_REPAIR}"
-            raise CorpusError(self.seal_path, what)
-        if has_journal or (seal is not None and not seal.chain):
-            return seal
-        if seal is not None:
-            what = (
-                f"missing or empty; the changes to number {seal.last} were acknowledged; {_REPAIR}"
-            )
-            raise CorpusError(self.journal_path, what)
-        if _was_written(self.path):
-            what = f"missing, and so is {SEAL}; changes of this corpus were acknowledged; {_REPAIR}"
-            raise CorpusError(self.journal_path, what)
-        return None
-
-    def _check_acknowledged(self, seal: Seal, last: int) -> None:
-        """Check that the changes to number `last`, which are there, are all that are sealed."""
-        if last < seal.last:
-            what = (
-                f"lacks the changes {last + 1} to {seal.last}, which were acknowledged, and no "
-                f"snapshot in {SNAPSHOTS}/ holds them; {_REPAIR}"
-            )
-            raise CorpusError(self.journal_path, what)
-
-    def _check_seal(self, seal: Seal) -> None:
-        """Check the journal against its seal, without writing to it.
-
-        Raises:
-            CorpusError: Changes that were acknowledged are missing, or others.
-        """
-        start = self.snapshot.manifest.sequence
-
-        def check(journal: Journal) -> None:
-            if (first := journal.first()) is not None and first > start + 1:
-                what = f"holds no snapshot through change {first - 1}, after which {JOURNAL} begins"
-                raise CorpusError(self.path / SNAPSHOTS, f"{what}; {_REPAIR}")
-            if seal.chain and journal.id != seal.journal:
-                raise CorpusError(self.journal_path, f"is not the journal of {SEAL}; {_REPAIR}")
-            self._check_acknowledged(seal, max(journal.last() or 0, start))
-            if seal.chain and journal.chain(seal.last) not in (None, seal.chain):
-                what = f"has another change {seal.last} than was acknowledged; {_REPAIR}"
-                raise CorpusError(self.journal_path, what)
-
-        self._read_journal(check, None)
-
     def _open_seal(self, journal: Journal, seal: Seal | None) -> SealFile:
         """Seal the journal as it is, for the changes of this server."""
         last = max(journal.last() or 0, self.snapshot.manifest.sequence)
@@ -285,7 +225,7 @@ class Store:
             usable.insert(0, self.built)
         if not usable:
             what = f"holds no snapshot through change {oldest}, after which the journal begins"
-            raise CorpusError(folder, f"{what}; {_REPAIR}")
+            raise CorpusError(folder, f"{what}; {REPAIR}")
         self.towers = {each.manifest.tower_fingerprint for each in usable}
         preferred = [each for each in usable if each.manifest.tower_fingerprint == tower]
         return (preferred or usable)[-1]
@@ -325,71 +265,3 @@ def read_with_retries(path: Path, read: Callable[[Store], T], *, tower: str = ""
                 if not left or not store.is_overtaken:
                     raise
     raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def list_snapshot_names(path: Path) -> list[SnapshotName]:
-    """Return the names of all snapshots of a corpus but the corpus as built, oldest first."""
-    folder = path / SNAPSHOTS
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    matches = map(_SNAPSHOT.fullmatch, names)
-    return sorted(SnapshotName(int(match[1]), match[0]) for match in matches if match)
-
-
-@contextmanager
-def locked_directory(path: Path) -> Generator[None, None, None]:
-    """Keep servers from writing changes of a corpus during the block.
-
-    Raises:
-        CorpusError: One writes them, or the directory cannot be locked.
-    """
-    held = _lock(path)
-    try:
-        yield
-    finally:
-        _close(held)
-
-
-def note_written(path: Path) -> None:
-    """Note in the lock's file that there is a journal with a seal."""
-    if not _was_written(path):
-        (path / _LOCK).write_text(f"{JOURNAL} {SEAL}\n", encoding="utf-8")
-
-
-def _lock(path: Path) -> list[int]:
-    """Lock a directory until the descriptors are closed or this process ends.
-
-    The directory itself is locked besides the file, which could be removed meanwhile.
-
-    Raises:
-        CorpusError: Another process holds the lock, the directory is not writable, or its
-            filesystem has no locks.
-    """
-    held: list[int] = []
-    try:
-        held.append(os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
-        held.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    except OSError as exc:
-        what = f"changes cannot be written ({exc.strerror}); --read-only serves it without"
-        _close(held)
-        raise CorpusError(path, what) from exc
-    for descriptor in held:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            taken = exc.errno in (errno.EWOULDBLOCK, errno.EACCES)
-            if not taken and descriptor is held[1]:
-                continue  # not every filesystem locks directories
-            _close(held)
-            what = f"cannot be locked ({exc.strerror})"
-            what = "another server writes its changes" if taken else what
-            raise CorpusError(path, f"{what}; --read-only serves it without") from exc
-    return held
-
-
-def _close(descriptors: list[int]) -> None:
-    while descriptors:
-        os.close(descriptors.pop())
-
-
-def _was_written(path: Path) -> bool:
-    return (path / _LOCK).is_file() and (path / _LOCK).stat().st_size > 0
