@@ -44,6 +44,10 @@ def test_a_bundle_is_loaded_once_it_is_signed(
         assert code == grpc.StatusCode.FAILED_PRECONDITION
         assert f"{others[0]}/manifest.sig: missing: nobody signed this" in reason
         assert retrieve(served) == before
+        signed = copied(others[0], tmp_path / "signed")
+        sign_bundle(signed, private)
+        served.load(bundle=str(signed), activate=True)
+        assert retrieve(served) != before
 
         copied(others[1], tmp_path / "new").rename(watched / "2")
 
