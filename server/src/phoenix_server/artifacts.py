@@ -173,6 +173,17 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step, in place of any that is there, and flush it to the disk."""
+    fresh = path.with_name(f".{path.name}.new")
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+    flush(path.parent)
+
+
 def describe_error(exc: Exception) -> str:
     """Return an error as one line for people."""
     if isinstance(exc, PhoenixServerError):

@@ -117,10 +117,17 @@ class CorpusFullError(PhoenixServerError):
 
 
 class StorageError(PhoenixServerError):
-    """A change cannot be written to the disk."""
+    """A change cannot be written to the disk.
+
+    Attributes:
+        path: The file or directory at fault; the message has its name only.
+        reason: What is wrong with it.
+    """
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{Path(path).name}: {reason}")
+        self.path = path
+        self.reason = reason
 
 
 class ReadOnlyError(PhoenixServerError):

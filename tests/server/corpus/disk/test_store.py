@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -6,13 +8,22 @@ from pathlib import Path
 import pytest
 
 from phoenix_server.artifacts import sha256
+from phoenix_server.corpus.disk import seal as seal_module
+from phoenix_server.corpus.disk.compaction import write_snapshot
 from phoenix_server.corpus.disk.journal import JOURNAL
-from phoenix_server.corpus.disk.seal import SEAL
+from phoenix_server.corpus.disk.seal import SEAL, Seal
 from phoenix_server.corpus.disk.snapshot import SNAPSHOTS, SnapshotName
 from phoenix_server.corpus.disk.store import MAX_ATTEMPTS, Store, read_with_retries
-from phoenix_server.errors import CorpusError
+from phoenix_server.errors import CorpusError, StorageError
 from server.cases import copied, edit_manifest
-from server.corpus.change_cases import assert_same_change, id_array, posts_of, written_corpus
+from server.corpus.change_cases import (
+    OwnTowers,
+    assert_same_change,
+    id_array,
+    posts_of,
+    written_corpus,
+)
+from server.corpus.disk.interruptions import interrupted_at_each_step
 
 
 @pytest.fixture
@@ -260,3 +271,52 @@ def test_a_damaged_journal_is_not_read_again(corpus: Path) -> None:
 
     assert _refused(lambda: read_with_retries(corpus, read)).reason == "lacks the changes 1 to 2"
     assert len(opened) == 1
+
+
+def test_a_first_start_that_is_interrupted_can_be_repeated(corpus: Path) -> None:
+    for step, path in interrupted_at_each_step(corpus, Store):
+        with _opened(path, read_only=True) as reader:
+            assert _changes(reader) == range(1, 1), step
+        with _opened(path) as store:
+            store.append(1, [id_array(3)])
+        with _opened(path) as store:
+            assert _changes(store) == range(1, 2), step
+
+
+def test_a_reader_waits_for_no_first_start(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = 0
+
+    def read_seal(path: Path) -> Seal | None:
+        nonlocal reads
+        seal, reads = seal_module.read_seal(path), reads + 1
+        if reads == 1:  # now another server starts
+            with _opened(corpus) as store:
+                store.append(1, [id_array(3)])
+        return seal
+
+    monkeypatch.setattr("phoenix_server.corpus.disk.acknowledged.read_seal", read_seal)
+    with _opened(corpus, read_only=True) as reader:
+        assert _changes(reader) == range(1, 2)
+
+
+def test_after_a_change_that_may_be_kept_all_are_refused(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    why = r"^journal\.seal: cannot be written: Input/output error; a change may be kept .* restart"
+    with _opened(corpus) as store:
+        store.append(1, [id_array(3)])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", refuse)
+            with pytest.raises(StorageError, match=why):
+                store.append(2, [id_array(4)])
+        for _ in range(2):
+            with pytest.raises(StorageError, match=why):
+                store.append(2, [id_array(5)])
+        with pytest.raises(StorageError, match=why):
+            write_snapshot(store, OwnTowers())
+    with _opened(corpus) as store:
+        assert _changes(store) == range(1, 3)
+        store.append(3, [id_array(5)])

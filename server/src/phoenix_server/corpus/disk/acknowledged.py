@@ -9,6 +9,8 @@ from phoenix_server.corpus.disk.seal import SEAL, Seal, read_seal
 from phoenix_server.corpus.disk.snapshot import SNAPSHOTS
 from phoenix_server.errors import CorpusError
 
+REPAIR_PLAN = "repair.json"
+"""The file that says what is left of a repair."""
 REPAIR = "restore it, or see `phoenix-server repair`"
 
 
@@ -23,8 +25,17 @@ def check_files(path: Path, has_changes: Callable[[], bool]) -> Seal | None:
         The seal; None before the first server.
 
     Raises:
-        CorpusError: One is missing, or damaged.
+        CorpusError: One is missing, or damaged, or a repair was interrupted.
     """
+    try:
+        return _check_files(path, has_changes)
+    except CorpusError:  # perhaps the first server was writing them meanwhile
+        return _check_files(path, has_changes)
+
+
+def _check_files(path: Path, has_changes: Callable[[], bool]) -> Seal | None:
+    if (path / REPAIR_PLAN).exists():
+        raise CorpusError(path, "its repair was interrupted; repeat it")
     journal = path / JOURNAL
     seal = read_seal(path / SEAL)
     has_journal = journal.exists() and journal.stat().st_size > 0

@@ -49,7 +49,9 @@ def write_snapshot(
 
     Raises:
         CorpusError: The journal is damaged, or writing fails.
+        StorageError: The journal may hold changes that were not acknowledged.
     """
+    store.check_working()
     last = store.snapshot
     history = store.read_history(last.manifest.sequence)
     same_tower = last.manifest.tower_fingerprint == encoder.tower
@@ -130,6 +132,9 @@ def prune_snapshots(store: Store) -> None:
         return
     old = [name for _, name in store.named_snapshots()[:-_KEPT_SNAPSHOTS]]
     interrupted = [entry.name for entry in folder.iterdir() if _STAGING.match(entry.name)]
-    for name in (*old, *interrupted):
-        if folder / name != store.snapshot.path:
-            shutil.rmtree(folder / name, ignore_errors=True)
+    removed = [folder / name for name in interrupted]
+    for name in old:
+        if folder / name != store.snapshot.path:  # a name that only whole snapshots have
+            removed.append((folder / name).rename(folder / f".{name}.removed"))
+    for path in removed:
+        shutil.rmtree(path, ignore_errors=True)

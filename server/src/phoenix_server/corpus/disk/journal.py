@@ -8,7 +8,7 @@ has the columns.
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,9 +20,9 @@ from phoenix_server.corpus.changes import Change, History
 from phoenix_server.corpus.disk.journal_files import (
     Identities,
     copy_to_read,
-    create_file,
     identities,
     needs_copy,
+    new_database,
     uri_to_open,
 )
 from phoenix_server.corpus.disk.journal_row import (
@@ -39,7 +39,10 @@ from phoenix_server.errors import CorpusError, PhoenixServerError, StorageError
 JOURNAL = "journal.sqlite"
 _FORMAT = 3
 _APPLICATION = 0x70686F78  # "phox", which the command `file` shows
-_PAGE_BYTES = 16_384
+_SETTINGS = (
+    *("page_size = 16384", f"application_id = {_APPLICATION}", f"user_version = {_FORMAT}"),
+    *("journal_mode = WAL", "synchronous = FULL"),
+)
 _MAX_TRIMMED_POSTS = 1 << 14  # per transaction, approximately
 _MAX_TRIMMED_CHANGES = 1 << 12
 _WAL_PAGES = 4_096  # 64 MiB, then SQLite copies them into the database
@@ -71,8 +74,8 @@ class Journal:
         if apsw.SQLITE_VERSION_NUMBER < _MIN_SQLITE:
             raise CorpusError(path, f"SQLite {apsw.sqlite_lib_version()} may lose changes")
         self._copy: TemporaryDirectory[str] | None = None
-        if not read_only and not path.exists():
-            create_file(path)
+        if not read_only and not (path.exists() and path.stat().st_size):
+            self._create(identity)
         opened = path
         if read_only and needs_copy(path):
             self._copy, opened = copy_to_read(path)
@@ -82,7 +85,10 @@ class Journal:
             self._database = apsw.Connection(uri_to_open(opened, read_only), flags)
             try:
                 self._database.set_busy_timeout(_BUSY_MS)
-                self.id = self._open(identity, read_only)
+                self.id = self._check(identity)
+                if not read_only:
+                    self._database.execute("PRAGMA synchronous = FULL")
+                    self._database.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
             except BaseException:
                 self._database.close()
                 raise
@@ -123,15 +129,26 @@ class Journal:
             The chain of the last change.
 
         Raises:
-            StorageError: Writing fails, and none of them was added; or the files are no longer in
-                their directory, and whether they were added is of no use.
+            StorageError: Writing fails, and none of them was added.
         """
         with self._errors(StorageError, "written"), self._transaction():
-            chain = self.chain(first - 1) or chain
+            chain = self._chain(first - 1) or chain
             for sequence, row in enumerate(map(encode, changes), start=first):
                 chain = self._insert(sequence, row, chain)
-        self._check_place()
         return chain
+
+    def check_place(self) -> None:
+        """Check that the files that are open are still those of the directory.
+
+        Raises:
+            StorageError: One was removed or replaced: what is written to it is lost.
+        """
+        found = identities(self._path)
+        for name, identity in self._files.items():
+            if found[name] != identity and identity is not None:
+                what = "was removed or replaced while this server had it open"
+                raise StorageError(self._path.with_name(name), what)
+        self._files = found
 
     def chain(self, sequence: int) -> str | None:
         """Return the chain of a change; None if the journal does not hold it.
@@ -140,9 +157,7 @@ class Journal:
             CorpusError: The journal cannot be read.
         """
         with self._errors(CorpusError, "read"):
-            query = "SELECT chain FROM changes WHERE sequence = ?"
-            found = self._database.execute(query, (sequence,)).fetchone()
-        return found[0] if found else None
+            return self._chain(sequence)
 
     def read_history(self, after: int) -> History:
         """Return the changes after number `after`; consecutive writes of one tower are joined.
@@ -181,15 +196,21 @@ class Journal:
 
         Raises:
             CorpusError: One is missing or damaged.
+            StorageError: Writing fails.
         """
         if after == through:
             return ""
-        chain = ""
-        with closing(Journal(path, identity, read_only=True)) as other, self._transaction():
-            for sequence, row in zip(
-                range(after + 1, through + 1), other._read(after), strict=False
-            ):
-                chain = self._insert(sequence, row, chain)
+        last, chain = after, ""
+        with (
+            closing(Journal(path, identity, read_only=True)) as other,
+            self._errors(StorageError, "written"),
+            self._transaction(),
+        ):
+            for row in islice(other._read(after), through - after):
+                last += 1
+                chain = self._insert(last, row, chain)
+            if last < through:
+                raise CorpusError(path, f"lacks the changes {last + 1} to {through}")
         return chain
 
     def trim(self, through: int) -> None:
@@ -238,18 +259,10 @@ class Journal:
         self._database.execute("INSERT INTO changes VALUES (?,?,?,?,?,?,?,?,?,?)", values)
         return chain
 
-    def _check_place(self) -> None:
-        """Check that the files that are open are still those of the directory.
-
-        Raises:
-            StorageError: One was removed or replaced: what is written to it is lost.
-        """
-        found = identities(self._path)
-        for name, identity in self._files.items():
-            if found[name] != identity and identity is not None:
-                what = "was removed or replaced while this server had it open; restart the server"
-                raise StorageError(self._path.with_name(name), what)
-        self._files = found
+    def _chain(self, sequence: int) -> str | None:
+        query = "SELECT chain FROM changes WHERE sequence = ?"
+        found = self._database.execute(query, (sequence,)).fetchone()
+        return found[0] if found else None
 
     def _value(self, query: str, *parameters: int) -> int | None:
         with self._errors(CorpusError, "read"):
@@ -271,26 +284,28 @@ class Journal:
                 before = chain
                 yield Row._make(columns)
 
-    def _open(self, identity: Mapping[str, str], read_only: bool) -> str:
-        """Check the database, or fill a new one, and return its id."""
+    def _create(self, identity: Mapping[str, str]) -> None:
+        """Create the database, without changes."""
+        with (
+            self._errors(CorpusError, "used as a journal"),
+            new_database(self._path) as fresh,
+            closing(apsw.Connection(str(fresh))) as database,
+        ):
+            for setting in _SETTINGS:
+                database.execute(f"PRAGMA {setting}")
+            with database:  # a transaction
+                database.execute(_IDENTITY)
+                database.execute(TABLE)
+                rows = [*identity.items(), ("id", uuid.uuid4().hex)]
+                database.executemany("INSERT INTO identity VALUES (?, ?)", rows)
+
+    def _check(self, identity: Mapping[str, str]) -> str:
+        """Check whose journal the database is, and return its id."""
         run = self._database.execute
         (version,) = _row(run("PRAGMA user_version"))
-        if not version and not read_only:
-            run(f"PRAGMA page_size = {_PAGE_BYTES}")
-            run(f"PRAGMA application_id = {_APPLICATION}")
-            run("PRAGMA journal_mode = WAL")
-            run("PRAGMA synchronous = FULL")
-            with self._transaction():
-                for statement in (_IDENTITY, TABLE, f"PRAGMA user_version = {_FORMAT}"):
-                    run(statement)
-                rows = [*identity.items(), ("id", uuid.uuid4().hex)]
-                self._database.executemany("INSERT INTO identity VALUES (?, ?)", rows)
-        elif version != _FORMAT:
+        if version != _FORMAT:
             what = f"has format version {version}, this server reads {_FORMAT}"
             raise CorpusError(self._path, what)
-        if not read_only:
-            run("PRAGMA synchronous = FULL")
-            run(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         found = dict(run("SELECT key, value FROM identity"))
         for key, value in identity.items():
             if found.get(key) != value:

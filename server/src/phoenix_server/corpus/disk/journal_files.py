@@ -2,25 +2,56 @@
 
 import os
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from phoenix_server.artifacts import flush
 from phoenix_server.errors import CorpusError
 
 Identities = dict[str, tuple[int, int] | None]
 """Device and inode of files by name; None for a missing file."""
 
 
-def create_file(path: Path) -> None:
-    """Create an empty file for the database, which others cannot read.
+_SUFFIXES = ("", "-wal", "-shm")
+
+
+@contextmanager
+def new_database(path: Path) -> Generator[Path, None, None]:
+    """Give a path at which the block creates a database, which has its name when it is whole.
+
+    Others cannot read it.
 
     Raises:
         CorpusError: The disk refuses.
     """
+    fresh = path.with_name(f".{path.name}.new")
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        remove_database(fresh)
+        os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+        yield fresh
+        replace_database(path, fresh)
     except OSError as exc:
         raise CorpusError(path, f"cannot be used as a journal: {exc.strerror}") from exc
+
+
+def replace_database(path: Path, fresh: Path) -> None:
+    """Put a database that is closed in place of another one, whose WAL must not be read with it."""
+    remove_database(path)
+    os.rename(fresh, path)
+    flush(path.parent)
+
+
+def remove_database(path: Path) -> None:
+    """Remove a database that nobody uses, if it is there."""
+    for file in database_files(path):
+        file.unlink(missing_ok=True)
+
+
+def database_files(path: Path) -> list[Path]:
+    """Return the paths of a database and of the files that SQLite keeps beside it."""
+    return [path.with_name(f"{path.name}{suffix}") for suffix in _SUFFIXES]
 
 
 def uri_to_open(path: Path, read_only: bool) -> str:
@@ -38,7 +69,7 @@ def needs_copy(path: Path) -> bool:
 
     So it is after a crash, on a filesystem that is mounted read-only.
     """
-    log, shared = (path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm"))
+    _, log, shared = database_files(path)
     return log.exists() and not shared.exists() and not os.access(path.parent, os.W_OK)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from phoenix_server.artifacts import flush
 from phoenix_server.errors import CorpusError
 
 _LOCK = "lock"
@@ -64,9 +65,11 @@ def locked_directory(path: Path) -> Generator[None, None, None]:
 
 
 def note_written(path: Path) -> None:
-    """Note in the lock's file that there is a journal with a seal."""
+    """Note in the lock's file that there is a journal with a seal, durably."""
     if not was_written(path):
         (path / _LOCK).write_text("journal.sqlite journal.seal\n", encoding="utf-8")
+        flush(path / _LOCK)
+        flush(path)
 
 
 def was_written(path: Path) -> bool:

@@ -1,27 +1,40 @@
-"""Find out what is whole of a corpus that is refused, and go on from there."""
+"""Find out what is whole of a corpus that is refused, and go on from there.
 
-import os
+A repair first copies what it gives up to CORPUS/lost/EPOCH, and prepares a journal. Then it writes
+CORPUS/repair.json, which says what is left to do: a repair that is interrupted after that is
+finished by the next one, and servers refuse the corpus until then.
+"""
+
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from phoenix_server.artifacts import MANIFEST, flush, sha256
+from phoenix_server.artifacts import MANIFEST, flush, replace_file, sha256
 from phoenix_server.corpus.disk import snapshot as snapshots
+from phoenix_server.corpus.disk.acknowledged import REPAIR, REPAIR_PLAN
 from phoenix_server.corpus.disk.journal import JOURNAL, Journal
+from phoenix_server.corpus.disk.journal_files import (
+    database_files,
+    remove_database,
+    replace_database,
+)
 from phoenix_server.corpus.disk.lock import locked_directory, note_written
-from phoenix_server.corpus.disk.seal import SEAL, Seal, SealFile, read_seal
+from phoenix_server.corpus.disk.seal import SEAL, Seal, read_seal, replace_seal
 from phoenix_server.corpus.disk.snapshot import (
     SNAPSHOTS,
     Snapshot,
     list_snapshot_names,
     open_snapshot,
 )
+from phoenix_server.corpus.disk.store import Store
 from phoenix_server.errors import CorpusError
 
 LOST = "lost"
-"""The directory to which files are moved that are given up."""
+"""The directory that keeps what is given up."""
+_PREPARED = ".journal.sqlite.repaired"
 
 
 class Findings(NamedTuple):
@@ -29,13 +42,15 @@ class Findings(NamedTuple):
 
     Attributes:
         built: The corpus as built.
-        snapshot: The newest snapshot that is whole, from which the next two go on.
+        snapshots: The snapshots that are whole, oldest first; the corpus as built is one of them.
+        snapshot: The one of them from which most changes can be had.
         last: The number of the last change up to which nothing is missing.
         seal: What was acknowledged, as far as it is known.
         problems: What is damaged or missing, a line each.
     """
 
     built: Snapshot
+    snapshots: tuple[Snapshot, ...]
     snapshot: Snapshot
     last: int
     seal: Seal | None
@@ -43,8 +58,20 @@ class Findings(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether a server would take the corpus as it is."""
+        """Whether all files are whole, and a server takes the corpus as it is."""
         return not self.problems
+
+
+class _Plan(NamedTuple):
+    """What is left of a repair.
+
+    Attributes:
+        kept: The names of the snapshots that stay.
+        seal: The fields of the new seal.
+    """
+
+    kept: list[str]
+    seal: list[str | int | bool]
 
 
 def examine(path: Path) -> Findings:
@@ -55,13 +82,14 @@ def examine(path: Path) -> Findings:
     """
     built = open_snapshot(path)
     snapshots.verify(built)
+    identity = sha256(path / MANIFEST)
     problems: list[str] = []
     seal: Seal | None = None
     try:
         seal = read_seal(path / SEAL)
     except CorpusError as exc:
         problems.append(str(exc))
-    states = [(built, *_through(path, built.manifest.sequence))]
+    whole = [built]
     for _, name in list_snapshot_names(path):
         try:
             found = open_snapshot(path / SNAPSHOTS / name)
@@ -69,7 +97,11 @@ def examine(path: Path) -> Findings:
         except CorpusError as exc:
             problems.append(str(exc))
             continue
-        states.append((found, *_through(path, found.manifest.sequence)))
+        if found.manifest.built_as == identity:
+            whole.append(found)
+        else:
+            problems.append(f"{found.path}: is not a later state of {path}")
+    states = [(each, *_through(path, identity, each.manifest.sequence)) for each in whole]
     snapshot, last, why = max(states, key=lambda state: (state[1], state[0].manifest.sequence))
     if why:
         problems.append(why)
@@ -77,57 +109,41 @@ def examine(path: Path) -> Findings:
         problems.append(
             f"the changes {last + 1} to {seal.last} were acknowledged, and are missing or damaged"
         )
-    if seal is None and (path / JOURNAL).exists():
-        problems.append(f"{path / SEAL}: missing: nothing says which changes were acknowledged")
-    return Findings(built, snapshot, last, seal, tuple(problems))
+    if not problems and (refusal := _refusal(path, seal)):
+        problems.append(refusal)
+    return Findings(built, tuple(whole), snapshot, last, seal, tuple(problems))
 
 
 def accept_loss(path: Path, after: int) -> Findings:
     """Go on from the state after a change, and give up what came later, under a new epoch.
 
-    Files that are given up are moved to CORPUS/lost/EPOCH.
+    What is given up is kept in CORPUS/lost/EPOCH. A repair that was interrupted is finished first.
 
     Args:
         path: The corpus.
         after: The number of the last change to keep.
 
     Returns:
-        What was found before.
+        What was found before; what is there now, if a repair to the same change was interrupted.
 
     Raises:
         CorpusError: It is not a corpus, a server writes it, or it is not whole up to that change.
+        StorageError: Writing fails.
     """
     with locked_directory(path):
+        finished = _finish(path)
         found = examine(path)
+        if finished == after and found.is_whole:
+            return found
         first = found.snapshot.manifest.sequence
         if not first <= after <= found.last:
             what = f"is whole up to change {found.last}, not to {after}"
             if after < first:
                 what = f"has no state after change {after}: the newest snapshot is of {first}"
             raise CorpusError(path, what)
-        epoch = 1 + (found.seal.epoch if found.seal is not None else 1)
-        aside = path / LOST / str(epoch)
-        aside.mkdir(parents=True)
-        fresh = path / f".{JOURNAL}.{epoch}"
-        identity = {"corpus": sha256(path / MANIFEST)}
-        chain = ""
-        with closing(Journal(fresh, identity)) as journal:
-            chain = journal.copy_from(path / JOURNAL, identity, after=first, through=after)
-            name = journal.id
-        for file in (JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm", SEAL):
-            if (path / file).exists():
-                shutil.move(path / file, aside / file)
-        for _, snapshot in list_snapshot_names(path):
-            folder = path / SNAPSHOTS / snapshot
-            if folder != found.snapshot.path and not _is_usable(folder, after):
-                shutil.move(folder, aside / snapshot)
-        os.rename(fresh, path / JOURNAL)
-        with closing(
-            SealFile(path / SEAL, Seal(name, epoch, after, chain or f"epoch {epoch}", clean=True))
-        ):
-            note_written(path)
-        for directory in (aside, path):
-            flush(directory)
+        plan = _prepare(path, found, after)
+        replace_file(path / REPAIR_PLAN, json.dumps(plan).encode())
+        _finish(path)
     return found
 
 
@@ -148,21 +164,70 @@ def describe(path: Path, found: Findings) -> Iterator[str]:
         yield f"  problem       {problem}"
 
 
-def _through(path: Path, after: int) -> tuple[int, str]:
+def _prepare(path: Path, found: Findings, after: int) -> _Plan:
+    """Copy what is given up, and write the journal that takes its place."""
+    lost = path / LOST
+    epochs = [int(entry.name) for entry in lost.glob("*") if entry.name.isdecimal()]
+    epoch = 1 + max([found.seal.epoch if found.seal is not None else 1, *epochs])
+    aside = lost / str(epoch)
+    aside.mkdir(parents=True)
+    for file in (*database_files(path / JOURNAL), path / SEAL):
+        if file.exists():
+            shutil.copy2(file, aside)
+            flush(aside / file.name)
+    for directory in (aside, lost, path):
+        flush(directory)
+    remove_database(path / _PREPARED)
+    identity = {"corpus": sha256(path / MANIFEST)}
+    first = found.snapshot.manifest.sequence
+    with closing(Journal(path / _PREPARED, identity)) as journal:
+        chain = journal.copy_from(path / JOURNAL, identity, after=first, through=after)
+        seal = Seal(journal.id, epoch, after, chain or f"epoch {epoch}", clean=True)
+    kept = [each.path.name for each in found.snapshots if each.manifest.sequence <= after]
+    return _Plan(kept, list(seal))
+
+
+def _finish(path: Path) -> int | None:
+    """Do what a plan says, if there is one; return the number of the last change that is kept."""
+    try:
+        plan = _Plan(*json.loads((path / REPAIR_PLAN).read_text(encoding="utf-8")))
+        seal = Seal(*plan.seal)  # type: ignore[arg-type]
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as exc:
+        raise CorpusError(path / REPAIR_PLAN, "is damaged") from exc
+    aside = path / LOST / str(seal.epoch)
+    for _, name in list_snapshot_names(path):
+        if name not in plan.kept:
+            (path / SNAPSHOTS / name).rename(aside / name)
+            flush(path / SNAPSHOTS)
+            flush(aside)
+    if (path / _PREPARED).exists():
+        replace_database(path / JOURNAL, path / _PREPARED)
+    replace_seal(path / SEAL, seal)
+    note_written(path)
+    (path / REPAIR_PLAN).unlink()
+    flush(path)
+    return seal.last
+
+
+def _through(path: Path, identity: str, after: int) -> tuple[int, str]:
     """Return the last change up to which the journal is whole after some change, and why."""
-    journal_path = path / JOURNAL
-    if not journal_path.exists():
+    journal = path / JOURNAL
+    if not journal.exists() or not journal.stat().st_size:
         return after, ""
     try:
-        identity = {"corpus": sha256(path / MANIFEST)}
-        with closing(Journal(journal_path, identity, read_only=True)) as journal:
-            return journal.whole_through(after)
+        with closing(Journal(journal, {"corpus": identity}, read_only=True)) as opened:
+            return opened.whole_through(after)
     except CorpusError as exc:
         return after, str(exc)
 
 
-def _is_usable(folder: Path, after: int) -> bool:
+def _refusal(path: Path, seal: Seal | None) -> str:
+    """Return why a server refuses the corpus; empty if it takes it."""
     try:
-        return open_snapshot(folder).manifest.sequence <= after
-    except CorpusError:
-        return False
+        with closing(Store(path, read_only=True)) as store:
+            store.check(seal)
+    except CorpusError as exc:
+        return str(exc).removesuffix(f"; {REPAIR}")
+    return ""

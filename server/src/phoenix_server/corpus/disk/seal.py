@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from phoenix_server.artifacts import replace_file
 from phoenix_server.errors import CorpusError, StorageError
 
 SEAL = "journal.seal"
@@ -30,7 +31,7 @@ class Seal(NamedTuple):
             changes were given up.
         last: The number of the last acknowledged change, or of the state as built.
         chain: The checksum over that change and all before; empty if the journal has had none.
-        clean: Whether the last writer has closed the journal.
+        clean: Whether the last writer has ended as it should.
     """
 
     journal: str
@@ -51,15 +52,23 @@ class SealFile:
         """Open the file, or create it, and write a seal.
 
         Raises:
+            CorpusError: It is damaged.
             StorageError: The disk refuses.
         """
+        found = _read_newest(path)
+        if found is None:
+            replace_seal(path, seal)
         self._path = path
-        _, self._count = _read_newest(path) or (seal, 0)
+        self._count = 1 if found is None else found[1]
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as exc:
             raise StorageError(path, f"cannot be written: {exc.strerror}") from exc
-        self.write(seal)
+        try:
+            self.write(seal)
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, seal: Seal) -> None:
         """Write a seal and flush it to the disk.
@@ -67,21 +76,31 @@ class SealFile:
         Raises:
             StorageError: The disk refuses, or the file is no longer in its directory.
         """
-        self._count += 1
-        content = json.dumps([self._count, *seal])
-        record = f"{zlib.crc32(content.encode()):08x} {content}\n".encode().ljust(_SLOT_BYTES)
+        count = self._count + 1
         try:
             if not os.path.samestat(os.fstat(self._file), os.stat(self._path)):
                 raise FileNotFoundError(errno.ENOENT, "it was replaced")
-            os.pwrite(self._file, record, self._count % _SLOTS * _SLOT_BYTES)
+            os.pwrite(self._file, _slot(count, seal), count % _SLOTS * _SLOT_BYTES)
             os.fdatasync(self._file)
         except OSError as exc:
             raise StorageError(self._path, f"cannot be written: {exc.strerror}") from exc
-        self.seal = seal
+        self.seal, self._count = seal, count  # the other slot is the whole one until now
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+
+def replace_seal(path: Path, seal: Seal) -> None:
+    """Write a file that holds one seal, in place of any that is there, in one step.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    try:
+        replace_file(path, b" " * _SLOT_BYTES + _slot(1, seal))
+    except OSError as exc:
+        raise StorageError(path, f"cannot be written: {exc.strerror}") from exc
 
 
 def read_seal(path: Path) -> Seal | None:
@@ -115,5 +134,13 @@ def _parse(slot: bytes) -> tuple[Seal, int] | None:
     checksum, _, content = slot.rstrip().partition(b" ")
     if f"{zlib.crc32(content):08x}".encode() != checksum:
         return None
-    count, *fields = json.loads(content)
-    return Seal(*fields), count
+    try:
+        count, *fields = json.loads(content)
+        return Seal(*fields), int(count)
+    except (ValueError, TypeError):  # not one of ours
+        return None
+
+
+def _slot(count: int, seal: Seal) -> bytes:
+    content = json.dumps([count, *seal])
+    return f"{zlib.crc32(content.encode()):08x} {content}\n".encode().ljust(_SLOT_BYTES)

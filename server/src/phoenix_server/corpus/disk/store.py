@@ -6,6 +6,7 @@
     CORPUS/journal.sqlite                 the changes since
     CORPUS/journal.seal                   which of them was acknowledged last
     CORPUS/lock                           held by the server that writes changes
+    CORPUS/lost/EPOCH/                    what a repair has given up
 
 One server writes changes; others may serve the same directory read-only.
 """
@@ -62,6 +63,7 @@ class Store:
 
         Raises:
             CorpusError: It is not a corpus, is damaged, or another server writes its changes.
+            StorageError: The disk refuses.
         """
         self.path = path
         self.read_only = read_only
@@ -70,18 +72,27 @@ class Store:
         self._lock = [] if read_only else lock(path)
         self._journal: Journal | None = None
         self._seal: SealFile | None = None
+        self._failure: StorageError | None = None
         try:
             seal = check_files(path, lambda: self._read_journal(Journal.first, None) is not None)
             self.snapshot = self._choose_snapshot(tower)
             if not read_only:
-                if seal is not None:  # before SQLite tidies up what it takes for whole
-                    start = self.snapshot.manifest.sequence
-                    self._read_journal(lambda found: check_journal(path, found, seal, start), None)
+                self.check(seal)  # before SQLite tidies up what it takes for whole
                 self._journal = Journal(self.journal_path, self.names)
                 self._seal = self._open_seal(self._journal, seal)
         except BaseException:
             self.close()
             raise
+
+    def check(self, seal: Seal | None) -> None:
+        """Check that the journal holds what a seal says, without writing to it.
+
+        Raises:
+            CorpusError: Changes that were acknowledged are missing, or others.
+        """
+        if seal is not None:
+            start = self.snapshot.manifest.sequence
+            self._read_journal(lambda found: check_journal(self.path, found, seal, start), None)
 
     def close(self) -> None:
         """Close the journal and release the lock."""
@@ -129,14 +140,31 @@ class Store:
 
         Raises:
             StorageError: Writing fails, or a file of the corpus was removed meanwhile; the changes
-                must not be acknowledged.
+                must not be acknowledged. If they are in the journal all the same, all later ones
+                are refused, too.
         """
         assert self._seal is not None
+        self.check_working()
         if not self.snapshot.path.is_dir():
             raise StorageError(self.snapshot.path, "was removed while this server needs it")
         seal = self._seal.seal
         chain = self.journal.append(first, changes, seal.chain)
-        self._seal.write(seal._replace(last=first + len(changes) - 1, chain=chain))
+        try:
+            self.journal.check_place()
+            self._seal.write(seal._replace(last=first + len(changes) - 1, chain=chain))
+        except StorageError as exc:
+            what = f"{exc.reason}; a change may be kept that was not acknowledged"
+            self._failure = StorageError(exc.path, f"{what}; restart the server")
+            raise self._failure from exc
+
+    def check_working(self) -> None:
+        """Check that the journal holds what was acknowledged, and no more.
+
+        Raises:
+            StorageError: An earlier `append` could not tell.
+        """
+        if self._failure is not None:
+            raise self._failure
 
     def read_history(self, after: int) -> History:
         """Return the changes after number `after`; from any thread, while others are written.
@@ -239,7 +267,7 @@ class Store:
         Returns:
             What `read` returns; `default` if no server has ever written changes of the corpus.
         """
-        if not self.journal_path.exists():
+        if not self.journal_path.exists() or not self.journal_path.stat().st_size:
             return default
         with closing(Journal(self.journal_path, self.names, read_only=True)) as journal:
             return read(journal)

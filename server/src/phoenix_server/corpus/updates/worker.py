@@ -123,7 +123,7 @@ class UpdateWorker:
 
         Raises:
             ReadOnlyError: The corpus takes no changes.
-            StorageError: The disk refuses; nothing has changed.
+            StorageError: The disk refuses; nothing has changed in memory.
         """
         if self.store.read_only:
             raise ReadOnlyError("this server is read-only: it writes no snapshots")
@@ -229,7 +229,7 @@ class UpdateWorker:
         """Write changes to the disk, numbered from `first` on, and apply them in memory.
 
         Raises:
-            StorageError: The disk refuses; nothing has changed.
+            StorageError: The disk refuses; nothing has changed in memory.
         """
         store, engine, run_between = self._target
         if first <= store.snapshot.manifest.sequence:
