@@ -1,12 +1,15 @@
 import errno
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from phoenix_server.errors import StartupError
 from phoenix_server.runtime.address import owned_address
+
+_NO_NAME = "it should be unix:path, and the path should end in a file's name"
 
 
 def refusal(address: str) -> str:
@@ -61,12 +64,22 @@ def test_an_address_that_was_just_in_use_is_free() -> None:
         ("192.0.2.1:0", "it is not an address of this machine"),
         ("no-such-host.invalid:0", "no-such-host.invalid is not the name of a machine"),
         (f"{'x' * 70}:0", f"{'x' * 70} is not the name of a machine"),
+        *(
+            (f"unix:{path}", _NO_NAME)
+            for path in ("", ".", "/", "//", "..", "a/..", "\0", "a%00/b")
+        ),
+        ("unix:\udcff", "it is not valid Unicode"),
+        ("unix-abstract:\udcff", "it is not valid Unicode"),
         ("unix:/no/such/directory/socket", "its directory does not exist"),
         ("unix:/etc/passwd/socket", "its directory does not exist"),
     ],
 )
 def test_what_cannot_be_listened_on_is_told_why(address: str, reason: str) -> None:
     assert refusal(address) == reason
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
+    assert refusal(f"unix:{tmp_path}/{'x' * 200}") == "AF_UNIX path too long"
 
 
 @pytest.mark.parametrize("scheme", ["unix:", "unix://"])
@@ -86,6 +99,56 @@ def test_a_socket_of_another_program_is_not_taken(tmp_path: Path) -> None:
         assert (tmp_path / "socket").is_socket()
 
 
+def test_a_socket_with_a_full_queue_is_in_use(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        busy, first = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2)]
+        busy.bind(str(tmp_path / "socket"))
+        busy.listen(0)  # one connection waits; a blocking one more would wait for ever
+        first.connect(str(tmp_path / "socket"))
+        assert refusal(f"unix:{tmp_path}/socket") == "it is in use"
+        assert (tmp_path / "socket").is_socket()
+
+
+def test_a_socket_of_another_kind_is_not_taken(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(tmp_path / "socket"))
+        assert refusal(f"unix:{tmp_path}/socket") == "Protocol wrong type for socket"
+        assert (tmp_path / "socket").is_socket()
+
+
+def test_a_socket_that_may_not_be_connected_to_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forbidden(socket.socket):
+        def connect(self, _: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "socket"))
+    monkeypatch.setattr(socket, "socket", Forbidden)
+    assert refusal(f"unix:{tmp_path}/socket") == "this user may not listen there"
+    assert (tmp_path / "socket").is_socket()
+
+
+def test_a_socket_that_cannot_be_removed_is_told_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlink(*_: object, missing_ok: bool) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "socket"))
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert refusal(f"unix:{tmp_path}/socket") == "Operation not permitted"
+
+
+def test_the_path_is_the_one_that_grpc_reads(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "a b"))
+        other.listen()
+        assert refusal(f"unix:{tmp_path}/a%20b") == "it is in use"
+
+
 def test_a_socket_left_over_by_a_killed_server_is_removed(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(tmp_path / "socket"))
@@ -97,6 +160,12 @@ def test_a_file_is_not_taken_for_a_socket(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("text")
     assert refusal(f"unix:{tmp_path}/notes") == "a file of this name exists"
     assert (tmp_path / "notes").read_text() == "text"
+
+
+def test_a_link_that_leads_nowhere_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert refusal(f"unix:{tmp_path}/link") == "a file of this name exists"
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_a_filesystem_without_locks_is_named(

@@ -9,8 +9,9 @@ import fcntl
 import os
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from phoenix_server.errors import StartupError
 
@@ -37,9 +38,12 @@ def owned_address(address: str) -> Generator[None, None, None]:
     Raises:
         StartupError: It is no address, or not free.
     """
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        raise _refusal(address, "it is not valid Unicode") from None
     if address.startswith(_UNIX):
-        path = Path(address.removeprefix(_UNIX).removeprefix("//"))
-        with _owned_path(address, path):
+        with _owned_path(address, _read_path(address)):
             yield
         return
     if not address.startswith(_ABSTRACT):
@@ -61,6 +65,15 @@ def _split(address: str) -> tuple[str, int]:
         shown = f"[{host}]:{port}" if host else f"127.0.0.1:{port}, or 0.0.0.0:{port} for all"
         raise _refusal(address, f"it should be {shown}")
     return host, int(port)
+
+
+def _read_path(address: str) -> Path:
+    """Return the path of a socket, as gRPC reads it: %20 stands for a space."""
+    given = address.removeprefix(_UNIX).removeprefix("//")
+    path = Path(os.fsdecode(unquote_to_bytes(given)))
+    if path.name in ("", "..") or "\0" in str(path):
+        raise _refusal(address, "it should be unix:path, and the path should end in a file's name")
+    return path
 
 
 def _check_free(address: str, host: str, port: int) -> None:
@@ -94,17 +107,33 @@ def _owned_path(address: str, path: Path) -> Generator[None, None, None]:
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _make_free(address, path)
         except OSError as exc:
             raise _failure(address, exc) from exc
-        if path.exists() and not path.is_socket():
-            raise _refusal(address, "a file of this name exists")
-        with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
-            probe.connect(str(path))
-            raise _refusal(address, _REASONS[errno.EADDRINUSE])  # another program has it
-        path.unlink(missing_ok=True)
         yield
     finally:
         os.close(lock)
+
+
+def _make_free(address: str, path: Path) -> None:
+    """Remove a socket that nobody listens on.
+
+    Raises:
+        OSError: The system does not say whether somebody listens, or the socket stays.
+        StartupError: It is in use, or not a socket.
+    """
+    if os.path.lexists(path) and not path.is_socket():
+        raise _refusal(address, "a file of this name exists")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # the queue of a busy server may be full: EWOULDBLOCK
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+    raise _refusal(address, _REASONS[errno.EADDRINUSE])
 
 
 def _failure(address: str, exc: OSError) -> StartupError:
