@@ -3,6 +3,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,6 @@ def test_an_address_that_was_just_in_use_is_free() -> None:
         ("host:-1", "it should be host:port or unix:path, with a port of at most 65535"),
         ("host:٣", "it should be host:port or unix:path, with a port of at most 65535"),
         ("192.0.2.1:0", "it is not an address of this machine"),
-        ("no-such-host.invalid:0", "no-such-host.invalid is not the name of a machine"),
         (f"{'x' * 70}:0", f"{'x' * 70} is not the name of a machine"),
         *(
             (f"unix:{path}", _NO_NAME)
@@ -76,6 +76,62 @@ def test_an_address_that_was_just_in_use_is_free() -> None:
 )
 def test_what_cannot_be_listened_on_is_told_why(address: str, reason: str) -> None:
     assert refusal(address) == reason
+
+
+def resolve(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Let every name have these addresses."""
+    look_up = socket.getaddrinfo
+
+    def getaddrinfo(_: str, port: int, **options: int) -> list[Any]:
+        return [found for host in hosts for found in look_up(host, port, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize("hosts", [("192.0.2.1", "127.0.0.1"), ("127.0.0.1", "192.0.2.1")])
+def test_a_name_may_have_an_address_that_this_machine_has_not(
+    monkeypatch: pytest.MonkeyPatch, taken: int, hosts: tuple[str, str]
+) -> None:
+    resolve(monkeypatch, *hosts)
+    with owned_address("localhost:0"):
+        pass
+    assert refusal(f"localhost:{taken}") == "it is in use"
+
+
+def test_a_name_without_an_address_of_this_machine_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolve(monkeypatch, "192.0.2.1", "203.0.113.1")
+    assert refusal("elsewhere:0") == "it is not an address of this machine"
+
+
+def test_a_name_whose_addresses_are_of_no_supported_kind_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Unsupported(socket.socket):
+        def __init__(self, *_: object) -> None:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", Unsupported)
+    assert refusal("[::1]:0") == "Address family not supported by protocol"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+        OSError(errno.EMFILE, "Too many open files"),
+    ],
+)
+def test_a_name_that_cannot_be_looked_up_is_refused_with_the_systems_reason(
+    monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def getaddrinfo(*_: object, **options: int) -> None:
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    assert refusal("machine:0") == f"looking up machine failed: {error.strerror}"
 
 
 def test_a_path_that_is_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:

@@ -77,11 +77,18 @@ def _read_path(address: str) -> Path:
 
 
 def _check_free(address: str, host: str, port: int) -> None:
-    """Check that all addresses of a host can be bound."""
+    """Check that no address of a host is in use, and that one can be bound.
+
+    gRPC passes over the addresses that this machine does not have: `localhost` may have ::1, too,
+    where IPv6 is disabled.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError):
+    except UnicodeError:
         raise _refusal(address, f"{host} is not the name of a machine") from None
+    except OSError as exc:  # perhaps it is only for now that no answer comes
+        raise _refusal(address, f"looking up {host} failed: {exc.strerror}") from exc
+    absent: list[OSError] = []
     for family, kind, protocol, _, sockaddr in found:
         try:
             with socket.socket(family, kind, protocol) as probe:
@@ -89,8 +96,11 @@ def _check_free(address: str, host: str, port: int) -> None:
                 probe.bind(sockaddr)
                 probe.listen()
         except OSError as exc:
-            if exc.errno != errno.EAFNOSUPPORT:  # a machine without IPv6
+            if exc.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 raise _failure(address, exc) from exc
+            absent.append(exc)
+    if absent and len(absent) == len(found):
+        raise _failure(address, absent[0]) from absent[0]
 
 
 @contextmanager
