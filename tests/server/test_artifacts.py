@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from phoenix_retrieval.v1.manifest_pb2 import File
-from phoenix_server.artifacts import describe_error, describe_file, new_directory, verify_files
+from phoenix_server.artifacts import (
+    describe_error,
+    describe_file,
+    new_directory,
+    verify_files,
+    walk,
+)
 from phoenix_server.errors import CorpusError, StartupError
 
 
@@ -102,3 +108,25 @@ def test_a_file_that_cannot_be_flushed_fails(
     ):
         (staging / "file").write_text("text")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_walk_follows_links_and_enters_each_directory_once(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    (inside / "below").mkdir(parents=True)
+    (inside / "below" / "up").symlink_to(inside)
+    outside.mkdir()
+    (outside / "file").touch()
+    (outside / "nowhere").symlink_to(tmp_path / "none")
+    (inside / "link").symlink_to(outside)
+    found = [path.relative_to(inside).as_posix() for path in walk(inside)]
+    assert sorted(found) == ["below", "below/up", "link", "link/file", "link/nowhere"]
+    assert found.index("link") < found.index("link/file")
+    (inside / "twin").symlink_to(outside)
+    assert len(list(walk(inside))) == 6
+
+
+def test_a_walk_tells_which_directories_it_cannot_list(tmp_path: Path) -> None:
+    errors: list[OSError] = []
+    assert not list(walk(tmp_path / "none"))
+    assert not list(walk(tmp_path / "none", errors.append))
+    assert [error.filename for error in errors] == [str(tmp_path / "none")]

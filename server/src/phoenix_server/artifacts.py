@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -147,6 +147,27 @@ def new_directory(
         raise error(out, f"cannot be written: {exc.strerror or exc}") from exc
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def walk(directory: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """Yield what a directory holds, at any depth, also behind links; each directory once.
+
+    A link comes before what is behind it.
+
+    Args:
+        directory: The directory; itself not yielded.
+        on_error: Called for each directory that cannot be listed. Default: it is passed over.
+    """
+    seen = {directory.resolve()}  # links may lead in a circle
+    for top, folders, names in os.walk(directory, onerror=on_error, followlinks=True):
+        paths = [Path(top, name) for name in (*folders, *names)]
+        yield from paths
+        new: list[str] = []
+        for path in paths[: len(folders)]:
+            if (target := path.resolve()) not in seen:
+                seen.add(target)
+                new.append(path.name)
+        folders[:] = new
 
 
 def describe_file(directory: Path, path: Path) -> File:

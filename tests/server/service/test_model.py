@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +105,59 @@ async def test_links_that_leave_the_allowed_directories_are_forbidden(
     with pytest.raises(ForbiddenError, match="circle is not in a directory"):
         await servicer.LoadGeneration(pb.LoadGenerationRequest(bundle=str(bundle)), _CONTEXT)
     assert len(manager.calls) == 1
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+async def test_links_behind_a_link_to_a_directory_are_looked_at(
+    manager: _Manager, tmp_path: Path, depth: int
+) -> None:
+    allowed, bundle = tmp_path / "allowed", tmp_path / "allowed" / "2"
+    bundle.mkdir(parents=True)
+    for number in range(depth):
+        (allowed / f"tables{number}").mkdir()
+        (allowed / f"tables{number}" / "next").symlink_to(allowed / f"tables{number + 1}")
+    (bundle / "tables").symlink_to(allowed / "tables0")
+    (bundle / "itself").symlink_to(bundle)
+    request = pb.LoadGenerationRequest(bundle=str(bundle))
+    await _servicer(manager, allowed).LoadGeneration(request, _CONTEXT)
+    (allowed / f"tables{depth - 1}" / "secret").symlink_to("/etc/passwd")
+    with pytest.raises(ForbiddenError, match=r"bundle: .*/secret is not in a directory"):
+        await _servicer(manager, allowed).LoadGeneration(request, _CONTEXT)
+    assert len(manager.calls) == 1
+
+
+async def test_more_files_than_can_be_looked_at_are_forbidden(
+    manager: _Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phoenix_server.service.model._MAX_FILES", 3)
+    for name in "abc":
+        (tmp_path / name).touch()
+    request = pb.LoadGenerationRequest(bundle=str(tmp_path))
+    await _servicer(manager, tmp_path).LoadGeneration(request, _CONTEXT)
+    (tmp_path / "d").touch()
+    with pytest.raises(ForbiddenError, match="holds more than 3 files"):
+        await _servicer(manager, tmp_path).LoadGeneration(request, _CONTEXT)
+    assert len(manager.calls) == 1
+
+
+@pytest.mark.parametrize("can_be_entered", [True, False])
+async def test_a_directory_that_cannot_be_listed_is_forbidden_if_it_can_be_entered(
+    manager: _Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_be_entered: bool
+) -> None:
+    def scandir(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "access", lambda *_: can_be_entered)
+    load = _servicer(manager, tmp_path).LoadGeneration(
+        pb.LoadGenerationRequest(corpus=str(tmp_path)), _CONTEXT
+    )
+    if can_be_entered:
+        with pytest.raises(ForbiddenError, match=f"corpus: {tmp_path}: Permission denied"):
+            await load
+    else:  # as lost+found
+        await load
+    assert len(manager.calls) == (not can_be_entered)
 
 
 async def test_generations_are_activated_by_number_and_rolled_back(manager: _Manager) -> None:

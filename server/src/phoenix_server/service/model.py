@@ -1,21 +1,22 @@
 """`ModelService`: describe and switch generations, and describe the request queue."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 
 from phoenix_retrieval.v1 import model_service_pb2 as pb
 from phoenix_retrieval.v1 import model_service_pb2_grpc
+from phoenix_server.artifacts import describe_error, walk
 from phoenix_server.errors import ForbiddenError, InvalidRequestError, Violation
 from phoenix_server.generations.generation import Generation, GenerationState
 from phoenix_server.service.columns import raise_any
 from phoenix_server.service.state import Context, ServingState
 
 _MAX_PATH = 4096
-_MAX_FILES = 10_000  # of a bundle or a corpus that are looked at
+_MAX_FILES = 10_000  # files and directories of a bundle or a corpus that a caller may load
 
 _STATES = {
     GenerationState.LOADING: pb.GENERATION_STATE_LOADING,
@@ -101,14 +102,24 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
         Raises:
             InvalidRequestError: It is not a path.
-            ForbiddenError: It, or a file in it, lies elsewhere.
+            ForbiddenError: It, or a file in it, lies elsewhere, or not all of it can be looked at.
         """
         if len(given) > _MAX_PATH or "\0" in given:
             what = f"is not a path: it is longer than {_MAX_PATH} characters or has a zero byte"
             raise InvalidRequestError([Violation(field, what)])
         path = Path(given)
         self._check_allowed(field, path)
-        for entry in islice(path.rglob("*"), _MAX_FILES):
+
+        def refuse(exc: OSError) -> None:
+            if os.access(exc.filename, os.X_OK):  # a file in it can be read by its name
+                raise ForbiddenError(f"{field}: {describe_error(exc)}") from exc
+
+        for count, entry in enumerate(walk(path, refuse)):
+            if count == _MAX_FILES:
+                raise ForbiddenError(
+                    f"{field}: {path} holds more than {_MAX_FILES} files, too many to look for "
+                    "links that lead elsewhere"
+                )
             if entry.is_symlink():
                 self._check_allowed(field, entry)
         return path
