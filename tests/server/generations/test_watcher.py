@@ -135,3 +135,35 @@ def test_a_smaller_number_is_not_tried(tmp_path: Path, monkeypatch: pytest.Monke
     ]
     (tmp_path / "1").mkdir()
     assert watched(tmp_path, changes, monkeypatch) == ["3", "4"]
+
+
+def test_a_bundle_with_a_link_that_leads_nowhere_is_tried_until_the_file_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    blob, link = tmp_path / "blob", tmp_path / "2" / "post.bin"
+    bundle(tmp_path / "2")
+    changes: list[Callable[[], object]] = [
+        lambda: link.symlink_to(blob),
+        lambda: None,
+        lambda: write(blob, "half", at_s=5),
+        lambda: write(blob, "full", at_s=6),
+        lambda: (tmp_path / "2" / "circle").symlink_to(tmp_path / "2" / "circle"),
+        lambda: None,
+    ]
+    with caplog.at_level("WARNING"):
+        assert watched(tmp_path, changes, monkeypatch) == ["2"] * 4
+    assert {record.getMessage().split(": ")[-1] for record in caplog.records} == {"is truncated"}
+
+
+def test_a_bundle_is_tried_again_when_a_file_behind_a_link_to_a_directory_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "tables" / "post.bin"
+    write(table, "half", at_s=5)
+    (bundle(tmp_path / "2") / "tables").symlink_to(table.parent)
+    changes: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: None,
+        lambda: write(table, "full", at_s=6),
+    ]
+    assert watched(tmp_path, changes, monkeypatch) == ["2"] * 2

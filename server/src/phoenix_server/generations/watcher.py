@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from phoenix_server.artifacts import COMPILED, MANIFEST, describe_error
+from phoenix_server.artifacts import COMPILED, MANIFEST, describe_error, walk
 from phoenix_server.errors import (
     BusyError,
     NoMemoryError,
@@ -118,9 +118,12 @@ class _Version(NamedTuple):
 def _version(bundle: Path) -> _Version:
     """Return the state of a bundle; programs compiled ahead do not count, they are a shortcut."""
     files: set[tuple[str, int, int]] = set()
-    for path in bundle.rglob("*"):
+    for path in walk(bundle):
         inside = path.relative_to(bundle)
         if inside.parts[0] != COMPILED and not path.is_dir():
-            status = path.stat()
+            try:
+                status = path.stat()
+            except OSError:  # a link that leads nowhere; loading says whether a file is missing
+                status = path.lstat()
             files.add((inside.as_posix(), status.st_size, status.st_mtime_ns))
     return _Version(int(bundle.name), frozenset(files))
