@@ -113,3 +113,19 @@ def test_an_expired_bundle_is_refused_before_the_corpus_is_opened(
     with pytest.raises(ArtifactError, match="expired on 2020-01-01"):
         Sources().open(expired, corpus)
     assert not is_locked(corpus)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "user_tower.jax"])
+def test_a_link_that_leads_nowhere_matters_only_in_place_of_a_file(
+    bundle_f32: Path, corpus: Path, tmp_path: Path, target: str
+) -> None:
+    bundle = copied(bundle_f32, tmp_path / "bundle")
+    (bundle / "programs" / "unlisted").symlink_to("nowhere")
+    sources = Sources()
+    sources.open(bundle, corpus).verify()
+    tower = bundle / "programs" / "user_tower.jax"
+    tower.unlink()
+    tower.symlink_to(target)
+    with pytest.raises(ArtifactError, match=r"user_tower\.jax: missing"):
+        sources.open(bundle, corpus)
+    sources.close()
