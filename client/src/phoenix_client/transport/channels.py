@@ -42,12 +42,12 @@ def channel_options(max_request_bytes: int | None, max_response_bytes: int | Non
 
 
 def checked_timeout_s(timeout_s: float) -> float:
-    """Return a time limit, checked to be above 0 and finite, and at most 31 years.
+    """Return a time limit in seconds: the given one, or 1e9 s (31 years) if that is shorter.
 
     gRPC counts nanoseconds since 1970 in 64 bits: a deadline after 2262 would lie in the past.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is not above 0 and finite.
     """
     if not 0 < timeout_s < math.inf:
         raise ValueError(f"timeout_s: must be above 0 and finite, is {timeout_s}")
