@@ -37,6 +37,13 @@ from phoenix_server.service.upsert_request import read_posts
             {"vectors[128:256]": "has length 0.5, not 1"},
         ),
         (
+            {"vectors": [1e30] + [0.0] * 127 + [1e-30] + [0.0] * 127},
+            {
+                "vectors[0:128]": "has length 1e+30, not 1",
+                "vectors[128:256]": "has length 1e-30, not 1",
+            },
+        ),
+        (
             {"vectors": [float("nan")] * 128 + [1.0] + [0.0] * 127},
             {"vectors[0:128]": "is not finite"},
         ),

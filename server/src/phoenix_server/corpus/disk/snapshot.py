@@ -197,7 +197,7 @@ def find_odd_vectors(vectors: F32) -> list[tuple[int, str]]:
     """Return which of [n, D] vectors are not unit vectors, and what is wrong with each."""
     squares = np.einsum("nd,nd->n", vectors, vectors)
     odd = np.flatnonzero(~(np.abs(squares - 1) <= _UNIT_TOLERANCE))
-    lengths = np.sqrt(squares[odd].astype(np.float64))
+    lengths = np.linalg.norm(vectors[odd].astype(np.float64), axis=1)  # squares may overflow
     return [
         (int(i), f"has length {length:.6g}, not 1" if np.isfinite(length) else "is not finite")
         for i, length in zip(odd, lengths, strict=True)
