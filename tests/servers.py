@@ -1,6 +1,7 @@
 """Real servers on loopback: in a thread of this process, or in a process of their own."""
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from phoenix_server.server import Server
 
 _SERVING = re.compile(r"SERVING on (\S+)")
 _LOOPBACK = "127.0.0.1:0"  # a free port
+_RECEIVE_TIMEOUT = "PHOENIX_RECEIVE_TIMEOUT_S"
+_RECEIVE_TIMEOUT_S = 1500.0  # on a busy machine a request may take long to arrive
 # Programs of all servers of this process: tracing and loading them takes seconds each time. They
 # are kept when a server ends: the cache refers to them weakly.
 _PROGRAMS = ProgramCache()
@@ -51,7 +54,8 @@ def run_server(
     ready: Future[ThreadServer] = Future()
 
     async def run() -> None:
-        server = Server(replace(config, listen=_LOOPBACK), programs=programs)
+        calls = replace(config.calls, receive_timeout_s=_RECEIVE_TIMEOUT_S)
+        server = Server(replace(config, listen=_LOOPBACK, calls=calls), programs=programs)
         loop = asyncio.get_running_loop()
         stop = partial(loop.call_soon_threadsafe, server.stop)
         await server.run(on_ready=lambda: ready.set_result(ThreadServer(server.address, stop)))
@@ -98,6 +102,7 @@ class ServerProcess:
         folder: Path | None,
     ) -> None:
         command = [*program, "serve", "--listen", _LOOPBACK, *arguments]
+        env = {_RECEIVE_TIMEOUT: str(_RECEIVE_TIMEOUT_S), **(os.environ if env is None else env)}
         self._process = subprocess.Popen(
             list(map(str, command)), stderr=subprocess.PIPE, text=True, env=env, cwd=folder
         )

@@ -173,8 +173,9 @@ def test_a_cancelled_call_leaves_the_queue(
         gate.wait_entered()
         stub: Any = RetrievalServiceStub(channel)
         request = pb.RetrieveRequest(user=user_pb2.User(user_id=2), top_k=2)
-        given_up = stub.Retrieve.future(request, timeout=PATIENCE_S)
-        _await_stats(client, lambda stats: stats.waiting == 1)
+        given_up = stub.Retrieve.future(request, timeout=PATIENCE_S, wait_for_ready=True)
+        _await_stats(client, lambda stats: stats.waiting == 1 or given_up.done())
+        assert not given_up.done()
         given_up.cancel()
         stats = _await_stats(client, lambda stats: stats.waiting == 0)
         assert stats.cancelled == before.cancelled + 1
