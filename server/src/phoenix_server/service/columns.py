@@ -13,9 +13,6 @@ from phoenix_server.corpus.post_rules import MAX_FAULTS, Fault, find_bad_ids
 from phoenix_server.errors import InvalidRequestError, Violation
 from phoenix_server.runtime.arrays import Bools
 
-MAX_PER_COLUMN = MAX_FAULTS
-"""Maximum violations that are listed for one column."""
-
 
 def to_u64(ids: Sequence[int]) -> Ids:
     """Return a repeated field as a column, [n]."""
@@ -57,7 +54,7 @@ def name_faults(field: str, faults: Iterable[Fault]) -> Iterator[Violation]:
 
 def first_indices(invalid: Bools) -> list[int]:
     """Return the first indices at which a column, [n], is invalid, up to the maximum."""
-    return np.flatnonzero(invalid)[:MAX_PER_COLUMN].tolist()
+    return np.flatnonzero(invalid)[:MAX_FAULTS].tolist()
 
 
 def raise_any(violations: Iterable[Violation]) -> None:

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable
 
 from phoenix_retrieval.v1.retrieval_service_pb2 import Filter as FilterMessage
+from phoenix_server.corpus.post_rules import MAX_FAULTS
 from phoenix_server.engine.filters import Filter
 from phoenix_server.errors import Violation
 from phoenix_server.search.eligibility import MAX_LABELS_PER_KIND
-from phoenix_server.service.columns import MAX_PER_COLUMN, find_zeros, raise_any, to_u64
+from phoenix_server.service.columns import find_zeros, raise_any, to_u64
 
 
 def read_filter(message: FilterMessage, limit: int, known: Callable[[str], bool]) -> Filter:
@@ -34,7 +35,7 @@ def read_filter(message: FilterMessage, limit: int, known: Callable[[str], bool]
         unknown = [name for name in names if not known(name)]
         violations += [
             Violation(f"filter.{field}", f"the corpus does not know the label {name!r}")
-            for name in unknown[:MAX_PER_COLUMN]
+            for name in unknown[:MAX_FAULTS]
         ]
     excluded = len(message.excluded_post_ids) + len(message.excluded_author_ids)
     if excluded > limit:

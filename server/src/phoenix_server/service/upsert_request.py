@@ -12,6 +12,7 @@ from phoenix_retrieval.v1.corpus_service_pb2 import UpsertPostsRequest
 from phoenix_server.corpus.changes import Labels, Posts
 from phoenix_server.corpus.disk.snapshot import find_odd_vectors
 from phoenix_server.corpus.post_rules import (
+    MAX_FAULTS,
     carried_times,
     find_bad_labels,
     find_bad_times,
@@ -19,8 +20,6 @@ from phoenix_server.corpus.post_rules import (
 from phoenix_server.errors import Violation
 from phoenix_server.runtime.arrays import I64
 from phoenix_server.service.columns import (
-    MAX_PER_COLUMN,
-    check_count,
     find_zeros,
     first_indices,
     name_faults,
@@ -47,10 +46,9 @@ def read_posts(
             length, `post_rules` refuse an id, a time or a label, labels are inconsistent, or a
             vector is not finite or not of unit length.
     """
-    check_count("post_ids", len(request.post_ids), limit)
-    count = len(request.post_ids)
-    raise_any(_wrong_lengths(request, count, max_labels, width))  # before the contents are read
     post_ids = read_distinct_ids(request.post_ids, limit)
+    count = len(post_ids)
+    raise_any(_wrong_lengths(request, count, max_labels, width))  # before the contents are read
     author_ids = to_u64(request.author_ids)
     created_at = to_u64(request.created_at_unix_ms)
     counts = np.array(request.label_counts, np.int64)
@@ -64,7 +62,7 @@ def read_posts(
         vectors = vectors.reshape(count, width)
         violations += [
             Violation(f"vectors[{i * width}:{(i + 1) * width}]", what)
-            for i, what in find_odd_vectors(vectors)[:MAX_PER_COLUMN]
+            for i, what in find_odd_vectors(vectors)[:MAX_FAULTS]
         ]
     raise_any(violations)
     labels = Labels.none(count)
