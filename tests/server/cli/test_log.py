@@ -35,3 +35,15 @@ def test_lines_of_a_traceback_are_indented(written: io.StringIO) -> None:
     assert first.endswith("ERROR test: failed")
     assert others[-1] == "    2026-01-01 INFO forged"
     assert all(line.startswith("    ") for line in others)
+
+
+def test_a_traceback_controls_no_terminal(written: io.StringIO) -> None:
+    try:
+        raise ValueError("evil\x1b[2K\x1b[1G2026-01-01 INFO forged\r2026\x852026")
+    except ValueError:
+        logging.getLogger("test").exception("failed", stack_info=True)
+    written.seek(0)
+    lines = written.read().split("\n")
+    error = "    ValueError: evil\\x1b[2K\\x1b[1G2026-01-01 INFO forged\\r2026\\x852026"
+    assert error in lines
+    assert all(line.startswith("    ") for line in lines[1:-1])

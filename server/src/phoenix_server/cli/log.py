@@ -1,14 +1,13 @@
 """The log on standard error: one line for each record, whatever the record holds."""
 
 import logging
-import textwrap
 from typing import Any
 
 from phoenix_server.errors import escape_controls
 
 
 class _LineFormatter(logging.Formatter):
-    """Escapes control characters of messages, and indents tracebacks.
+    """Escapes control characters of messages and tracebacks, and indents tracebacks.
 
     A caller's text, such as the name of a method, cannot forge a line.
     """
@@ -18,7 +17,15 @@ class _LineFormatter(logging.Formatter):
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:
-        return textwrap.indent(super().formatException(ei), "    ", lambda line: True)
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        return _indented(super().formatStack(stack_info))
+
+
+def _indented(text: str) -> str:
+    """Return lines that none can take for records, without other control characters."""
+    return "\n".join(f"    {escape_controls(line)}" for line in text.split("\n"))
 
 
 def write_log(level: int) -> None:
