@@ -114,11 +114,14 @@ class Server:
                     return False
                 compiling = self._compile_rest(self._manager.active.engine)
                 await self._serve(stopped, on_ready)
-                return await self._shut_down() and not compiling.is_alive()
+                ended = await self._shut_down() and not compiling.is_alive()
+                await self._check_parts()
             finally:
                 stopped.cancel()
                 if self._failure is None:  # otherwise the process ends at once
                     await self._leave(server)
+            await self._check_parts()
+            return ended
 
     def fail(self, what: str, reason: Exception | str) -> None:
         """End `run` with an error: a part has ended that nothing replaces. From the loop's thread.
