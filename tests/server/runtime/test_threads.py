@@ -10,7 +10,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from phoenix_server.runtime.threads import run_in_thread, settle
+from phoenix_server.runtime.threads import run_in_thread, run_to_end, settle
 
 
 def test_a_function_runs_in_a_daemon_thread_of_its_own() -> None:
@@ -36,6 +36,28 @@ async def test_an_exception_of_the_thread_is_raised_where_it_is_awaited() -> Non
 
     with pytest.raises(LookupError, match="nothing there"):
         await asyncio.wrap_future(run_in_thread(fail, "load"))
+
+
+async def test_a_caller_that_leaves_waits_until_the_function_has_ended() -> None:
+    go = threading.Event()
+    caller = asyncio.create_task(run_to_end(go.wait))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        caller.cancel()
+    await asyncio.sleep(0)
+    assert not caller.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+
+
+async def test_a_caller_that_stays_gets_the_result_or_the_exception() -> None:
+    def fail() -> None:
+        raise LookupError("nothing there")
+
+    assert await run_to_end(lambda: 5) == 5
+    with pytest.raises(LookupError, match="nothing there"):
+        await run_to_end(fail)
 
 
 def test_a_function_that_runs_cannot_be_cancelled() -> None:

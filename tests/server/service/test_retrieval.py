@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +46,7 @@ class _Context:
 
 
 _CONTEXT = cast(Any, _Context())
+_PATIENCE_S = 30.0
 
 
 @pytest.fixture
@@ -285,6 +287,40 @@ async def test_get_serving_stats_counts_the_calls_by_outcome(
     assert response.forecast_deviation > 0
     fields = {field.name for field in response.DESCRIPTOR.fields}
     assert fields == {field.name for field in dataclasses.fields(QueueStats)}
+
+
+async def test_a_ranking_whose_caller_leaves_keeps_its_turn_until_it_ends(
+    servicer: RetrievalServicer, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    running, go = asyncio.Semaphore(0), threading.Event()
+    begun = 0
+
+    def rank() -> None:
+        nonlocal begun
+        begun += 1
+        loop.call_soon_threadsafe(running.release)
+        assert go.wait(_PATIENCE_S)
+        raise NotReadyError("the corpus is gone")
+
+    async def call(*_: object, **__: object) -> Any:
+        return rank
+
+    monkeypatch.setattr(batcher, "call", call)
+    request = pb.ScorePostsRequest(user=_message(random_user(3)), post_ids=[1])
+    tasks = [asyncio.create_task(servicer.ScorePosts(request, _CONTEXT)) for _ in range(6)]
+    for _ in range(2):
+        await asyncio.wait_for(running.acquire(), _PATIENCE_S)
+    for _ in range(2):  # gRPC may say so twice
+        tasks[0].cancel()
+        tasks[1].cancel()
+        await asyncio.sleep(0)
+    await asyncio.to_thread(lambda: None)  # whatever else would run has begun
+    assert begun == 2
+    go.set()
+    await asyncio.wait(tasks)
+    assert [task.cancelled() for task in tasks] == [True, True, *[False] * 4]
+    assert begun == 6
 
 
 async def test_a_bounded_number_of_rankings_wait(

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -48,6 +49,21 @@ def run_in_thread(
 async def call_in_thread(function: Callable[[], T], name: str, *, in_background: bool = False) -> T:
     """Run a function as `run_in_thread` does, and wait for it on the event loop."""
     return await asyncio.wrap_future(run_in_thread(function, name, in_background=in_background))
+
+
+async def run_to_end(function: Callable[[], T]) -> T:
+    """Run a function in asyncio's pool, and wait until it has ended.
+
+    A caller that is cancelled waits, too: what it holds meanwhile, such as a place among few, is
+    held as long as the function runs.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(function))
+    try:
+        return await asyncio.shield(running)
+    finally:
+        while not running.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({running})
 
 
 def settle(future: Future[T], function: Callable[[], T]) -> None:

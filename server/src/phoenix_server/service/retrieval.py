@@ -18,6 +18,7 @@ from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.query import Answer, Query
 from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
 from phoenix_server.generations.generation import Generation
+from phoenix_server.runtime.threads import run_to_end
 from phoenix_server.service.columns import check_count, read_ids
 from phoenix_server.service.encode_posts import encode_posts
 from phoenix_server.service.filter_request import read_filter
@@ -104,7 +105,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
             rank = await generation.batcher.call(
                 score, kind="score_posts", timeout_s=context.time_remaining()
             )
-            ranking = await asyncio.to_thread(rank)  # it sorts the whole corpus
+            ranking = await run_to_end(rank)  # it sorts the whole corpus
         return pb.ScorePostsResponse(
             generation=generation.engine.generation,
             rows_scanned=ranking.scanned,
