@@ -24,6 +24,7 @@ from phoenix_server.errors import (
     NoMemoryError,
     NotReadyError,
     OverloadedError,
+    PhoenixServerError,
     PostNotFoundError,
     ReadOnlyError,
     StartupError,
@@ -113,6 +114,32 @@ def test_each_error_has_its_status_code(exc: Exception, code: int) -> None:
     status = to_status(exc)
     assert (status.code, status.message) == (code, "reason")
     assert not status.details
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        CorpusError("/data/corpus", "no manifest"),
+        StartupError("reason"),
+        PhoenixServerError("reason"),
+        ValueError("reason"),
+    ],
+)
+def test_what_an_internal_error_hides_is_in_the_log(
+    exc: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert to_status(exc, "/Service/Method").code == code_pb2.INTERNAL
+    (record,) = caplog.records
+    assert record.getMessage() == "/Service/Method failed"
+    assert record.exc_info is not None
+    assert record.exc_info[1] is exc
+
+
+def test_an_error_that_the_caller_learns_is_not_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    to_status(ReadOnlyError("reason"))
+    assert not caplog.records
 
 
 def test_a_disk_that_is_full_is_reported_by_file_name_alone() -> None:

@@ -24,7 +24,6 @@ from phoenix_server.service.field_count import check_field_count
 from phoenix_server.service.status import to_status
 
 _access = logging.getLogger("phoenix_server.access")
-_log = logging.getLogger(__name__)
 
 _OURS = "/phoenix_retrieval."  # health and reflection are served until the end
 _LARGE = 1 << 16  # bytes
@@ -99,12 +98,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except Exception as exc:
                 if isinstance(exc, NotImplementedError) and calls is self.streams:
                     exc = errors.UnimplementedError(str(exc))
-                if not isinstance(exc, errors.PhoenixServerError):
-                    _log.exception("%s failed", method)
-                status = to_status(exc)
+                status = to_status(exc, method)
                 code = code_pb2.Code.Name(status.code)
-                await context.abort_with_status(rpc_status.to_status(status))
-                raise
+                await context.abort_with_status(rpc_status.to_status(status))  # raises AbortError
             finally:
                 _access.debug("%s %s %.1f ms", method, code, 1e3 * (time.perf_counter() - began))
 

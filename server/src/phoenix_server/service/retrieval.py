@@ -1,7 +1,6 @@
 """`RetrievalService`: protobuf in, protobuf out. Handlers only await."""
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import AsyncGenerator
@@ -16,7 +15,7 @@ from phoenix_server.bundle.features import UserColumns
 from phoenix_server.corpus.changes import Labels
 from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.query import Answer, Query
-from phoenix_server.errors import InvalidRequestError, OverloadedError, PhoenixServerError
+from phoenix_server.errors import InvalidRequestError, OverloadedError
 from phoenix_server.generations.generation import Generation
 from phoenix_server.runtime.threads import run_to_end
 from phoenix_server.service.columns import check_count, read_ids
@@ -25,8 +24,6 @@ from phoenix_server.service.filter_request import read_filter
 from phoenix_server.service.requests import read_candidates, read_top_k, read_user
 from phoenix_server.service.state import Context, ServingState
 from phoenix_server.service.status import bounded_violations, retry_delay, to_status
-
-_log = logging.getLogger(__name__)
 
 _MAX_RANKINGS = 2  # at once; each holds the scores of the whole corpus
 _MAX_WAITING_RANKINGS = 32
@@ -170,8 +167,6 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         try:
             response = await self._retrieve(request, timeout_s)
         except Exception as exc:
-            if not isinstance(exc, PhoenixServerError):
-                _log.exception("a request in a batch failed")
             return pb.RetrieveResult(status=_request_status(exc))
         return pb.RetrieveResult(status=pb.RequestStatus(), response=response)
 
@@ -209,7 +204,7 @@ def _response(request: pb.RetrieveRequest, answer: Answer, engine: Engine) -> pb
 
 def _request_status(exc: Exception) -> pb.RequestStatus:
     """Return the status that the request would have had as a call of its own."""
-    status = to_status(exc)
+    status = to_status(exc, "a request in a batch")
     result = pb.RequestStatus(code=status.code, message=status.message)
     if isinstance(exc, InvalidRequestError):
         for field, description in bounded_violations(exc):

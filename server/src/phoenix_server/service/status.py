@@ -1,5 +1,6 @@
 """Exceptions as gRPC statuses: a code, a message and details, all of bounded size."""
 
+import logging
 from collections.abc import Iterator
 
 from google.protobuf.duration_pb2 import Duration
@@ -8,6 +9,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from phoenix_server import errors
 from phoenix_server.errors import InvalidRequestError, OverloadedError, Violation, escape_controls
+
+_log = logging.getLogger(__name__)
 
 # Message and details travel in trailers, and peers refuse more than 8 KiB of them. The message goes
 # twice: percent-encoded, and among the details, which are base64.
@@ -35,10 +38,18 @@ _CODES = {
 }
 
 
-def to_status(exc: Exception) -> status_pb2.Status:
-    """Return the status for an exception; that of an unexpected one hides the details."""
+def to_status(exc: Exception, what: str = "a call") -> status_pb2.Status:
+    """Return the status for an exception.
+
+    That of an unexpected one hides the details, which go to the log with a traceback.
+
+    Args:
+        exc: The exception.
+        what: What has failed, for the log.
+    """
     code = next((code for kind, code in _CODES.items() if isinstance(exc, kind)), None)
     if code is None:
+        _log.error("%s failed", what, exc_info=exc)
         message = "internal error; the server's log says more"
         return status_pb2.Status(code=code_pb2.INTERNAL, message=message)
     message = cut(str(exc), _MAX_MESSAGE)
