@@ -60,8 +60,8 @@ def test_a_corpus_that_is_served_read_only_evicts_no_posts() -> None:
         _serve(read_only=True, evict_oldest=True)
 
 
-def test_two_of_the_largest_requests_fit_in_flight() -> None:
-    calls = CallLimits(max_bytes_in_flight=4095)
+def test_four_of_the_largest_requests_fit_in_flight() -> None:
+    calls = CallLimits(max_bytes_in_flight=8191)
     with pytest.raises(ValueError, match=r"^max_bytes_in_flight: "):
         _serve(limits=Limits(max_request_bytes=2048), calls=calls)
 

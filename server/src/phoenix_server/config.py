@@ -66,10 +66,13 @@ class CallLimits:
     Attributes:
         max_calls: Maximum calls in flight.
         max_calls_per_connection: Maximum calls in flight of one connection.
-        max_streams: Maximum calls in flight that stream: upserts, health watches, reflection.
-        max_bytes_in_flight: Maximum bytes of the requests in flight, half of them from one
-            connection; 256 MiB by default.
-        receive_timeout_s: Seconds within which a request arrives after its call has begun.
+        max_streams: Maximum calls in flight that stream: upserts, health watches, reflection; half
+            of them of one connection. Upserts have half of max_bytes_in_flight at most.
+        max_bytes_in_flight: Maximum bytes of the requests in flight and of those that arrive, half
+            of them from one connection; 256 MiB by default. Each request that arrives, and each
+            stream of upserts, counts max_request_bytes.
+        receive_timeout_s: Seconds within which a request arrives, and before it within which it is
+            the call's turn to receive it.
     """
 
     max_calls: int = 2048
@@ -205,9 +208,9 @@ class ServeOptions:
     def __post_init__(self) -> None:
         _require_positive(self, "watch_interval_s", "snapshot_after", "shards")
         _require_positive(self, "grace_s", or_zero=True)
-        if self.calls.max_bytes_in_flight < 2 * self.limits.max_request_bytes:
+        if self.calls.max_bytes_in_flight < 4 * self.limits.max_request_bytes:
             raise ValueError(
-                f"max_bytes_in_flight: {self.calls.max_bytes_in_flight} does not hold two requests "
+                f"max_bytes_in_flight: {self.calls.max_bytes_in_flight} does not hold 4 requests "
                 f"of {self.limits.max_request_bytes} bytes"
             )
         if self.evict_oldest and self.read_only:

@@ -30,6 +30,7 @@ from phoenix_server.runtime.address import owned_address
 from phoenix_server.runtime.memory import release_freed_memory, release_unused_memory
 from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.service.corpus import CorpusServicer
+from phoenix_server.service.field_count import max_fields
 from phoenix_server.service.interceptor import CallInterceptor
 from phoenix_server.service.listener import make_listener
 from phoenix_server.service.model import ModelServicer
@@ -82,7 +83,11 @@ class Server:
         self._manager = GenerationManager(config, Loader(config, self._sources, programs))
         self._state = ServingState(self._manager, config.limits)
         self._health = health.aio.HealthServicer()
-        self._calls = CallInterceptor(config.calls)
+        self._calls = CallInterceptor(
+            config.calls,
+            config.limits.max_request_bytes,
+            max_fields(config.limits, config.engine.max_labels),
+        )
         self._stopping = asyncio.Event()
         self._failure: FatalError | None = None
 

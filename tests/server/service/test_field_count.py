@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1.user_pb2 import User
+from phoenix_server.config import Limits
 from phoenix_server.errors import InvalidRequestError
-from phoenix_server.service.field_count import check_field_count
+from phoenix_server.search.eligibility import MAX_LABELS_PER_KIND
+from phoenix_server.service.field_count import check_field_count, max_fields
 
 _BATCH = pb.BatchRetrieveRequest.DESCRIPTOR
 _UPSERT = corpus_pb.UpsertPostsRequest.DESCRIPTOR
@@ -31,6 +33,49 @@ def test_fields_of_messages_inside_count_too() -> None:
     # Each: itself; user, its id and posts; top_k; filter and its three labels.
     assert _passes(content, _BATCH, 2 * 9)
     assert not _passes(content, _BATCH, 2 * 9 - 1)
+
+
+@pytest.mark.parametrize("users", [256, 1000])
+def test_the_largest_batch_within_all_limits_passes(users: int) -> None:
+    limits = Limits(max_batch_users=users)
+    names = [f"label {i}" for i in range(MAX_LABELS_PER_KIND)]
+    batch = pb.BatchRetrieveRequest()
+    for _ in range(users):
+        user = User(user_id=1, post_ids=[1], author_ids=[1], action_masks=[1], product_surfaces=[1])
+        one = batch.requests.add(user=user, top_k=5, min_sequence=1)
+        for flag in ("user_representation", "author_ids", "labels", "created_at"):
+            setattr(one, f"return_{flag}", True)
+        for kind in (one.filter.any_labels, one.filter.all_labels, one.filter.none_labels):
+            kind.extend(names)
+        one.filter.excluded_post_ids.append(1)
+        one.filter.excluded_author_ids.append(1)
+        one.filter.created_since_unix_ms = one.filter.created_before_unix_ms = 1
+        one.filter.min_score = 0.5
+    content = batch.SerializeToString()
+    most = max_fields(limits, max_labels=256)
+    assert _passes(content, _BATCH, most)
+    assert not _passes(content, _BATCH, most - 1)
+
+
+def test_a_change_with_all_labels_passes() -> None:
+    names = map(str, range(100_000))
+    change = corpus_pb.UpsertPostsRequest(
+        post_ids=[1],
+        author_ids=[1],
+        created_at_unix_ms=[1],
+        label_names=names,
+        label_counts=[1],
+        label_indices=[1],
+        vectors=[0.5],
+    )
+    content = corpus_pb.StreamUpsertPostsRequest(change=change).SerializeToString()
+    kind = corpus_pb.StreamUpsertPostsRequest.DESCRIPTOR
+    assert _passes(content, kind, max_fields(Limits(), max_labels=100_000))
+
+
+def test_the_error_names_the_limit() -> None:
+    with pytest.raises(InvalidRequestError, match="request: has more than 3 fields"):
+        check_field_count(b"\x28\x01" * 4, _UPSERT, 3)
 
 
 def test_packed_numbers_are_one_field() -> None:

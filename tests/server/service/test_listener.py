@@ -8,6 +8,7 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,7 +16,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from http2 import PREFACE, exchange, is_closing, max_streams, ping, pongs
+from http2 import PREFACE, SlowSender, exchange, is_closing, max_streams, ping, pongs
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb
 from phoenix_retrieval.v1 import corpus_service_pb2_grpc
 from phoenix_server.config import CallLimits
@@ -67,18 +68,22 @@ class _Running:
 
 
 @asynccontextmanager
-async def _running(limits: CallLimits | None = None) -> AsyncGenerator[_Running]:
+async def _running(
+    limits: CallLimits | None = None,
+    max_request_bytes: int = _LIMIT,
+    address: str = "127.0.0.1:0",
+) -> AsyncGenerator[_Running]:
     limits = limits or CallLimits()
-    calls = CallInterceptor(limits)
+    calls = CallInterceptor(limits, max_request_bytes, max_fields=1 << 15)
     failures: list[Exception] = []
-    server = make_listener(calls, _LIMIT, limits, failures.append)
+    server = make_listener(calls, max_request_bytes, limits, failures.append)
     checks = health.aio.HealthServicer()
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     corpus = _Corpus()  # pyright: ignore[reportAbstractUsage]
     corpus_service_pb2_grpc.add_CorpusServiceServicer_to_server(corpus, server)
     reflection.enable_server_reflection([health.SERVICE_NAME], server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(address)
     await server.start()
     try:
         yield _Running(server, calls, corpus, checks, port)
@@ -196,7 +201,7 @@ async def test_a_request_of_a_million_empty_entries_is_refused_unparsed(
         channel.stream_unary(f"{_CORPUS}/StreamUpsertPosts")(iter((entries,)))
     )
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert details.startswith("request: has too many fields")
+    assert details.startswith("request: has more than 32768 fields")
     assert not running.corpus.seen
 
 
@@ -273,35 +278,102 @@ async def test_streams_beyond_the_maximum_are_refused() -> None:
 
 async def test_the_bytes_of_requests_in_flight_are_bounded_in_all_and_by_connection() -> None:
     async with (
-        _running(CallLimits(max_bytes_in_flight=1000)) as running,
+        _running(CallLimits(max_bytes_in_flight=4000), 1000) as running,
         grpc.aio.insecure_channel(running.address) as first,
         grpc.aio.insecure_channel(
             running.address, [("grpc.use_local_subchannel_pool", 1)]
         ) as other,
     ):
         running.corpus.may_answer.clear()
-        padding = b"\x9a\x06\xfa\x02" + bytes(378)  # an unknown field; 382 bytes
-        calls = [_delete(first, padding)]
-        await _until(lambda: running.corpus.begun == 1)
+        padding = b"\x9a\x06\xe4\x07" + bytes(996)  # an unknown field; 1000 bytes
+        calls = [_delete(first, padding) for _ in range(2)]
+        await _until(lambda: running.corpus.begun == 2)
         code, details = await _failure(_delete(first, padding))
         assert (code, details) == (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "the requests in flight of this connection have 382 bytes",
+            "the requests in flight of this connection have 2000 bytes",
         )
-        calls.append(_delete(other, padding))
-        await _until(lambda: running.corpus.begun == 2)
+        calls += [_delete(other, padding) for _ in range(2)]
+        await _until(lambda: running.corpus.begun == 4)
         async with grpc.aio.insecure_channel(
             running.address, [("grpc.use_local_subchannel_pool", 1)]
         ) as third:
             code, details = await _failure(_delete(third, padding))
         assert (code, details) == (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "the requests in flight have 764 bytes",
+            "the requests in flight have 4000 bytes",
         )
         running.corpus.may_answer.set()
         for call in calls:
             await call
         await _delete(first, padding)
+
+
+async def test_requests_that_arrive_slowly_take_no_more_memory_than_there_may_be() -> None:
+    async with (
+        _running(CallLimits(max_bytes_in_flight=4 * _LIMIT, receive_timeout_s=_SOON_S)) as running,
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        slow = SlowSender(reader, writer)
+        slow.begin(f"{_CORPUS}/DeletePosts".encode(), calls=20)
+        await _until(lambda: len(running.calls.calls) == 20)
+        await slow.send(_LIMIT)
+        complete = 5 + _LIMIT - 1
+        assert sorted(slow.sent.values())[-2:] == [complete, complete]
+        assert max(sorted(slow.sent.values())[:-2]) < 1 << 16
+        await _delete(channel)
+        writer.close()
+
+
+async def test_a_stream_whose_first_request_does_not_arrive_gives_its_place_up() -> None:
+    async with (
+        _running(CallLimits(max_streams=2, receive_timeout_s=0.05)) as running,
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        stub: Any = corpus_service_pb2_grpc.CorpusServiceStub(channel)
+        code, details = await _failure(stub.StreamUpsertPosts())
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert details == "the request has not arrived within 0.05 s"
+        assert not len(running.calls.calls)
+
+
+async def test_a_stream_may_wait_for_ever_between_two_requests() -> None:
+    async with (
+        _running(CallLimits(receive_timeout_s=0.05)) as running,
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        late = asyncio.Event()
+
+        async def sent() -> AsyncGenerator[bytes]:
+            yield _TWO_POSTS
+            await late.wait()
+            yield _TWO_POSTS
+
+        stream = channel.stream_unary(f"{_CORPUS}/StreamUpsertPosts")(sent())
+        await _until(lambda: running.corpus.seen == [2])
+        other = channel.stream_unary(f"{_CORPUS}/StreamUpsertPosts")()
+        assert (await _failure(other))[0] is grpc.StatusCode.DEADLINE_EXCEEDED  # as long as that
+        late.set()
+        await stream
+        assert running.corpus.seen == [2, 2]
+
+
+async def test_connections_over_a_unix_socket_have_no_share(tmp_path: Path) -> None:
+    """gRPC names them all alike."""
+    address = f"unix:{tmp_path / 'socket'}"
+    async with _running(CallLimits(max_calls_per_connection=1), address=address) as running:
+        running.corpus.may_answer.clear()
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with (
+            grpc.aio.insecure_channel(address, options) as first,
+            grpc.aio.insecure_channel(address, options) as other,
+        ):
+            calls = [_delete(first), _delete(other)]
+            await _until(lambda: running.corpus.begun == 2)
+            running.corpus.may_answer.set()
+            for call in calls:
+                await call
 
 
 async def _receive(reader: asyncio.StreamReader, until: Callable[[bytes], bool]) -> bytes:

@@ -1,28 +1,20 @@
-"""The calls in flight and the bytes of their requests: what they may be, and their end."""
+"""The calls in flight: how many there may be, how they receive requests, and their end."""
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
 
 from phoenix_server.config import CallLimits
-from phoenix_server.errors import DeadlineExceededError, NotReadyError, OverloadedError
+from phoenix_server.errors import (
+    DeadlineExceededError,
+    NotReadyError,
+    OverloadedError,
+    PhoenixServerError,
+)
+from phoenix_server.service.request_bytes import Call, RequestBytes
 
 _RETRY_S = 0.1
-
-
-@dataclass
-class Call:
-    """A call that has begun.
-
-    Attributes:
-        peer: Address of its connection.
-        size: Bytes of its last request.
-    """
-
-    peer: str
-    size: int = 0
 
 
 class CallsInFlight:
@@ -31,60 +23,63 @@ class CallsInFlight:
     For the event loop.
     """
 
-    def __init__(self, limits: CallLimits) -> None:
+    def __init__(self, limits: CallLimits, max_request_bytes: int) -> None:
         """Begin without calls.
 
         Args:
             limits: What may be in flight.
+            max_request_bytes: Maximum size of a request in bytes.
         """
         self._limits = limits
-        self._calls = Counter[str]()  # by peer
-        self._total = 0
-        self._streams = 0
-        self._bytes = Counter[str]()  # by peer
-        self._total_bytes = 0
+        self._calls = _Counted("calls", limits.max_calls, limits.max_calls_per_connection)
+        self._streams = _Counted("streams", limits.max_streams)
+        # Each takes the bytes of the largest request, and all together half of those there may be.
+        most = max(1, limits.max_bytes_in_flight // 2 // max_request_bytes)
+        self._uploads = _Counted("streams of requests", min(most, limits.max_streams))
+        self._bytes = RequestBytes(limits.max_bytes_in_flight, max_request_bytes)
         self._waiting: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
 
     def __len__(self) -> int:
-        return self._total
+        return self._calls.total
 
     @contextmanager
-    def begin(self, peer: str, *, streams: bool = False) -> Generator[Call, None, None]:
+    def begin(
+        self, peer: str, *, streams: bool = False, uploads: bool = False
+    ) -> Generator[Call, None, None]:
         """Count a call until the block ends.
 
         Args:
-            peer: Address of its connection.
-            streams: Whether it may have many requests.
+            peer: Address of its connection. Empty if it has none of its own: no limit by
+                connection applies.
+            streams: Whether it may have many requests or replies.
+            uploads: Whether it may have many requests.
 
         Raises:
             NotReadyError: The server is shutting down.
             OverloadedError: Too many calls are in flight.
         """
         self.check_serving()
-        if self._total >= self._limits.max_calls:
-            raise OverloadedError(f"{self._total} calls are in flight", retry_after_s=_RETRY_S)
-        if self._calls[peer] >= self._limits.max_calls_per_connection:
-            what = f"{self._calls[peer]} calls of this connection are in flight"
-            raise OverloadedError(what, retry_after_s=_RETRY_S)
-        if streams and self._streams >= self._limits.max_streams:
-            what = f"{self._streams} streams are in flight"
-            raise OverloadedError(what, retry_after_s=_RETRY_S)
-        call = Call(peer)
-        self._total += 1
-        self._calls[peer] += 1
-        self._streams += streams
+        counted = [self._calls]
+        if streams:
+            counted.append(self._streams)
+        if uploads:
+            counted.append(self._uploads)
+        for counts in counted:
+            counts.check(peer)
+        call = Call(peer, uploads)
+        for counts in counted:
+            counts.add(peer, 1)
         self._idle.clear()
         try:
             yield call
         finally:
-            self._hold(call, 0)
-            self._streams -= streams
-            _subtract(self._calls, peer, 1)
-            self._total -= 1
-            if not self._total:
+            self._bytes.release(call)
+            for counts in counted:
+                counts.add(peer, -1)
+            if not len(self):
                 self._idle.set()
 
     def check_serving(self) -> None:
@@ -101,31 +96,35 @@ class CallsInFlight:
     ) -> bytes | None:
         """Return the next request of a call, as bytes. None: there is none.
 
-        The bytes of the one before count no longer.
-
         Args:
             call: The call.
             requests: Its requests.
-            timeout_s: Seconds to wait for it. None: for ever.
+            timeout_s: Seconds to wait for its turn, and then for the request. None: for ever.
 
         Raises:
             DeadlineExceededError: It does not arrive in time.
             NotReadyError: The server is shutting down.
-            OverloadedError: Too many bytes are in flight.
+            OverloadedError: Too many bytes are in flight, or have been arriving all the time.
         """
-        self._hold(call, 0)
+        if not call.reserved and not self._bytes.try_reserve(call):
+            what = f"the requests in flight have left no room for {timeout_s} s"
+            async with self.interruptible(timeout_s, OverloadedError(what, retry_after_s=_RETRY_S)):
+                await self._bytes.reserve(call)
         async with self.interruptible(timeout_s):
             request = await anext(requests, None)
         if request is not None:
-            self._hold(call, len(request))
+            self._bytes.hold(call, len(request))
         return request
 
     @asynccontextmanager
-    async def interruptible(self, timeout_s: float | None) -> AsyncGenerator[None, None]:
-        """Let shutdown interrupt the block, in which a call waits for its client.
+    async def interruptible(
+        self, timeout_s: float | None, late: PhoenixServerError | None = None
+    ) -> AsyncGenerator[None, None]:
+        """Let shutdown interrupt the block, in which a call waits for clients.
 
         Args:
             timeout_s: Seconds that the block may take. None: for ever.
+            late: Raised if it takes longer. Default: DeadlineExceededError.
 
         Raises:
             DeadlineExceededError: It takes longer.
@@ -142,7 +141,7 @@ class CallsInFlight:
         except TimeoutError:
             self.check_serving()
             what = f"the request has not arrived within {timeout_s:g} s"
-            raise DeadlineExceededError(what) from None
+            raise late or DeadlineExceededError(what) from None
 
     async def stop(self, grace_s: float) -> int:
         """Refuse new calls and requests, and wait up to `grace_s` seconds for those in flight.
@@ -153,34 +152,46 @@ class CallsInFlight:
         self._stopping = True
         now_s = asyncio.get_running_loop().time()
         for limit in self._waiting:
-            limit.reschedule(now_s)
+            if not limit.expired():  # then its block is about to end
+                limit.reschedule(now_s)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace_s)
-        return self._total
+        return len(self)
 
-    def _hold(self, call: Call, size: int) -> None:
-        """Count a call's bytes anew.
+
+class _Counted:
+    """Calls of a kind, in all and by connection."""
+
+    def __init__(self, what: str, most: int, most_of_one: int | None = None) -> None:
+        """Begin without calls.
+
+        Args:
+            what: What they are, as a plural.
+            most: Maximum of all.
+            most_of_one: Maximum of one connection. Default: half of all, at least 1.
+        """
+        self.total = 0
+        self._what = what
+        self._most = most
+        self._most_of_one = max(1, most // 2) if most_of_one is None else most_of_one
+        self._by_peer = Counter[str]()
+
+    def check(self, peer: str) -> None:
+        """Check that one more may begin.
 
         Raises:
-            OverloadedError: They are too many with those of other calls.
+            OverloadedError: There are as many as there may be.
         """
-        more, most = size - call.size, self._limits.max_bytes_in_flight
-        if more > 0:
-            if self._total_bytes + more > most:
-                what = f"the requests in flight have {self._total_bytes} bytes"
-                raise OverloadedError(what, retry_after_s=_RETRY_S)
-            if self._bytes[call.peer] + more > most // 2:
-                what = (
-                    f"the requests in flight of this connection have {self._bytes[call.peer]} bytes"
-                )
-                raise OverloadedError(what, retry_after_s=_RETRY_S)
-        self._total_bytes += more
-        _subtract(self._bytes, call.peer, -more)
-        call.size = size
+        if self.total >= self._most:
+            what = f"{self.total} {self._what} are in flight"
+            raise OverloadedError(what, retry_after_s=_RETRY_S)
+        if peer and self._by_peer[peer] >= self._most_of_one:
+            what = f"{self._by_peer[peer]} {self._what} of this connection are in flight"
+            raise OverloadedError(what, retry_after_s=_RETRY_S)
 
-
-def _subtract(counts: Counter[str], key: str, number: int) -> None:
-    """Subtract from a count, and forget it when it is 0."""
-    counts[key] -= number
-    if not counts[key]:
-        del counts[key]
+    def add(self, peer: str, number: int) -> None:
+        """Count more calls, or fewer if the number is negative."""
+        self.total += number
+        self._by_peer[peer] += number
+        if not self._by_peer[peer]:
+            del self._by_peer[peer]

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import grpc
@@ -19,8 +21,10 @@ from grpc_status import rpc_status
 from phoenix_server import errors
 from phoenix_server.config import CallLimits
 from phoenix_server.errors import InvalidRequestError, Violation
-from phoenix_server.service.calls_in_flight import Call, CallsInFlight
+from phoenix_server.runtime.threads import run_to_end
+from phoenix_server.service.calls_in_flight import CallsInFlight
 from phoenix_server.service.field_count import check_field_count
+from phoenix_server.service.request_bytes import Call
 from phoenix_server.service.status import to_status
 
 _access = logging.getLogger("phoenix_server.access")
@@ -40,9 +44,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         streams: The calls of health and reflection that stream replies; they go on to the end.
     """
 
-    def __init__(self, limits: CallLimits) -> None:
-        self.calls = CallsInFlight(limits)
-        self.streams = CallsInFlight(limits)
+    def __init__(self, limits: CallLimits, max_request_bytes: int, max_fields: int) -> None:
+        """Begin without calls.
+
+        Args:
+            limits: What may be in flight; health and reflection have a room of their own.
+            max_request_bytes: Maximum size of a request in bytes.
+            max_fields: Maximum fields of a request; see `field_count.py`.
+        """
+        self.calls = CallsInFlight(limits, max_request_bytes)
+        few = max(limits.max_bytes_in_flight // 8, 4 * max_request_bytes)
+        small = replace(limits, max_bytes_in_flight=few)
+        self.streams = CallsInFlight(small, max_request_bytes)
+        self._max_fields = max_fields
         self._receive_timeout_s = limits.receive_timeout_s
         self._handlers: dict[str, Any] = {}  # by method; wrapped
         self._refuse = asyncio.Event()  # not set: calls that are to be refused are held
@@ -77,7 +91,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _wrap(self, method: str, handler: Any) -> Any:
-        streams = handler.request_streaming or handler.response_streaming
+        uploads = handler.request_streaming
+        streams = uploads or handler.response_streaming
         calls = self.calls if method.startswith(_OURS) else self.streams
         respond = self._responder(method, handler)
 
@@ -88,7 +103,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = "CANCELLED"
             try:
                 await self._refuse.wait()
-                with calls.begin(context.peer(), streams=streams) as begun:
+                with calls.begin(_connection(context), streams=streams, uploads=uploads) as begun:
                     response = await respond(calls, begun, requests, context)
                 code = "OK"
                 return response
@@ -114,13 +129,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             content = await calls.receive(call, requests, self._receive_timeout_s)
             if content is None:
                 raise InvalidRequestError([Violation("request", "is missing")])
-            return await _parse(content, kind)
+            return await _parse(content, kind, self._max_fields)
 
         async def read_each(
             calls: CallsInFlight, call: Call, requests: AsyncIterator[bytes]
         ) -> AsyncIterator[Message]:
-            while (content := await calls.receive(call, requests, None)) is not None:
-                yield await _parse(content, kind)
+            timeout_s: float | None = self._receive_timeout_s  # for the first one
+            while (content := await calls.receive(call, requests, timeout_s)) is not None:
+                yield await _parse(content, kind, self._max_fields)
+                timeout_s = None
 
         async def respond(
             calls: CallsInFlight, call: Call, requests: AsyncIterator[bytes], context: Any
@@ -141,20 +158,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return respond
 
 
+def _connection(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """Return what tells a connection from others; empty for a Unix socket, where nothing does."""
+    peer = context.peer()
+    return "" if peer.startswith("unix") else peer
+
+
 def _method(path: str) -> MethodDescriptor:
     """Return the descriptor of the method at `/package.Service/Method`."""
     pool: Any = descriptor_pool.Default()
     return pool.FindMethodByName(path[1:].replace("/", "."))
 
 
-async def _parse(content: bytes, kind: type[Message]) -> Message:
-    """Parse a request.
+async def _parse(content: bytes, kind: type[Message], max_fields: int) -> Message:
+    """Parse a request of a type with at most `max_fields` fields.
 
     Raises:
         InvalidRequestError: It has too many fields or is not a message of the method's type.
     """
     if len(content) > _LARGE:
-        await asyncio.to_thread(check_field_count, content, kind.DESCRIPTOR)
+        await run_to_end(partial(check_field_count, content, kind.DESCRIPTOR, max_fields))
     try:
         return kind.FromString(content)
     except DecodeError as exc:

@@ -22,6 +22,7 @@ _MAX_UNREQUESTED_S = 3600
 _STREAMS_PER_CALL = 4
 _MAX_IDLE_MS = 600_000
 _MIN_PING_MS = 5_000
+_UNREAD_BYTES = 65_535
 _NO_COMPRESSION = 1  # a set of algorithms that has none
 
 
@@ -107,6 +108,10 @@ def _options(max_request_bytes: int, max_calls: int) -> tuple[tuple[str, int], .
         ("grpc.max_receive_message_length", max_request_bytes),
         # A message of a few kilobytes may unpack to gigabytes before its size is checked.
         ("grpc.compression_enabled_algorithms_bitset", _NO_COMPRESSION),
+        # What gRPC takes of a request before a call reads it. Probing the bandwidth raises this to
+        # megabytes, of which `request_bytes.py` would know nothing.
+        ("grpc.http2.lookahead_bytes", _UNREAD_BYTES),
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.so_reuseport", 0),  # or a second server would take half of the calls
         # Otherwise gRPC cancels calls beyond a thousand, and calls that wait for the event loop
         # for 30 s, before the server can answer RESOURCE_EXHAUSTED.
