@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from phoenix_retrieval.v1.manifest_pb2 import File
+from phoenix_server import artifacts
 from phoenix_server.artifacts import (
     describe_error,
     describe_file,
     new_directory,
+    sha256,
     verify_files,
     walk,
 )
@@ -30,6 +32,42 @@ def test_a_described_file_verifies_until_it_changes(tmp_path: Path) -> None:
     path.write_bytes(b"abd")
     with pytest.raises(CorpusError, match=r"below/file: was changed"):
         verify_files(tmp_path, [file], CorpusError)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_its_kind(tmp_path: Path) -> None:
+    name = "a" * 5000
+    with pytest.raises(CorpusError, match=f"{name}: cannot be read: File name too long"):
+        verify_files(tmp_path, [File(path=name, size_bytes=1)], CorpusError)
+
+
+def test_a_file_that_vanishes_while_it_is_verified_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    file = describe_file(tmp_path, path)
+
+    def vanish(path: Path) -> str:
+        path.unlink()
+        return sha256(path)
+
+    monkeypatch.setattr(artifacts, "sha256", vanish)
+    with pytest.raises(CorpusError) as caught:
+        verify_files(tmp_path, [file], CorpusError)
+    assert (caught.value.path, caught.value.reason) == (
+        path,
+        "cannot be read: No such file or directory",
+    )
+
+
+def test_others_may_read_a_directory_only_where_it_says_so(tmp_path: Path) -> None:
+    for mode in (0o750, 0o755):
+        with new_directory(tmp_path / str(mode), CorpusError, mode=mode):
+            pass
+        assert stat.S_IMODE((tmp_path / str(mode)).stat().st_mode) == mode
+    with new_directory(tmp_path / "out", CorpusError):
+        pass
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o750
 
 
 def test_a_directory_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -74,6 +112,7 @@ def test_a_directory_written_by_another_process_meanwhile_is_not_overwritten(
         (PermissionError(13, "Permission denied", "file"), "file: Permission denied"),
         (OSError("strange"), "OSError: strange"),
         (ValueError("two\nlines"), "ValueError: two lines"),
+        (CorpusError(Path("a\x1b[8m"), "has \x9b\r\x07"), "a\\x1b[8m: has \\x9b \\x07"),
     ],
 )
 def test_an_error_is_described_in_one_line(exc: Exception, text: str) -> None:

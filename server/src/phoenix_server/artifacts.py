@@ -20,13 +20,13 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from phoenix_retrieval.v1.manifest_pb2 import BundleManifest, CorpusManifest, File
-from phoenix_server.errors import ArtifactError, PhoenixServerError
+from phoenix_server.errors import ArtifactError, PhoenixServerError, escape_controls
 
 MANIFEST = "manifest.json"
 COMPILED = "compiled"
 """The directory in a bundle for programs compiled ahead."""
 _MAX_MANIFEST = 64 << 20
-_MODE = 0o750  # posts are the owner's and the group's
+_PRIVATE = 0o750  # posts are the owner's and the group's
 
 M = TypeVar("M", BundleManifest, CorpusManifest)
 ErrorType = Callable[[Path, str], ArtifactError]
@@ -95,26 +95,33 @@ def verify_files(directory: Path, files: Iterable[File], error: ErrorType) -> No
         ArtifactError: Of the given kind, for the first file that does not.
     """
     files = list(files)
-    for file in files:
-        path = directory / file.path
-        inside = PurePosixPath(file.path)  # what a link points to is the operator's business
-        if inside.is_absolute() or ".." in inside.parts:
-            raise error(path, "lies outside the directory that lists it")
-        if not path.is_file():
-            raise error(path, "missing")
-        if (size := path.stat().st_size) != file.size_bytes:
-            raise error(path, f"was truncated or changed: has {size} bytes, not {file.size_bytes}")
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # hashing releases the GIL
-        sums = pool.map(lambda file: sha256(directory / file.path), files)
-        for file, actual in zip(files, sums, strict=True):
-            if actual != file.sha256:
-                what = f"was changed: its SHA-256 is {actual}, the manifest says {file.sha256}"
-                raise error(directory / file.path, what)
+    try:
+        for file in files:
+            _check_size(directory, file, error)
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # hashing releases the GIL
+            sums = pool.map(lambda file: sha256(directory / file.path), files)
+            for file, actual in zip(files, sums, strict=True):
+                if actual != file.sha256:
+                    what = f"was changed: its SHA-256 is {actual}, the manifest says {file.sha256}"
+                    raise error(directory / file.path, what)
+    except OSError as exc:
+        raise error(Path(exc.filename or directory), f"cannot be read: {exc.strerror}") from exc
+
+
+def _check_size(directory: Path, file: File, error: ErrorType) -> None:
+    path = directory / file.path
+    inside = PurePosixPath(file.path)  # what a link points to is the operator's business
+    if inside.is_absolute() or ".." in inside.parts:
+        raise error(path, "lies outside the directory that lists it")
+    if not path.is_file():
+        raise error(path, "missing")
+    if (size := path.stat().st_size) != file.size_bytes:
+        raise error(path, f"was truncated or changed: has {size} bytes, not {file.size_bytes}")
 
 
 @contextmanager
 def new_directory(
-    out: Path, error: ErrorType, *, durable: bool = True
+    out: Path, error: ErrorType, *, durable: bool = True, mode: int = _PRIVATE
 ) -> Generator[Path, None, None]:
     """Yield a temporary directory, which is renamed to `out` if the block succeeds.
 
@@ -123,6 +130,7 @@ def new_directory(
         error: Type of the error to raise.
         durable: Flush it to the disk before it is renamed, so that it is complete after a power
             failure, too.
+        mode: Its permissions.
 
     Raises:
         ArtifactError: Of the given kind; `out` exists or cannot be written.
@@ -136,7 +144,7 @@ def new_directory(
         raise error(out, f"cannot be written: {exc.strerror}") from exc
     try:
         yield staging
-        staging.chmod(_MODE)
+        staging.chmod(mode)
         if durable:
             for path in (*staging.rglob("*"), staging):
                 flush(path)
@@ -206,11 +214,12 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def describe_error(exc: Exception) -> str:
-    """Return an error as one line for people."""
+    """Return an error as one line for people; control characters in it are escaped."""
     if isinstance(exc, PhoenixServerError):
         text = str(exc)
     elif isinstance(exc, OSError) and exc.filename:
         text = f"{exc.filename}: {exc.strerror}"
     else:
         text = f"{type(exc).__name__}: {exc}"
-    return " ".join(map(str.strip, text.splitlines()))  # JAX and protobuf use several
+    # JAX and protobuf use several lines.
+    return escape_controls(" ".join(map(str.strip, text.splitlines())))

@@ -22,7 +22,9 @@ _OPTIONS = (
     "jax_persistent_cache_min_entry_size_bytes",
     "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_enable_xla_caches",
+    "jax_compilation_cache_max_size",
 )
+_LISTS = {"directory.txt", "sums.json"}  # beside the programs
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +64,7 @@ def test_more_programs_are_added_to_those_that_are_whole(
     path = tmp_path / "cpu"
     _write(path, settings, "first")
     _write(path, settings, "second")
-    assert {file.name for file in path.iterdir()} == {"first", "second", "sums.json"}
+    assert {file.name for file in path.iterdir()} == {"first", "second", *_LISTS}
     assert use_compiled(path)
 
 
@@ -77,7 +79,68 @@ def test_damaged_programs_are_neither_used_nor_kept(
     assert not use_compiled(path)
     assert not settings
     _write(path, settings, "second")
-    assert {file.name for file in path.iterdir()} == {"second", "sums.json"}
+    assert {file.name for file in path.iterdir()} == {"second", *_LISTS}
+
+
+@pytest.mark.parametrize("contents", ["[" * 200_000, "[]", "", " " * (17 << 20)])
+def test_a_list_of_sums_that_is_none_is_damage(
+    tmp_path: Path, settings: dict[str, Any], contents: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "cpu"
+    _write(path, settings, "first")
+    (path / "sums.json").write_text(contents)
+    assert not use_compiled(path)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        f"{path} is not used, and its programs are compiled here: it is damaged: "
+    )
+
+
+def test_what_cannot_be_read_is_named(
+    tmp_path: Path, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "cpu"
+    _write(path, settings, "first")
+    (path / "first").unlink()
+    (path / "first").mkdir()
+    assert not use_compiled(path)
+    (record,) = caplog.records
+    assert record.getMessage().endswith(f": {path}/first cannot be read: Is a directory")
+
+
+def test_another_user_may_read_them_as_the_rest_of_a_bundle(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    _write(tmp_path / "cpu", settings, "first")
+    assert (tmp_path / "cpu").stat().st_mode & 0o777 == 0o755
+
+
+def test_jax_writes_no_times_of_access_into_the_directory(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    _write(tmp_path / "cpu", settings, "first")
+    settings.clear()
+    assert use_compiled(tmp_path / "cpu")
+    assert settings["jax_compilation_cache_max_size"] == -1
+
+
+def test_programs_of_another_kind_of_machine_are_not_used(
+    tmp_path: Path, settings: dict[str, Any], key: Ed25519PrivateKey
+) -> None:
+    path, other = tmp_path / "cpu-a", tmp_path / "cpu-b"
+    _write(path, settings, "first")
+    _sign(path, key)
+    path.rename(other)
+    assert not use_compiled(other, _trusting(key))
+    other.rename(path)
+    assert use_compiled(path, _trusting(key))
+
+
+def test_with_trusted_keys_no_cache_of_the_environment_is_used(
+    tmp_path: Path, settings: dict[str, Any], key: Ed25519PrivateKey
+) -> None:
+    assert not use_compiled(tmp_path / "none", _trusting(key))
+    assert settings == {"jax_compilation_cache_dir": None}
 
 
 @pytest.mark.parametrize("kind", ["missing", "unlisted"])
@@ -100,7 +163,7 @@ def test_an_error_leaves_the_directory_as_it_was(tmp_path: Path, settings: dict[
         Path(settings["jax_compilation_cache_dir"], "second").write_bytes(b"second")
         raise ZeroDivisionError
     assert [each.name for each in tmp_path.iterdir()] == ["cpu"]
-    assert {file.name for file in path.iterdir()} == {"first", "sums.json"}
+    assert {file.name for file in path.iterdir()} == {"first", *_LISTS}
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -170,7 +233,7 @@ def test_programs_that_no_trusted_key_signed_are_not_used(
         (path / "sums.json").write_text(sums)
     settings.clear()
     assert not use_compiled(path, _trusting(key))
-    assert not settings
+    assert settings == {"jax_compilation_cache_dir": None}
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     if spoil == "unsigned":
@@ -181,7 +244,10 @@ def test_programs_that_no_trusted_key_signed_are_not_used(
 
 
 def test_only_programs_that_a_trusted_key_signed_are_added_to(
-    tmp_path: Path, settings: dict[str, Any], key: Ed25519PrivateKey
+    tmp_path: Path,
+    settings: dict[str, Any],
+    key: Ed25519PrivateKey,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = tmp_path / "cpu"
 
@@ -191,7 +257,12 @@ def test_only_programs_that_a_trusted_key_signed_are_added_to(
         return {file.name for file in path.iterdir()}
 
     _write(path, settings, "foreign")
-    assert write("first") == {"first", "sums.json"}
+    assert write("first") == {"first", *_LISTS}
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{path}: what was compiled before is dropped: sums.sig: missing: nobody signed this, and "
+        "--trusted-key requires it"
+    )
     _sign(path, key)
-    assert write("second") == {"first", "second", "sums.json"}  # the signature is of the old list
+    assert write("second") == {"first", "second", *_LISTS}  # the signature is of the old list
     assert not use_compiled(path, _trusting(key))

@@ -6,7 +6,8 @@ by everything that XLA's code depends on. JAX finds a program by a hash of all i
 that is not in the directory is compiled as if there were no directory.
 
 These programs are native code, and the list of sums lies beside them: it shows damage, not who made
-them. With trusted keys, a directory is used only if one of these keys signed its list.
+them. With trusted keys, a directory is used only if one of these keys signed its list. The list
+covers a file with the directory's name: signed programs of one kind do not pass for another's.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -32,6 +34,9 @@ _log = logging.getLogger(__name__)
 
 _SUMS = "sums.json"
 _SIGNATURE = "sums.sig"
+_NAME = "directory.txt"
+_MAX_SUMS = 16 << 20  # bytes
+_MODE = 0o755  # as the rest of a bundle: it holds no posts
 _NEVER = float("inf")
 
 
@@ -55,14 +60,24 @@ def use_compiled(path: Path, trusted: TrustedKeys = NO_KEYS) -> bool:
     Returns:
         Whether JAX loads from it.
     """
+    forget_unsigned(trusted)
     if not path.is_dir():
         _log.info("no programs are compiled ahead for this machine")
         return False
     if problem := _find_problem(path, trusted):
-        _log.warning("%s %s", path, problem)
+        _log.warning("%s is not used, and its programs are compiled here: %s", path, problem)
         return False
     _cache_in(path, write=False)
     return True
+
+
+def forget_unsigned(trusted: TrustedKeys) -> None:
+    """With trusted keys, keep JAX from the cache that JAX_COMPILATION_CACHE_DIR names.
+
+    Nobody signs that cache, and it holds native code.
+    """
+    if trusted:
+        jax.config.update("jax_compilation_cache_dir", None)
 
 
 @contextmanager
@@ -74,21 +89,26 @@ def writing_compiled(path: Path, trusted: TrustedKeys = NO_KEYS) -> Generator[No
 
     Args:
         path: The directory.
-        trusted: Keys of which one must have signed what the directory holds; else it is dropped.
+        trusted: Keys of which one must have signed what the directory holds; else it is dropped,
+            with a warning.
 
     Raises:
         BundleError: The directory cannot be written.
     """
-    old = path if path.is_dir() and not _find_problem(path, trusted) else None
+    old = path if path.is_dir() else None
+    if old and (problem := _find_problem(old, trusted)):
+        _log.warning("%s: what was compiled before is dropped: %s", path, problem)
+        old = None
     whole = path.with_name(f".{path.name}.new")
     shutil.rmtree(whole, ignore_errors=True)
     try:
-        with new_directory(whole, BundleError) as staging:
+        with new_directory(whole, BundleError, mode=_MODE) as staging:
             if old:
                 shutil.copytree(old, staging, dirs_exist_ok=True)
                 (staging / _SIGNATURE).unlink(missing_ok=True)
             _cache_in(staging, write=True)
             yield
+            (staging / _NAME).write_text(path.name)
             sums = {file.name: sha256(file) for file in _entries(staging)}
             (staging / _SUMS).write_text(json.dumps(sums, indent=1) + "\n")
         shutil.rmtree(path, ignore_errors=True)
@@ -103,6 +123,8 @@ def _cache_in(path: Path, *, write: bool) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0 if write else _NEVER)
     # XLA's own caches would make every program's key depend on the directory's name.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+    # With a maximum size JAX writes a lock and times of access into the directory.
+    jax.config.update("jax_compilation_cache_max_size", -1)
 
 
 def _find_problem(path: Path, trusted: TrustedKeys) -> str | None:
@@ -111,15 +133,27 @@ def _find_problem(path: Path, trusted: TrustedKeys) -> str | None:
     None: it can be used.
     """
     try:
-        listed = (path / _SUMS).read_bytes()
+        listed = _read_sums(path / _SUMS)
         if problem := trusted.find_problem(listed, path / _SIGNATURE):
-            return f"is not used, and its programs are compiled here: {_SIGNATURE}: {problem}"
-        sums = json.loads(listed)
-        if {file.name: sha256(file) for file in _entries(path)} == sums:
-            return None
-    except (OSError, ValueError):
-        pass
-    return "is damaged and not used; `phoenix-server compile` repairs it"
+            return f"{_SIGNATURE}: {problem}"
+        if {file.name: sha256(file) for file in _entries(path)} != json.loads(listed):
+            return f"it is damaged: its files are not those of {_SUMS}"
+        if (path / _NAME).read_bytes() != path.name.encode():
+            return f"it holds programs for another kind of machine: {_NAME} has another name"
+    except FileNotFoundError as exc:
+        return f"it is damaged: {Path(exc.filename).name} is missing"
+    except OSError as exc:
+        return f"{exc.filename} cannot be read: {exc.strerror}"
+    except (ValueError, RecursionError):
+        return f"it is damaged: {_SUMS} is not a list of sums"
+    return None
+
+
+def _read_sums(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SUMS:
+        raise ValueError("not a list of sums")
+    return path.read_bytes()
 
 
 def _entries(path: Path) -> list[Path]:
