@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -34,6 +35,13 @@ def _model_vectors(
         for entity, ids in (("item", post_ids), ("author", author_ids))
     ]
     return encode_candidates(checkpoint.model, unflatten_params(used), *embeddings)
+
+
+def test_with_trusted_keys_no_cache_of_the_environment_is_used(
+    posts: Path, trusting: Bundle, tmp_path: Path
+) -> None:
+    build_corpus([posts], trusting, tmp_path / "corpus", SMALL)
+    assert jax.config.values["jax_compilation_cache_dir"] is None
 
 
 def test_vectors_are_those_of_the_candidate_tower(

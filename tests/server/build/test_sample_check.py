@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from phoenix_server.build.sample_check import sample_vectors
@@ -12,6 +13,13 @@ def test_vectors_of_the_candidate_tower_pass(snapshot: Snapshot, bundle: Bundle)
     sample = sample_vectors(snapshot, bundle)
     assert (sample.posts, sample.foreign) == (256, 0)
     assert sample.worst_cosine > 0.999
+
+
+def test_with_trusted_keys_no_cache_of_the_environment_is_used(
+    snapshot: Snapshot, trusting: Bundle
+) -> None:
+    assert sample_vectors(snapshot, trusting).foreign == 0
+    assert jax.config.values["jax_compilation_cache_dir"] is None
 
 
 def test_vectors_of_other_posts_are_counted(

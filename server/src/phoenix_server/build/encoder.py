@@ -20,7 +20,7 @@ from phoenix_server.bundle.towers import Towers
 from phoenix_server.corpus.disk.snapshot import with_vectors
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
 from phoenix_server.runtime.devices import Device, all_devices
-from phoenix_server.runtime.persistent_cache import compiled_path
+from phoenix_server.runtime.persistent_cache import compiled_path, forget_unsigned
 
 _T = TypeVar("_T")
 
@@ -35,6 +35,7 @@ class PartEncoder:
             BundleError: The bundle cannot be used, or its towers fail the self-test here.
             CorpusError: Other parts were encoded by another kind of device or jaxlib.
         """
+        forget_unsigned(bundle.trusted)
         device = all_devices()[0]
         self._bundle, self._dataset, self._parts = bundle, dataset, parts
         self._batch_rows = parts.work.batch_rows

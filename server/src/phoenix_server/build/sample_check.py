@@ -12,6 +12,7 @@ from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.bundle.towers import Towers
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.runtime.devices import all_devices
+from phoenix_server.runtime.persistent_cache import forget_unsigned
 
 _SAMPLE = 256
 _MIN_COSINE = 0.99  # cosine; bfloat16 gives 0.999, vectors of other towers are near 0
@@ -39,6 +40,7 @@ def sample_vectors(snapshot: Snapshot, bundle: Bundle) -> Sample:
     Raises:
         BundleError: The bundle cannot be used.
     """
+    forget_unsigned(bundle.trusted)
     columns = snapshot.columns()
     total = len(columns.post_ids)
     rows = np.unique(np.linspace(0, total - 1, min(_SAMPLE, total)).astype(np.int64))
