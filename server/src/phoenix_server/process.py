@@ -34,9 +34,8 @@ async def serve(config: ServeConfig, sources: Sources, first: Source) -> None:
     limit_arenas()
     if config.shards is not None:
         split_cpu(config.shards)
-    if config.bundle.is_dir():
-        device = choose_devices(config.shards)[0]
-        use_compiled(compiled_path(config.bundle, device), first.bundle.trusted)
+    device = choose_devices(config.shards)[0]
+    use_compiled(compiled_path(config.bundle, device), first.bundle.trusted)
     server = Server(config, sources, first)
     loop = asyncio.get_running_loop()
 

@@ -155,7 +155,9 @@ def test_a_directory_without_a_manifest_is_an_error(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("contents", ["", "{", "{}", "[]", "3", '{"rows": "x"}', '{"x": 1}'])
+@pytest.mark.parametrize(
+    "contents", ["", "{", "{}", "[]", "3", '{"rows": "x"}', '{"x": 1}', "[" * 200_000]
+)
 def test_a_manifest_of_neither_kind_is_an_error(tmp_path: Path, contents: str) -> None:
     (tmp_path / "manifest.json").write_text(contents)
     lines, error = _until_error([tmp_path])

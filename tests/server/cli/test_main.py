@@ -27,6 +27,21 @@ def test_inspect_says_what_is_right_before_what_is_wrong(
     assert "all match" not in outcome.out
 
 
+def test_a_manifest_cannot_forge_a_line(run: Run, bundle_f32: Path, tmp_path: Path) -> None:
+    path = copied(bundle_f32, tmp_path / "bundle")
+    forged = "  signature     by a trusted key"
+    edit_manifest(path, lambda m: m.update(jax_version=f"0.10\n{forged}\n\x1b[8m"))
+    out = run("inspect", path).out
+    assert forged not in out.splitlines()
+    assert "\x1b" not in out
+    assert f"by JAX 0.10\\n{forged}\\n\\x1b[8m" in out
+
+
+def test_a_path_cannot_control_the_terminal(run: Run, tmp_path: Path) -> None:
+    outcome = run("inspect", tmp_path / "a\x1b[8mb")
+    assert_one_line(outcome, f"{tmp_path}/a\\x1b[8mb: no such directory")
+
+
 def test_a_manifest_with_odd_fields_is_one_line(run: Run, bundle_f32: Path, tmp_path: Path) -> None:
     path = copied(bundle_f32, tmp_path / "bundle")
     edit_manifest(path, lambda m: m.update(odd=1))

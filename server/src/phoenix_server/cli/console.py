@@ -1,5 +1,6 @@
 """Standard error as commands use it: what was done, warnings, and progress."""
 
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -8,12 +9,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from phoenix_server.errors import escape_controls
+
 _console = Console(stderr=True, highlight=False, emoji=False)
 
 
 def say(text: str, style: str | None = None) -> None:
     """Print one line; the terminal wraps it."""
     _console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def write_line(text: str) -> None:
+    """Write one line to standard output; part of it may come from a file that nobody verified."""
+    sys.stdout.write(f"{escape_controls(text)}\n")
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Describe bundles and corpora for people: the command `inspect`."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated
 
 from phoenix_server.artifacts import MANIFEST, verify_files
 from phoenix_server.bundle.bundle import SIGNATURE, Bundle, open_bundle
+from phoenix_server.cli.console import write_line
 from phoenix_server.config import TRUSTED_KEY
 from phoenix_server.corpus.disk import snapshot as snapshots
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
@@ -46,7 +46,7 @@ def _open(path: Path, trusted: TrustedKeys) -> Bundle | Snapshot:
     """Open a bundle or a corpus; its manifest tells which it is."""
     try:
         keys: object = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         keys = None
     if isinstance(keys, dict) and "user_tower" not in keys and "rows" in keys:
         return open_snapshot(path)
@@ -75,7 +75,8 @@ def _bundle(bundle: Bundle, now: datetime) -> Iterator[str]:
     elif (bundle.path / SIGNATURE).exists():
         yield "  signature     not checked; --trusted-key checks it"
     yield from _files(len(manifest.files), sum(file.size_bytes for file in manifest.files))
-    verify_files(bundle.path, [*bundle.serving_files(), *manifest.files], BundleError)
+    list(bundle.serving_files())  # raises an error if one of them is not listed
+    verify_files(bundle.path, manifest.files, BundleError)
     bundle.check_manifest()
     yield "  checksums     all match"
     for program in (manifest.user_tower, manifest.candidate_tower):
@@ -149,4 +150,4 @@ def inspect(
             the option for several. Default: they need not be signed.
     """
     for line in explain(paths, datetime.now(UTC), read_trusted_keys(trusted_key)):
-        sys.stdout.write(f"{line}\n")
+        write_line(line)

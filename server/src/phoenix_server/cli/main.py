@@ -17,7 +17,7 @@ from cyclopts.config import Env
 from phoenix_server.artifacts import describe_error
 from phoenix_server.cli.console import say
 from phoenix_server.cli.log import write_log
-from phoenix_server.errors import PhoenixServerError
+from phoenix_server.errors import PhoenixServerError, escape_controls
 
 # Environment variables outlive a command: they must not allow unpickling or discarding data.
 _NOT_FROM_ENV = ("--trust-pickle", "--restart", "--drop-duplicates")
@@ -65,7 +65,7 @@ app = App(
     help="Serve exact top-k retrieval over exported Phoenix towers.",
     help_format="markdown",
     help_epilogue="An environment variable sets an option too: PHOENIX_MAX_TOP_K=500 is "
-    "--max-top-k 500. --debug shows the traceback of an error.",
+    "--max-top-k 500. --debug shows the traceback of an unexpected error.",
     version_flags=(),
     config=[Env("PHOENIX_", command=False), _check_tokens],
     default_parameter=Parameter(
@@ -110,7 +110,7 @@ def main() -> None:
     except Exception as exc:
         if _DEBUG in sys.argv:
             raise
-        reason = str(exc).partition("\n")[0]
+        reason = escape_controls(str(exc).partition("\n")[0])
         say(f"error: {type(exc).__name__}: {reason}; {_DEBUG} shows where", style="red")
         sys.exit(1)
     sys.exit(0 if arguments else 2)  # without arguments it prints the help

@@ -1,9 +1,8 @@
 """`phoenix-server repair`."""
 
-import sys
 from pathlib import Path
 
-from phoenix_server.cli.console import say
+from phoenix_server.cli.console import say, write_line
 from phoenix_server.corpus.disk.repair import LOST, accept_loss, describe, examine
 from phoenix_server.errors import CorpusError
 
@@ -19,7 +18,7 @@ def repair(corpus: Path, /, *, accept_loss_after: int | None = None) -> None:
     accepted = accept_loss_after
     found = examine(corpus) if accepted is None else accept_loss(corpus, accepted)
     for line in describe(corpus, found):
-        sys.stdout.write(f"{line}\n")
+        write_line(line)
     if accepted is not None:
         say(f"{corpus} goes on after change {accepted}; the rest is in {corpus / LOST}.")
     elif not found.is_whole:
