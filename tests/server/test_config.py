@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from phoenix_retrieval.v1.model_service_pb2 import GetModelResponse
 from phoenix_server.config import CallLimits, EngineConfig, Limits, QueueConfig, ServeConfig
 
 
@@ -41,6 +42,13 @@ def _serve(**changes: Any) -> ServeConfig:
         (EngineConfig, "candidate_batch", 0),
         (EngineConfig, "max_labels", 0),
         (EngineConfig, "capacity", 0),
+        *((Limits, name, 2**31) for name in ("max_batch_users", "max_candidates")),
+        *((Limits, name, 2**31) for name in ("max_excluded", "max_history")),
+        (CallLimits, "max_calls_per_connection", 2**29),
+        *((EngineConfig, name, 2**31) for name in ("max_top_k", "candidate_batch", "capacity")),
+        (EngineConfig, "max_labels", 10**12),
+        *((EngineConfig, name, (1, 2**31)) for name in ("user_batches", "batch_sizes")),
+        *((EngineConfig, name, (1, 2**31)) for name in ("history_lengths", "result_sizes")),
         (_serve, "shards", 0),
         (_serve, "snapshot_after", 0),
         (_serve, "watch_interval_s", 0.0),
@@ -53,6 +61,14 @@ def test_an_invalid_value_is_an_error_that_begins_with_the_field(
     make()
     with pytest.raises(ValueError, match=f"^{field}: "):
         make(**{field: value})
+
+
+def test_the_largest_values_fit_the_fields_of_the_api_and_of_grpc() -> None:
+    names = ("max_batch_users", "max_candidates", "max_excluded", "max_history")
+    limits = Limits(**dict.fromkeys(names, 2**31 - 1))
+    calls = CallLimits(max_calls_per_connection=2**29 - 1)
+    GetModelResponse(max_top_k=EngineConfig(max_top_k=2**31 - 1).max_top_k, **vars(limits))
+    assert 4 * calls.max_calls_per_connection < 2**31
 
 
 def test_a_corpus_that_is_served_read_only_evicts_no_posts() -> None:

@@ -8,6 +8,7 @@ Shapes:
     B  users of a batch        H  engagements of a history        K  results of a query
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +26,21 @@ MAX_REQUEST_BYTES = 2**31 - 1
 """gRPC has the limit in a signed 32-bit number."""
 
 
-def _require_positive(config: object, *names: str, or_zero: bool = False) -> None:
+_MAX_COUNT = 2**31 - 1
+"""Shapes of programs are signed 32-bit numbers; the API has such limits in unsigned ones."""
+_MAX_CALLS_PER_CONNECTION = _MAX_COUNT // 4
+"""gRPC allows four times as many, also in a signed 32-bit number."""
+
+
+def _require_positive(
+    config: object, *names: str, or_zero: bool = False, most: float = math.inf
+) -> None:
     for name in names:
         value = getattr(config, name)
         if not (value is None or value > 0 or (or_zero and value == 0)):
             raise ValueError(f"{name}: {value} is {'negative' if or_zero else 'not positive'}")
+        if value is not None and value > most:
+            raise ValueError(f"{name}: {value} is more than {most}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +62,8 @@ class Limits:
     max_request_bytes: int = 4 << 20
 
     def __post_init__(self) -> None:
-        _require_positive(self, "max_batch_users", "max_candidates", "max_excluded", "max_history")
+        counts = ("max_batch_users", "max_candidates", "max_excluded", "max_history")
+        _require_positive(self, *counts, most=_MAX_COUNT)
         if not 1024 <= self.max_request_bytes <= MAX_REQUEST_BYTES:
             raise ValueError(
                 f"max_request_bytes: {self.max_request_bytes} is not between 1024 and "
@@ -82,7 +94,8 @@ class CallLimits:
     receive_timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
-        _require_positive(self, "max_calls", "max_calls_per_connection", "max_streams")
+        _require_positive(self, "max_calls_per_connection", most=_MAX_CALLS_PER_CONNECTION)
+        _require_positive(self, "max_calls", "max_streams")
         _require_positive(self, "max_bytes_in_flight", "receive_timeout_s")
 
 
@@ -137,9 +150,12 @@ class EngineConfig:
             sizes: Sequence[int] = getattr(self, name)
             if list(sizes) != sorted(set(sizes)) or min(sizes, default=1) < 1:
                 raise ValueError(f"{name}: {sizes} is not ascending and positive")
+            if sizes and sizes[-1] > _MAX_COUNT:
+                raise ValueError(f"{name}: {sizes[-1]} is more than {_MAX_COUNT}")
             if not sizes and name in ("user_batches", "batch_sizes"):
                 raise ValueError(f"{name}: is empty")
-        _require_positive(self, "max_top_k", "candidate_batch", "capacity", "max_labels")
+        counts = ("max_top_k", "candidate_batch", "capacity", "max_labels")
+        _require_positive(self, *counts, most=_MAX_COUNT)
 
     def user_programs(self, longest: int) -> list[tuple[int, int]]:
         """Return [B, H] of each program of the user tower, for a model of history `longest`."""
