@@ -183,6 +183,16 @@ def test_an_invalid_array_is_reported(
     assert error.reason.startswith(reason)
 
 
+class _NoBool:
+    """Like pandas.NA: whether it differs from itself is neither true nor false."""
+
+    def __ne__(self, other: object) -> Any:
+        return self
+
+    def __bool__(self) -> bool:
+        raise TypeError
+
+
 @pytest.mark.parametrize(
     ("topics", "reason"),
     [
@@ -190,6 +200,10 @@ def test_an_invalid_array_is_reported(
         ([["a"]] * 5, "topics[0] is of type list, not str"),
         (["a", "b", "\ud800", "b", "c"], "topics[2] is not valid Unicode"),
         (["a", "b", "c", "d\n", "c"], "topics[3] holds a control character"),
+        (["b", "a\0", "a", "b", "c"], "topics[1] holds a control character"),
+        (["a", np.ones(2), None, "b", "c"], "topics[1] is of type ndarray, not str"),
+        (["a", _NoBool(), None, "b", "c"], "topics[1] is of type _NoBool, not str"),
+        (["a", "b" * 10**6, None, "b", "c"], "topics[1] has 1000000 characters, at most 256"),
     ],
 )
 def test_topics_that_cannot_be_labels_are_refused(
@@ -197,7 +211,8 @@ def test_topics_that_cannot_be_labels_are_refused(
 ) -> None:
     arrays = _arrays()
     arrays["topics"] = np.empty(_ROWS, object)
-    arrays["topics"][:] = topics
+    for i, topic in enumerate(topics):
+        arrays["topics"][i] = topic
     error = _refused(_write(tmp_path / "posts.npz", arrays), bundle, trust_pickle=True)
     assert error.reason.startswith(reason)
 
@@ -292,11 +307,11 @@ def _member_bytes() -> bytes:
 @pytest.mark.parametrize(
     ("contents", "reason"),
     [
-        (b"", "is not an .npz, or is truncated"),
-        (b"neither an npz nor a pickle", "is not an .npz, or is truncated"),
-        (_npy_bytes(), "is not an .npz, or is truncated"),
-        (_npz_bytes(False)[:-1000], "is not an .npz, or is truncated"),
-        (_npz_bytes(False)[:100], "is not an .npz, or is truncated"),
+        (b"", "cannot be read: it is not an .npz, or is truncated"),
+        (b"neither an npz nor a pickle", "cannot be read: it is not an .npz, or is truncated"),
+        (_npy_bytes(), "cannot be read: it is not an .npz, or is truncated"),
+        (_npz_bytes(False)[:-1000], "cannot be read: it is not an .npz, or is truncated"),
+        (_npz_bytes(False)[:100], "cannot be read: it is not an .npz, or is truncated"),
         (_overwritten(_npz_bytes(False)), "cannot be read: "),
         (_overwritten(_npz_bytes(True)), "cannot be read: "),
         (_member_bytes(), ""),

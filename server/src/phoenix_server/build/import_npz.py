@@ -84,14 +84,12 @@ def _load(path: Path, trust_pickle: bool) -> Arrays:
     try:
         with path.open("rb") as opened:
             if not zipfile.is_zipfile(opened):  # numpy would read it as a pickle
-                raise CorpusError(path, "is not an .npz, or is truncated")
+                raise zipfile.BadZipFile("it is not an .npz, or is truncated")
             opened.seek(0)
             with np.load(opened, allow_pickle=trust_pickle) as file:
                 for name in (*_IDS, _VECTORS, _TOPICS):
                     if name in file.files:
                         arrays[name] = np.asarray(file[name])
-    except CorpusError:
-        raise
     except FileNotFoundError:
         raise CorpusError(path, "no such file") from None
     except Exception as exc:  # zip, zlib, numpy and pickle raise many types
@@ -119,8 +117,6 @@ def _check(path: Path, arrays: Arrays, width: int) -> None:
             raise CorpusError(path, f"{name} has shape {arrays[name].shape}, should have {shape}")
     if arrays[_VECTORS].dtype.kind != "f":
         raise CorpusError(path, f"{_VECTORS} is {arrays[_VECTORS].dtype}, should be float32")
-    if _TOPICS in arrays:
-        arrays[_TOPICS] = _texts(path, arrays[_TOPICS])
 
 
 def _ids(path: Path, name: str, array: npt.NDArray[np.generic]) -> U64:
@@ -133,36 +129,43 @@ def _ids(path: Path, name: str, array: npt.NDArray[np.generic]) -> U64:
     return ids
 
 
-def _texts(path: Path, topics: npt.NDArray[np.generic]) -> npt.NDArray[np.str_]:
-    """Return topics as strings; a missing topic (None, or NaN as in pandas) becomes empty."""
-    if topics.dtype.kind == "O":
-        texts = ["" if topic is None or topic != topic else topic for topic in topics.tolist()]
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise CorpusError(path, f"{_TOPICS}[{i}] is of type {type(text).__name__}, not str")
-        topics = np.array(texts, np.str_)
-    if topics.dtype.kind != "U":
-        raise CorpusError(path, f"{_TOPICS} is {topics.dtype}, should be strings")
-    return topics.astype(np.str_, copy=False)
-
-
 def _refuse(path: Path, name: str, faults: Sequence[Fault]) -> None:
     """Raise an error for the first fault of an array, if there is one."""
     for i, what in faults:
         raise CorpusError(path, f"{name}[{i}] {what}")
 
 
+def _texts(path: Path, topics: npt.NDArray[np.generic]) -> list[str]:
+    """Return topics as strings; a missing topic (None, or NaN as in pandas) becomes empty."""
+    if topics.dtype.kind not in "UO":
+        raise CorpusError(path, f"{_TOPICS} is {topics.dtype}, should be strings")
+    texts: list[str] = []
+    for i, topic in enumerate(topics.tolist()):
+        if isinstance(topic, str):
+            texts.append(topic)
+        elif topic is None or (isinstance(topic, float | np.floating) and np.isnan(topic)):
+            texts.append("")
+        else:
+            raise CorpusError(path, f"{_TOPICS}[{i}] is of type {type(topic).__name__}, not str")
+    return texts
+
+
 def _labels(path: Path, topics: npt.NDArray[np.generic] | None, count: int) -> Labels:
     """Return one label per post, or none where the topic is empty or missing.
 
     Raises:
-        CorpusError: A topic cannot be a label.
+        CorpusError: A topic is not a string, or cannot be a label.
     """
     if topics is None:
         return Labels.none(count)
-    given = np.flatnonzero(topics != "")
-    names, first, indices = np.unique(topics[given], return_index=True, return_inverse=True)
-    for i, what in find_bad_labels(names.tolist()):
-        raise CorpusError(path, f"{_TOPICS}[{given[first[i]]}] {what}")
-    counts = (topics != "").astype(np.int32)
-    return Labels(tuple(names.tolist()), counts, indices.astype(np.int32))
+    texts = _texts(path, topics)
+    first: dict[str, int] = {}  # the first row of each topic
+    for i, text in enumerate(texts):
+        if text:
+            first.setdefault(text, i)
+    for i, what in find_bad_labels(list(first)):
+        raise CorpusError(path, f"{_TOPICS}[{list(first.values())[i]}] {what}")
+    names = sorted(first)
+    index = {name: i for i, name in enumerate(names)}
+    counts = np.array([bool(text) for text in texts], np.int32)
+    return Labels(tuple(names), counts, np.array([index[t] for t in texts if t], np.int32))
