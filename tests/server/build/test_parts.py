@@ -3,6 +3,7 @@ import logging
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +14,18 @@ from phoenix_server.build import encoder as encoding
 from phoenix_server.build.build import build_corpus
 from phoenix_server.build.encoder import PartEncoder
 from phoenix_server.bundle.bundle import Bundle, open_bundle
+from phoenix_server.corpus import post_rules
 from phoenix_server.corpus.disk import snapshot_writer as writer
-from server.build.cases import SMALL, digest, random_posts, write_files
+from server.build.cases import (
+    SMALL,
+    SNOWFLAKE,
+    SNOWFLAKE_MS,
+    digest,
+    random_posts,
+    read,
+    write,
+    write_files,
+)
 from server.build.part_cases import POSTS, Reports, interrupt
 from server.cases import flip_bit, truncate
 
@@ -57,6 +68,21 @@ def test_an_interrupted_build_continues(
     assert reports[-1] == ("written", 700, 0)
     assert digest(out) == expected
     assert sorted(tmp_path.iterdir()) == [out, posts]
+
+
+def test_the_clock_of_a_later_try_changes_no_time(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day_ms = 24 * 60 * 60 * 1000
+    began_ms = SNOWFLAKE_MS - 2 * day_ms  # so the ids carry no time
+    now = SimpleNamespace(time_ns=lambda: began_ms * 1_000_000)
+    monkeypatch.setattr(post_rules, "time", now)
+    ids = pa.array(range(SNOWFLAKE, SNOWFLAKE + 400), pa.uint64())
+    posts = write(tmp_path / "posts.parquet", post_id=ids, author_id=ids)
+    interrupt([posts], bundle, tmp_path / "corpus")
+    now.time_ns = lambda: (began_ms + 3 * day_ms) * 1_000_000
+    build_corpus([posts], bundle, tmp_path / "corpus", SMALL)
+    assert read(tmp_path / "corpus").column("created_at").null_count == 400
 
 
 def test_posts_are_not_checked_twice(posts: Path, bundle: Bundle, tmp_path: Path) -> None:

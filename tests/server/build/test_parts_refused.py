@@ -107,10 +107,10 @@ def test_a_build_of_another_format_version_is_refused(
     posts: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     partial = interrupt([posts], bundle, tmp_path / "corpus")
-    plan = json.loads((partial / "work.json").read_text()) | {"format_version": 2}
+    plan = json.loads((partial / "work.json").read_text()) | {"format_version": 1}
     (partial / "work.json").write_text(json.dumps(plan))
     reason = _refused([posts], bundle, tmp_path / "corpus").reason
-    assert "format_version was 2, is 1" in reason
+    assert "format_version was 1, is 2" in reason
 
 
 @pytest.mark.parametrize("restart", [False, True])

@@ -11,6 +11,7 @@ from phoenix_server.bundle.bundle import Bundle
 from server.build.cases import random_posts, refused, write, write_files
 
 _POSTS = random_posts(300)
+_NOW_MS = 1_780_000_000_000
 
 
 def _ids(*ids: int) -> dict[str, pa.Array]:
@@ -19,7 +20,8 @@ def _ids(*ids: int) -> dict[str, pa.Array]:
 
 def _repeats(folder: Path) -> list[int]:
     dataset = open_dataset([folder])
-    return check_posts(dataset, drop_duplicates=True, report=lambda done: None).tolist()
+    dropped = check_posts(dataset, drop_duplicates=True, now_ms=_NOW_MS, report=lambda done: None)
+    return dropped.tolist()
 
 
 def test_a_post_that_occurs_in_two_files_is_reported(bundle: Bundle, tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_posts_do_not_depend_on_the_division_into_files(
     batch_rows: int,
 ) -> None:
     folder = write_files(tmp_path_factory.mktemp("posts"), _POSTS, cuts, group_rows)
-    batches = list(read_posts(open_dataset([folder]), range(*rows), batch_rows))
+    batches = list(read_posts(open_dataset([folder]), range(*rows), batch_rows, _NOW_MS))
     expected = _POSTS.slice(rows[0], max(rows[1] - rows[0], 0))
     sizes = [batch.num_rows for batch in batches]
     assert sum(sizes) == expected.num_rows

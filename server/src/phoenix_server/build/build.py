@@ -14,6 +14,7 @@ from phoenix_server.build.reader import check_posts
 from phoenix_server.build.workdir import clear_joined, count_parts, publish, work_directory
 from phoenix_server.bundle.bundle import Bundle
 from phoenix_server.corpus.disk.snapshot_writer import new_snapshot
+from phoenix_server.corpus.post_rules import clock_ms
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if self.batch_rows < 1 or self.part_rows < 1 or self.part_rows % self.batch_rows:
             raise ValueError("part_rows: must be a multiple of batch_rows, both positive")
+        if self.part_rows >= 1 << 31:  # so batch_rows, too
+            raise ValueError("part_rows: must be below 2**31")
         for name in ("workers", "ray_address"):
             if self.engine == "local" and getattr(self, name) is not None:
                 raise ValueError(f"{name}: only for the engine ray")
@@ -130,12 +133,14 @@ def _parts(
     )
     if found := load_work(path, work):
         return found
+    now_ms = clock_ms()
     dropped = check_posts(
         dataset,
         drop_duplicates=config.drop_duplicates,
+        now_ms=now_ms,
         report=lambda done: report(done, dataset.rows, stage="checked"),
     )
-    return save_work(path, work, dropped)
+    return save_work(path, work, dropped, now_ms)
 
 
 def _encode(

@@ -15,7 +15,6 @@ from phoenix_server.corpus.post_rules import (
     UNKNOWN,
     Fault,
     carried_times,
-    clock_ms,
     find_bad_ids,
     find_bad_labels,
     find_bad_times,
@@ -79,20 +78,22 @@ def check_alike(files: Sequence[tuple[Path | str, pa.Schema]]) -> None:
                 raise CorpusError(name, what)
 
 
-def convert(name: Path | str, batch: pa.RecordBatch, row: int) -> pa.RecordBatch:
+def convert(name: Path | str, batch: pa.RecordBatch, row: int, now_ms: int) -> pa.RecordBatch:
     """Convert posts to the columns of `corpus_schema`, without vectors.
 
     Args:
         name: The file, for errors.
         batch: Columns of the file.
         row: The row of the file at which the batch starts.
+        now_ms: The time at which the build began, in milliseconds since 1970 UTC.
 
     Raises:
         CorpusError: A value is invalid; names the row.
     """
     post_ids = _ids(name, "post_id", batch.column("post_id"), row)
     author_ids = _ids(name, "author_id", batch.column("author_id"), row)
-    created_at, labels = _created_at(name, batch, post_ids, row), _labels(name, batch, row)
+    created_at = _created_at(name, batch, post_ids, row, now_ms)
+    labels = _labels(name, batch, row)
     columns = [pa.array(post_ids), pa.array(author_ids), created_at, labels]
     return pa.RecordBatch.from_arrays(columns, names=list(COLUMNS))
 
@@ -122,8 +123,9 @@ def _ids(name: Path | str, column: str, values: pa.Array, row: int) -> U64:
     return ids
 
 
-def _created_at(name: Path | str, batch: pa.RecordBatch, post_ids: U64, row: int) -> pa.Array:
-    now_ms = clock_ms()
+def _created_at(
+    name: Path | str, batch: pa.RecordBatch, post_ids: U64, row: int, now_ms: int
+) -> pa.Array:
     times = carried_times(post_ids, now_ms)
     known = times != UNKNOWN
     if "created_at" in batch.schema.names:

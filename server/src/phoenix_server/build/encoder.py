@@ -72,9 +72,9 @@ class PartEncoder:
         """Yield batches of a part with their vectors, which the device may still be computing."""
         rows = self._parts.rows(part)
         if part != self._next:  # else continue where the last part ended, without a seek
-            self._posts = read_posts(
-                self._dataset, range(rows.start, self._parts.work.rows), self._batch_rows
-            )
+            left = range(rows.start, self._parts.work.rows)
+            now_ms = self._parts.now_ms
+            self._posts = read_posts(self._dataset, left, self._batch_rows, now_ms)
         self._next = -1
         for start in range(rows.start, rows.stop, self._batch_rows):
             keep = self._parts.kept(range(start, min(start + self._batch_rows, rows.stop)))

@@ -1,6 +1,6 @@
 """The files of a build, from which an interrupted build continues.
 
-    OUT.partial/work.json         the inputs and options; written when all posts are checked
+    OUT.partial/work.json         inputs, options and start; written when all posts are checked
     OUT.partial/dropped.npy       the posts to leave out, as `check_posts` returns them
     OUT.partial/encoder.txt       the encoder: vectors of two kinds of devices must not be mixed
     OUT.partial/parts/NUMBER/     posts from NUMBER * part_rows on, as a corpus
@@ -35,7 +35,7 @@ from phoenix_server.runtime.arrays import I64, Bools
 
 _log = logging.getLogger(__name__)
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _WORK, _DROPPED, _ENCODER, _PARTS = "work.json", "dropped.npy", "encoder.txt", "parts"
 _MAX_LISTED = 3  # differences in an error message
 
@@ -89,11 +89,14 @@ class Parts:
         path: The directory of the build.
         work: The inputs and options.
         dropped: [n] i64, the posts that are left out, ascending.
+        now_ms: The time at which the build began, in milliseconds since 1970 UTC: which times of
+            posts are in the future must not depend on interruptions.
     """
 
     path: Path
     work: Work
     dropped: I64
+    now_ms: int
 
     @cached_property
     def count(self) -> int:
@@ -178,17 +181,17 @@ class Parts:
             own.unlink()
 
 
-def save_work(path: Path, work: Work, dropped: I64) -> Parts:
-    """Store the inputs and options of a build, and create its parts."""
+def save_work(path: Path, work: Work, dropped: I64, now_ms: int) -> Parts:
+    """Store the inputs, options and start of a build, and create its parts."""
     (path / _PARTS).mkdir(exist_ok=True)
     np.save(path / _DROPPED, dropped)
-    text = {"dropped_sha256": sha256(path / _DROPPED), **asdict(work)}
+    text = {"dropped_sha256": sha256(path / _DROPPED), "now_ms": now_ms, **asdict(work)}
     new = path / f".{_WORK}"
     new.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
     for written in (path / _DROPPED, new):
         flush(written)
     new.rename(path / _WORK)
-    return Parts(path=path, work=work, dropped=dropped)
+    return Parts(path=path, work=work, dropped=dropped, now_ms=now_ms)
 
 
 def load_work(path: Path, work: Work) -> Parts | None:
@@ -199,14 +202,14 @@ def load_work(path: Path, work: Work) -> Parts | None:
     """
     try:
         text: dict[str, Any] = json.loads((path / _WORK).read_text(encoding="utf-8"))
-        dropped_sha256 = text.pop("dropped_sha256")
+        dropped_sha256, now_ms = text.pop("dropped_sha256"), int(text.pop("now_ms"))
         if dropped_sha256 != sha256(path / _DROPPED):
             raise ValueError(f"{_DROPPED} was changed")
         dropped = np.load(path / _DROPPED, allow_pickle=False)
         earlier = Work(**text)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as exc:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as exc:
         what = f"cannot be continued ({exc}); --restart discards it and starts over"
         raise CorpusError(path, what) from exc
     if found := earlier.differences(work):
@@ -215,7 +218,7 @@ def load_work(path: Path, work: Work) -> Parts | None:
             f"holds parts of another build: {_listed(found)}; undo that, or "
             "discard them and start over with --restart",
         )
-    return Parts(path=path, work=work, dropped=dropped)
+    return Parts(path=path, work=work, dropped=dropped, now_ms=now_ms)
 
 
 def _listed(texts: Sequence[str]) -> str:

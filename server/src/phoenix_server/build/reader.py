@@ -21,13 +21,16 @@ _BATCH_ROWS = 1 << 16  # posts checked at once
 _COMPARED = 1 << 20  # ids compared at once
 
 
-def read_posts(dataset: Dataset, rows: range, batch_rows: int) -> Iterator[pa.RecordBatch]:
+def read_posts(
+    dataset: Dataset, rows: range, batch_rows: int, now_ms: int
+) -> Iterator[pa.RecordBatch]:
     """Yield posts with the columns of `corpus_schema`, without vectors.
 
     Args:
         dataset: The dataset.
         rows: The rows to read.
         batch_rows: The size of the batches; only the last may be smaller, whatever the files.
+        now_ms: The time at which the build began, in milliseconds since 1970 UTC.
 
     Raises:
         CorpusError: A file is damaged, or holds an invalid value.
@@ -38,7 +41,7 @@ def read_posts(dataset: Dataset, rows: range, batch_rows: int) -> Iterator[pa.Re
         start = dataset.starts[index]
         rows_here = range(max(rows.start - start, 0), min(rows.stop - start, file.rows))
         for row, piece in _pieces(file, rows_here, dataset.columns, batch_rows):
-            posts = convert(file.name, piece, row)
+            posts = convert(file.name, piece, row, now_ms)
             while posts.num_rows:
                 taken = posts.slice(0, missing)
                 posts = posts.slice(taken.num_rows)
@@ -51,7 +54,9 @@ def read_posts(dataset: Dataset, rows: range, batch_rows: int) -> Iterator[pa.Re
         yield pa.concat_batches(pieces)
 
 
-def check_posts(dataset: Dataset, *, drop_duplicates: bool, report: Callable[[int], None]) -> I64:
+def check_posts(
+    dataset: Dataset, *, drop_duplicates: bool, now_ms: int, report: Callable[[int], None]
+) -> I64:
     """Check all posts of a dataset.
 
     Memory: the ids of all posts, 8 bytes each, and the batches being read.
@@ -59,6 +64,7 @@ def check_posts(dataset: Dataset, *, drop_duplicates: bool, report: Callable[[in
     Args:
         dataset: The posts.
         drop_duplicates: Allow posts to occur more than once.
+        now_ms: The time at which the build began, in milliseconds since 1970 UTC.
         report: Called with the number of posts checked so far.
 
     Returns:
@@ -68,11 +74,12 @@ def check_posts(dataset: Dataset, *, drop_duplicates: bool, report: Callable[[in
         CorpusError: A file is damaged or holds an invalid value, or a post occurs more than once
             and `drop_duplicates` is False.
     """
-    repeated = _repeated(_checked_ids(dataset, report))
+    repeated = _repeated(_checked_ids(dataset, now_ms, report))
     rows = _locate(dataset, repeated) if len(repeated) else np.zeros((2, 0), np.int64)
     if rows.size and not drop_duplicates:
         (name, later), (before, earlier) = (dataset.locate(int(row)) for row in rows[:, 0])
-        post = next(read_posts(dataset, range(rows[0, 0], rows[0, 0] + 1), 1)).column("post_id")[0]
+        row = int(rows[0, 0])
+        post = next(read_posts(dataset, range(row, row + 1), 1, now_ms)).column("post_id")[0]
         raise CorpusError(
             name,
             f"post_id {post} occurs more than once: in row {later}, and before in row {earlier} of "
@@ -81,7 +88,7 @@ def check_posts(dataset: Dataset, *, drop_duplicates: bool, report: Callable[[in
     return rows[0]
 
 
-def _checked_ids(dataset: Dataset, report: Callable[[int], None]) -> U64:
+def _checked_ids(dataset: Dataset, now_ms: int, report: Callable[[int], None]) -> U64:
     """Check all posts, one file per thread, and return their ids, [N] u64."""
     post_ids = np.empty(dataset.rows, np.uint64)
     lock, stop, done = Lock(), Event(), 0
@@ -90,7 +97,7 @@ def _checked_ids(dataset: Dataset, report: Callable[[int], None]) -> U64:
         nonlocal done
         file, start = dataset.files[index], dataset.starts[index]
         for row, piece in _pieces(file, range(file.rows), dataset.columns, _BATCH_ROWS):
-            posts = convert(file.name, piece, row)
+            posts = convert(file.name, piece, row, now_ms)
             rows = slice(start + row, start + row + posts.num_rows)
             post_ids[rows] = posts.column("post_id").to_numpy()
             with lock:
