@@ -87,6 +87,16 @@ def test_keys_are_read_from_pem_files(tmp_path: Path) -> None:
     assert len(set(keys.keys)) == 2
 
 
+def test_a_file_of_two_keys_is_refused(tmp_path: Path) -> None:
+    both = tmp_path / "both.pub"
+    both.write_bytes(b"".join(new_keys(tmp_path / name).public.read_bytes() for name in "ab"))
+    with pytest.raises(StartupError) as caught:
+        read_trusted_keys([both])
+    assert str(caught.value) == (
+        f"--trusted-key {both}: holds more than one key; give each its own file"
+    )
+
+
 def test_a_file_that_is_no_public_key_is_named(tmp_path: Path) -> None:
     private, _ = new_keys(tmp_path / "key")
     other = generate_private_key(SECP256R1()).public_key()

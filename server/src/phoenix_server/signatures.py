@@ -62,7 +62,7 @@ NO_KEYS = TrustedKeys()
 
 
 def read_trusted_keys(paths: Sequence[Path]) -> TrustedKeys:
-    """Read public keys, as `--trusted-key` names them: PEM files, an Ed25519 key each.
+    """Read public keys, as `--trusted-key` names them: PEM files, one Ed25519 key each.
 
     Raises:
         StartupError: A file cannot be read, or holds no such key.
@@ -76,11 +76,14 @@ def _read_key(path: Path) -> bytes:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(path.read_bytes())
+        contents = path.read_bytes()
+        key = load_pem_public_key(contents)
     except OSError as exc:
         raise StartupError(f"--trusted-key {path}: {exc.strerror}") from exc
     except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PublicKey):
         raise StartupError(f"--trusted-key {path}: is not the PEM file of an Ed25519 public key")
+    if contents.count(b"-----BEGIN") > 1:  # the others would not be trusted
+        raise StartupError(f"--trusted-key {path}: holds more than one key; give each its own file")
     return key.public_bytes_raw()
