@@ -1,3 +1,4 @@
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -212,6 +213,44 @@ def test_a_program_that_jax_cannot_read_is_named(spoiled: Path, contents: bytes)
     error = _error(lambda: bundle.load_program(bundle.manifest.user_tower))
     assert error.path == path
     assert "cannot read it: " in error.reason
+
+
+def test_a_program_that_was_changed_since_it_was_verified_is_not_run(spoiled: Path) -> None:
+    bundle = open_bundle(spoiled)
+    verify(bundle)
+    path = spoiled / "programs/user_tower.jax"
+    path.write_bytes((spoiled / "programs/candidate_tower.jax").read_bytes())
+    error = _error(lambda: bundle.load_program(bundle.manifest.user_tower))
+    assert (error.path, error.reason) == (path, "was changed since it was verified")
+    path.unlink()
+    error = _error(lambda: bundle.load_program(bundle.manifest.user_tower))
+    assert (error.path, error.reason) == (path, "cannot be read: No such file or directory")
+
+
+def test_a_file_that_is_listed_twice_is_refused(spoiled: Path) -> None:
+    edit_manifest(spoiled, lambda m: m["files"].insert(0, {"path": "model.json", "sha256": "0"}))
+    error = _verify_error(spoiled)
+    assert (error.path, error.reason) == (spoiled / "manifest.json", "lists model.json twice")
+
+
+@pytest.mark.parametrize(
+    ("field", "size", "most"),
+    [
+        ("embedding_size", 0, 2**31 - 1),
+        ("history_length", 2**32 - 1, 2**31 - 1),
+        ("num_actions", 65, 64),
+    ],
+)
+def test_a_size_that_cannot_be_is_named(spoiled: Path, field: str, size: int, most: int) -> None:
+    path = spoiled / "model.json"
+    model = json.loads(path.read_text())
+    model["model"][field] = size
+    path.write_text(json.dumps(model))
+    edit_manifest(spoiled, lambda m: m["model"].update({field: size}))
+    resum(spoiled)
+    error = _verify_error(spoiled)
+    assert error.path == spoiled / "manifest.json"
+    assert error.reason == f"model.{field} is {size}, not from 1 to {most}"
 
 
 @pytest.mark.parametrize("contents", [b"", b"not a tensor", bytes(100)])

@@ -5,7 +5,7 @@ import jax
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from phoenix_server.bundle.bundle import open_bundle
+from phoenix_server.bundle.bundle import Bundle, open_bundle
 from phoenix_server.bundle.towers import Towers
 from phoenix_server.errors import BundleError
 from server.cases import copied, edit_manifest
@@ -35,6 +35,13 @@ def test_a_table_of_another_size_is_refused(bundle_f32: Path, tmp_path: Path) ->
     with pytest.raises(BundleError, match="does not take the arrays of this bundle") as caught:
         _compiled(path)
     assert caught.value.path == path / "programs/user_tower.jax"
+
+
+def test_a_size_that_the_program_does_not_take_is_refused(bundle: Bundle) -> None:
+    towers = Towers(bundle, jax.devices()[0])
+    with pytest.raises(BundleError, match="does not take the arrays of this bundle") as caught:
+        towers.compile_users(2, 2**32 - 1)
+    assert caught.value.path == bundle.path / "programs/user_tower.jax"
 
 
 @pytest.mark.parametrize("change", [{"dtype": "int31"}, {"dimensions": ["b", "x"]}])

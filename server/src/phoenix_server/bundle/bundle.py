@@ -33,6 +33,8 @@ FORMAT_VERSION = 1
 SIGNATURE = "manifest.sig"
 WEIGHTS = "weights.safetensors"
 SELFTEST = "selftest.npz"
+_MAX_SIZE = 2**31 - 1
+_MAX_ACTIONS = 64  # bits of an action mask
 TABLES = ("user_embeddings", "item_embeddings", "author_embeddings")
 
 
@@ -85,10 +87,14 @@ class Bundle:
         """Yield the files that a server reads: all but the SavedModel and the StableHLO texts.
 
         Raises:
-            BundleError: The manifest does not list one of them.
+            BundleError: The manifest does not list one of them, or lists one twice.
         """
         programs = {self.manifest.user_tower.path, self.manifest.candidate_tower.path}
-        listed = {file.path: file for file in self.manifest.files}
+        listed: dict[str, File] = {}
+        for file in self.manifest.files:
+            if file.path in listed:
+                raise BundleError(self.path / MANIFEST, f"lists {file.path} twice")
+            listed[file.path] = file
         for path in sorted(programs | _TABLE_FILES | {WEIGHTS, SELFTEST, MODEL}):
             if path not in listed:
                 what = "not in the manifest; this bundle is incomplete"
@@ -114,9 +120,15 @@ class Bundle:
         """Check the manifest against the files that it lists, whose sums have been verified.
 
         Raises:
-            BundleError: A field differs from `model.json`, or the fingerprint does not match.
+            BundleError: A field differs from `model.json`, a size is impossible, or the
+                fingerprint does not match.
         """
         check_model(self.path, self.manifest)
+        for field in self.manifest.model.DESCRIPTOR.fields:
+            most = _MAX_ACTIONS if field.name == "num_actions" else _MAX_SIZE
+            if not 1 <= (size := getattr(self.manifest.model, field.name)) <= most:
+                what = f"model.{field.name} is {size}, not from 1 to {most}"
+                raise BundleError(self.path / MANIFEST, what)
         claimed, actual = self.manifest.tower_fingerprint, tower_fingerprint(self.manifest)
         if claimed != actual:
             what = f"tower_fingerprint is {claimed[:12]}, but these files have {actual[:12]}"
@@ -126,8 +138,8 @@ class Bundle:
         """Read a program.
 
         Raises:
-            BundleError: JAX cannot read it, it was not lowered for this platform, or it makes
-                custom calls that this server does not know.
+            BundleError: It was changed since it was verified, JAX cannot read it, it was not
+                lowered for this platform, or it makes custom calls that this server does not know.
         """
         import jax
         from jax import export
@@ -136,7 +148,14 @@ class Bundle:
 
         path = self.path / program.path
         try:
-            exported = export.deserialize(bytearray(path.read_bytes()))
+            contents = path.read_bytes()
+        except OSError as exc:
+            raise BundleError(path, f"cannot be read: {exc.strerror}") from exc
+        sums = {file.path: file.sha256 for file in self.manifest.files}
+        if hashlib.sha256(contents).hexdigest() != sums.get(program.path):
+            raise BundleError(path, "was changed since it was verified")
+        try:
+            exported = export.deserialize(bytearray(contents))
             unknown = unknown_custom_calls(exported)
         except Exception as exc:  # flatbuffers and JAX raise many types
             raise BundleError(path, f"JAX {jax.__version__} cannot read it: {exc}") from exc

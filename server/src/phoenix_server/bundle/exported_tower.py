@@ -84,7 +84,7 @@ class ExportedTower:
                 for array in self._inputs
             }
             lowered = jax.jit(self._exported.call).lower(self._weights, self._tables, inputs)
+            return lowered.compile(compiler_options=_COMPILER_OPTIONS)
         except (TypeError, ValueError) as exc:
             what = f"does not take the arrays of this bundle: {exc}"
             raise BundleError(self._path, what) from exc
-        return lowered.compile(compiler_options=_COMPILER_OPTIONS)
