@@ -83,17 +83,22 @@ def write(path: Path, text: str, at_s: int) -> None:
 
 
 def watched(
-    directory: Path, changes: Sequence[Callable[[], object]], monkeypatch: Any
+    directory: Path,
+    changes: Sequence[Callable[[], object]],
+    monkeypatch: Any,
+    *,
+    loadable: bool = False,
 ) -> list[str]:
     """Watch while changes are made, one before each look; return the bundles that were tried.
 
-    None of them can be loaded.
+    All of them can be loaded, or none.
     """
     tried: list[str] = []
 
     async def load(path: Path, *_: object, activate: bool) -> None:
         tried.append(path.name)
-        raise BundleError(path, "is truncated")
+        if not loadable:
+            raise BundleError(path, "is truncated")
 
     left = list(changes)
 
@@ -124,6 +129,24 @@ def test_a_bundle_that_fails_is_tried_again_when_a_file_changes(
         lambda: None,
     ]
     assert watched(tmp_path, changes, monkeypatch) == ["2"] * 5
+
+
+def test_a_new_signature_is_a_reason_to_load_only_what_could_not_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "1" / "manifest.json", "{}", at_s=1)
+    write(tmp_path / "1" / "manifest.sig", "a", at_s=1)
+    changes: list[Callable[[], object]] = [
+        lambda: write(tmp_path / "1" / "manifest.sig", "b", at_s=2),
+        lambda: write(tmp_path / "2" / "manifest.json", "{}", at_s=3),
+        lambda: write(tmp_path / "2" / "manifest.sig", "a", at_s=4),
+        lambda: write(tmp_path / "2" / "manifest.json", "{ }", at_s=5),
+        lambda: write(tmp_path / "2" / "manifest.sig", "b", at_s=6),
+    ]
+    assert watched(tmp_path, changes, monkeypatch, loadable=True) == ["2", "2"]
+    (tmp_path / "2").rename(tmp_path / "old")
+    write(tmp_path / "1" / "manifest.sig", "a", at_s=1)
+    assert watched(tmp_path, changes, monkeypatch) == ["2"] * 4
 
 
 def test_a_smaller_number_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from phoenix_server.artifacts import COMPILED, MANIFEST, describe_error, walk
+from phoenix_server.bundle.bundle import SIGNATURE
 from phoenix_server.errors import (
     BusyError,
     NoMemoryError,
@@ -59,9 +60,9 @@ async def watch(manager: GenerationManager, directory: Path, interval_s: float) 
 
     A bundle is new if its number is larger than that of the last one, or if one of its files was
     written again. One that fails, perhaps because it was still being copied, is tried again when a
-    file changes, in size or in time of writing. One that arrives while
-    another is being loaded is tried until it can be loaded, and so is one for which there is no
-    memory, at growing intervals up to a minute.
+    file changes, in size or in time of writing. One that was loaded is not loaded again for a new
+    signature alone. One that arrives while another is being loaded is tried until it can be loaded,
+    and so is one for which there is no memory, at growing intervals up to a minute.
 
     Args:
         manager: Loads and activates it.
@@ -72,9 +73,9 @@ async def watch(manager: GenerationManager, directory: Path, interval_s: float) 
     tried: _Version | None = None
     version: _Version | None = None
     if served.parent.resolve() == directory.resolve() and served.name.isdecimal():
-        tried = _Version(int(served.name), frozenset())
+        tried = _Version(int(served.name), frozenset(), is_loaded=True)
         with suppress(OSError):  # it may have been removed
-            tried = _version(served)
+            tried = _version(served)._replace(is_loaded=True)
     pause_s = interval_s
     while True:
         await asyncio.sleep(pause_s)
@@ -85,7 +86,7 @@ async def watch(manager: GenerationManager, directory: Path, interval_s: float) 
             if version is None or (tried is not None and not version.is_after(tried)):
                 continue
             await manager.load(found, None, activate=True)
-            tried = version
+            tried = version._replace(is_loaded=True)
         except (BusyError, NotReadyError) as exc:
             _log.info("%s: %s", directory, describe_error(exc))
         except NoMemoryError as exc:  # each try verifies the files, which takes a while
@@ -104,15 +105,19 @@ class _Version(NamedTuple):
     Attributes:
         number: Its number.
         files: Path, size in bytes and time of writing, in nanoseconds since 1970, of each file.
+        is_loaded: Whether it was loaded.
     """
 
     number: int
     files: frozenset[tuple[str, int, int]]
+    is_loaded: bool = False
 
     def is_after(self, tried: _Version) -> bool:
         """Return whether this may load although the other did not, or was loaded before."""
-        changed = self.number == tried.number and self.files != tried.files
-        return changed or self.number > tried.number
+        changed = {path for path, _, _ in self.files ^ tried.files}
+        if tried.is_loaded:
+            changed.discard(SIGNATURE)
+        return self.number > tried.number or (self.number == tried.number and bool(changed))
 
 
 def _version(bundle: Path) -> _Version:
