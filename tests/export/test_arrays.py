@@ -196,3 +196,29 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"file\.npz: missing$"):
         npz_headers(tmp_path / "file.npz")
+
+
+def _npz_with_header(path: Path, header: str) -> Path:
+    magic = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", magic + header.encode())
+    return path
+
+
+@pytest.mark.parametrize("header", ["{'descr': (", "{1: 2, 'descr': 3}", "{[]: 2}", "-" * 9000])
+def test_a_header_that_cannot_be_parsed_is_refused(tmp_path: Path, header: str) -> None:
+    path = _npz_with_header(tmp_path / "file.npz", header)
+    with pytest.raises(CheckpointError, match=r"or no \.npz: the header of an array cannot be"):
+        npz_headers(path)
+
+
+def test_damaged_lzma_data_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.npy", bytes(1000))
+    contents = bytearray(path.read_bytes())
+    properties = zipfile.sizeFileHeader + len("a.npy") + 4
+    contents[properties] = 0xFF
+    path.write_bytes(contents)
+    with pytest.raises(CheckpointError, match=r"truncated, damaged or no \.npz: "):
+        npz_headers(path)

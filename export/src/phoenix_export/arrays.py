@@ -5,7 +5,9 @@ the published checkpoint has half a gigabyte.
 """
 
 import json
+import lzma
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -21,7 +23,11 @@ from phoenix_export.errors import CheckpointError
 _PIECE_BYTES = 8 << 20  # a multiple of 4, the size of a float32
 _ALIGNMENT = 64  # lets a mapped file become a device array without a copy
 # RuntimeError: a member is encrypted, or its compression is unknown to zipfile.
-_BAD_FILE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+_BAD_FILE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError,
+)  # fmt: skip
+# NumPy parses a header as a Python literal, and then sorts its keys.
+_BAD_HEADER = (SyntaxError, tokenize.TokenError, TypeError, MemoryError)
 
 
 class ArrayHeader(NamedTuple):
@@ -124,11 +130,14 @@ def _opened(path: Path) -> Generator[zipfile.ZipFile, None, None]:
 
 
 def _read_header(file: IO[bytes]) -> ArrayHeader:
-    match np.lib.format.read_magic(file):
-        case (1, 0):
-            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-        case (2, 0):
-            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
-        case version:
-            raise ValueError(f"unknown .npy version {version}")
+    try:
+        match np.lib.format.read_magic(file):
+            case (1, 0):
+                shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+            case (2, 0):
+                shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
+            case version:
+                raise ValueError(f"unknown .npy version {version}")
+    except _BAD_HEADER as exc:
+        raise ValueError("the header of an array cannot be parsed") from exc
     return ArrayHeader(shape, dtype, fortran_order)
