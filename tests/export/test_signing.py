@@ -1,10 +1,14 @@
 """Private keys are written once, for their owner; a signature is of a whole bundle."""
 
+import errno
+import hashlib
 import json
+import os
 import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -108,6 +112,70 @@ def test_compiled_programs_that_are_not_those_listed_are_not_signed(
     with pytest.raises(SigningError, match="compiled/cpu-1"):
         sign_bundle(bundle, keys.private)
     assert not list(bundle.rglob("*.sig"))
+
+
+@pytest.mark.parametrize(
+    ("contents", "reason"),
+    [
+        (b"[" * 100_000, "is not JSON: is nested too deeply"),
+        (b'{"program": ' + b"[" * 100_000, "is not JSON: is nested too deeply"),
+        (b"{" + b" " * 1000, "is larger than 0 MiB"),
+    ],
+    ids=["nested", "nested in an object", "large"],
+)
+def test_a_list_of_compiled_programs_that_cannot_be_read_is_named(
+    bundle: Path, keys: KeyPair, monkeypatch: pytest.MonkeyPatch, contents: bytes, reason: str
+) -> None:
+    path = _add_compiled(bundle, "cpu-1") / "sums.json"
+    path.write_bytes(contents)
+    if "larger" in reason:
+        monkeypatch.setattr("phoenix_export.signing._MAX_SIGNED", 1000)
+    with pytest.raises(SigningError) as caught:
+        sign_bundle(bundle, keys.private)
+    assert str(caught.value) == f"{path}: {reason}"
+
+
+def test_a_manifest_that_is_too_large_is_named(
+    bundle: Path, keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phoenix_export.signing._MAX_SIGNED", 1000)
+    with pytest.raises(SigningError, match=r"manifest\.json: is larger than 0 MiB"):
+        sign_bundle(bundle, keys.private)
+
+
+def test_a_path_that_cannot_be_one_is_refused(bundle: Path, keys: KeyPair) -> None:
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][0]["path"] = "weights\0"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(SigningError, match="weights\0: embedded null byte"):
+        sign_bundle(bundle, keys.private)
+
+
+def _fail_without_a_path(*arguments: object) -> NoReturn:
+    """Fail as a write or a read does: unlike that of `open`, its error has no path."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_signature_that_cannot_be_written_is_named(
+    bundle: Path, keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", _fail_without_a_path)
+    with pytest.raises(SigningError) as caught:
+        sign_bundle(bundle, keys.private)
+    reason = "cannot be written: No space left on device"
+    assert str(caught.value) == f"{bundle / 'manifest.sig'}: {reason}"
+    assert not list(bundle.rglob("*.sig*"))
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    bundle: Path, keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashlib, "file_digest", _fail_without_a_path)
+    first = json.loads((bundle / "manifest.json").read_text())["files"][0]["path"]
+    with pytest.raises(SigningError) as caught:
+        sign_bundle(bundle, keys.private)
+    assert str(caught.value) == f"{bundle / first}: No space left on device"
 
 
 @pytest.mark.parametrize(

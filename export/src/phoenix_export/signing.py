@@ -9,6 +9,8 @@ too.
 import json
 import os
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -28,6 +30,7 @@ from phoenix_retrieval.v1.manifest_pb2 import BundleManifest
 
 SIGNATURE = "manifest.sig"
 _SUMS, _SUMS_SIGNATURE = "sums.json", "sums.sig"
+_MAX_SIGNED = 64 << 20  # bytes of a signed file; a server reads no larger manifest
 
 
 def make_key_pair(path: Path) -> Path:
@@ -57,12 +60,10 @@ def make_key_pair(path: Path) -> Path:
         if os.path.lexists(each):
             raise SigningError(f"{each}: exists and is never overwritten; choose another name")
     for each, mode, contents in files:
-        try:
+        with _naming(each, "cannot be written: "):
             descriptor = os.open(each, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             with open(descriptor, "wb") as file:
                 file.write(contents)
-        except OSError as exc:
-            raise SigningError(f"{each}: cannot be written: {exc.strerror}") from exc
     return public_path
 
 
@@ -82,24 +83,23 @@ def sign_bundle(bundle: Path, key: Path) -> list[Path]:
         SigningError: The key cannot be used, the bundle is damaged, or it cannot be written to.
     """
     private_key = _read_key(key)
-    try:
-        signed = {
-            **{path: _verified_sums(path) for path in sorted(bundle.glob(f"compiled/*/{_SUMS}"))},
-            bundle / MANIFEST: _verified_manifest(bundle),
-        }
-        for path, contents in signed.items():
-            name = SIGNATURE if path.name == MANIFEST else _SUMS_SIGNATURE
-            _write(path.with_name(name), private_key.sign(contents))
-    except OSError as exc:
-        raise SigningError(f"{exc.filename}: {exc.strerror}") from exc
+    with _naming(bundle):
+        lists = sorted(bundle.glob(f"compiled/*/{_SUMS}"))
+    signed = {
+        **{path: _verified_sums(path) for path in lists},
+        bundle / MANIFEST: _verified_manifest(bundle),
+    }
+    for path, contents in signed.items():
+        name = SIGNATURE if path.name == MANIFEST else _SUMS_SIGNATURE
+        _write(path.with_name(name), private_key.sign(contents))
     return list(signed)
 
 
 def _read_key(path: Path) -> Ed25519PrivateKey:
+    with _naming(path):
+        contents = path.read_bytes()
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as exc:
-        raise SigningError(f"{path}: {exc.strerror}") from exc
+        key = load_pem_private_key(contents, password=None)
     except TypeError as exc:
         raise SigningError(f"{path}: is encrypted; only keys without a password are read") from exc
     except (ValueError, UnsupportedAlgorithm):
@@ -112,13 +112,13 @@ def _read_key(path: Path) -> Ed25519PrivateKey:
 def _verified_manifest(bundle: Path) -> bytes:
     """Return the contents of a manifest, all of whose files have the sums that it lists."""
     path = bundle / MANIFEST
-    contents, manifest = path.read_bytes(), BundleManifest()
+    contents, manifest = _read(path), BundleManifest()
     try:
         json_format.Parse(contents.decode(), manifest)
     except (json_format.ParseError, UnicodeDecodeError) as exc:
         raise SigningError(f"{path}: is not a BundleManifest: {exc}") from exc
     for file in manifest.files:
-        if sha256(bundle / file.path) != file.sha256:
+        if _sha256(bundle / file.path) != file.sha256:
             raise SigningError(f"{bundle / file.path}: was changed: has another SHA-256")
     if fingerprint(manifest) != manifest.tower_fingerprint:
         raise SigningError(f"{path}: its tower_fingerprint is not that of these files")
@@ -127,27 +127,56 @@ def _verified_manifest(bundle: Path) -> bytes:
 
 def _verified_sums(path: Path) -> bytes:
     """Return the contents of a list of programs compiled ahead, which matches its directory."""
-    contents = path.read_bytes()
+    contents = _read(path)
     try:
         listed = json.loads(contents)
+    except RecursionError:
+        raise SigningError(f"{path}: is not JSON: is nested too deeply") from None
     except ValueError as exc:
         raise SigningError(f"{path}: is not JSON: {exc}") from exc
-    names = [each for each in path.parent.iterdir() if each.name not in (_SUMS, _SUMS_SIGNATURE)]
-    if {each.name: sha256(each) for each in names} != listed:
+    with _naming(path.parent):
+        files = list(path.parent.iterdir())
+    names = [each for each in files if each.name not in (_SUMS, _SUMS_SIGNATURE)]
+    if {each.name: _sha256(each) for each in names} != listed:
         raise SigningError(f"{path.parent}: was changed: its files are not those of {path.name}")
     return contents
 
 
+def _read(path: Path) -> bytes:
+    with _naming(path), path.open("rb") as file:
+        contents = file.read(_MAX_SIGNED + 1)
+    if len(contents) > _MAX_SIGNED:
+        raise SigningError(f"{path}: is larger than {_MAX_SIGNED >> 20} MiB")
+    return contents
+
+
+def _sha256(path: Path) -> str:
+    with _naming(path):
+        return sha256(path)
+
+
 def _write(path: Path, contents: bytes) -> None:
     """Write a file under a temporary name, and rename it: a server never reads a part of it."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with _naming(path, "cannot be written: "):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(contents)
+                file.flush()
+                os.fchmod(descriptor, 0o644)
+                os.fsync(descriptor)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _naming(path: Path, what: str = "") -> Generator[None, None, None]:
+    """Raise SigningError, with the path, for an OSError in the block: not every one has a path."""
     try:
-        with open(descriptor, "wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fchmod(descriptor, 0o644)
-            os.fsync(descriptor)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as exc:
+        raise SigningError(f"{path}: {what}{exc.strerror or exc}") from exc
+    except ValueError as exc:  # a null byte in the path
+        raise SigningError(f"{path}: {what}{exc}") from exc
