@@ -173,6 +173,10 @@ def test_a_truncated_file_is_refused(
         ("{", "cannot be read as JSON: Expecting property name"),
         ("", "cannot be read as JSON: Expecting value"),
         ("[1]", "is not a JSON object"),
+        ("[" * 100_000, "cannot be read as JSON: is nested too deeply"),
+        ('{"emb_size": ' + "[" * 100_000, "cannot be read as JSON: is nested too deeply"),
+        ('{"a": 1, "b": 2, "a": 1}', "cannot be read as JSON: the key 'a' occurs twice"),
+        ('{"hash_params": {"a": 1, "a": 2}}', "cannot be read as JSON: the key 'a' occurs twice"),
     ],
 )
 def test_a_configuration_that_is_not_a_json_object_is_refused(
@@ -230,7 +234,13 @@ def test_a_size_of_the_wrong_kind_is_refused(
             {"widening_factor": "2"},
             "widening_factor: is '2', should be a number above 0, and finite",
         ),
+        ({"widening_factor": 1e308}, "widening_factor: is 1e+308, should be a number"),
+        ({"widening_factor": 10**400}, "widening_factor: is 10000"),
         ({"widening_factor": 1e-9}, "widening_factor 1e-09 leaves no feed-forward width"),
+        ({"num_layers": 1025}, "num_layers: is 1025, should be an integer from 1 to 1024"),
+        ({"attn_output_multiplier": 10**400}, "attn_output_multiplier: is 10000"),
+        ({"attn_output_multiplier": 1e300}, "attn_output_multiplier: is 1e+300, should be a"),
+        ({"attn_output_multiplier": 1e-300}, "attn_output_multiplier: is 1e-300, should be a"),
         ({"attn_output_multiplier": 0}, "attn_output_multiplier: is 0, should be a number"),
         ({"attn_output_multiplier": float("nan")}, "attn_output_multiplier: is nan, should be a"),
         ({"attn_output_multiplier": float("inf")}, "attn_output_multiplier: is inf, should be a"),
@@ -241,6 +251,23 @@ def test_a_value_that_the_model_cannot_have_is_refused(
 ) -> None:
     (problem,) = _config_problems(tmp_path, files.config | changes)
     assert problem.startswith(expected)
+
+
+@pytest.mark.parametrize("value", [[[]] * 10_000, "x" * 10_000, 10**4000, {"x" * 10_000: 1}])
+@pytest.mark.parametrize("key", ["emb_size", "causal"])
+def test_a_large_value_is_refused_in_few_words(
+    files: Files, tmp_path: Path, key: str, value: object
+) -> None:
+    files.config[key] = value
+    (problem,) = _config_problems(tmp_path, files.config)
+    assert problem.startswith(f"{key}: is ") and len(problem) < 200
+
+
+def test_the_largest_multiplier_of_float32_fits(files: Files, tmp_path: Path) -> None:
+    largest = float(np.finfo(np.float32).max)
+    files.config["attn_output_multiplier"] = largest
+    checkpoint = open_checkpoint(files.write(tmp_path / "checkpoint"), DTYPE)
+    assert checkpoint.model.model.attn_output_multiplier == largest
 
 
 def test_64_actions_fit(tmp_path: Path) -> None:
@@ -273,6 +300,17 @@ def test_hash_constants_of_the_wrong_kind_are_refused(
     assert _config_problems(tmp_path, files.config) == (
         f"hash_params.{key}: is {value!r}, should be {wanted}",
     )
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_hash_constant_beside_hash_params_is_refused(
+    files: Files, tmp_path: Path, alone: bool
+) -> None:
+    key, constants = "hash_params.user_modulus", files.config["hash_params"]
+    files.config[key] = constants.pop("user_modulus") if alone else 7
+    problems = _config_problems(tmp_path, files.config)
+    assert f"{key}: the model has no such setting" in problems
+    assert len(problems) == 1 + alone  # alone, it is missing in hash_params as well
 
 
 @pytest.mark.parametrize("hash_params", [None, [], "no object"])

@@ -103,6 +103,8 @@ def test_without_tensorflow_the_error_names_the_option(
         (("demo", "somewhere", "--layers", "0"), "--layers"),
         (("demo", "somewhere", "--vocab", "1"), "--vocab"),
         (("demo", "somewhere", "--vocab", "2147483649"), "--vocab"),
+        (("demo", "somewhere", "--history", "2147483648"), "--history"),
+        (("demo", "somewhere", "--layers", "1025"), "--layers"),
         (("demo", "somewhere", "--seed", "-1"), "--seed"),
         (("nonsense",), "nonsense"),
     ],

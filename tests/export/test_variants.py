@@ -130,6 +130,29 @@ def test_heads_may_be_given_apart(files: Files, tmp_path: Path) -> None:
     assert (model.num_q_heads, model.num_kv_heads) == (heads, heads)
 
 
+@pytest.mark.parametrize(
+    ("given", "missing"), [("num_q_heads", "num_kv_heads"), ("num_kv_heads", "num_q_heads")]
+)
+def test_heads_of_one_kind_need_those_of_the_other(
+    files: Files, tmp_path: Path, given: str, missing: str
+) -> None:
+    files.config[given] = files.config.pop("num_heads")
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(files.write(tmp_path / "checkpoint"), "float32")
+    assert caught.value.problems == (f"num_heads or {missing}: missing",)
+
+
+@pytest.mark.parametrize("changes", [{"num_heads": "6"}, {"num_q_heads": "6"}])
+def test_a_wrong_number_of_heads_is_one_problem(
+    files: Files, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    files.config |= {"num_q_heads": 3, "num_kv_heads": 1} | changes
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(files.write(tmp_path / "checkpoint"), "float32")
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{next(iter(changes))}: is '6', should be an integer")
+
+
 @pytest.mark.parametrize("place", ["orbax-ckpt", "."])
 def test_an_orbax_checkpoint_is_recognised(tmp_path: Path, place: str) -> None:
     (tmp_path / place).mkdir(exist_ok=True)

@@ -33,8 +33,12 @@ def test_feed_forward_width_is_two_thirds_rounded_up_to_eight(
         ("num_layers", True),
         ("widening_factor", 0.0),
         ("widening_factor", 0.01),
+        ("widening_factor", 1e308),
+        ("widening_factor", 10**400),
         ("widening_factor", float("nan")),
         ("attn_output_multiplier", float("inf")),
+        ("attn_output_multiplier", 1e300),
+        ("attn_output_multiplier", 1e-300),
         ("attn_output_multiplier", "0.125"),
     ],
 )

@@ -1,11 +1,11 @@
 """Read a checkpoint in the published layout and check it against its configuration."""
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Any, TypeGuard
 
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from phoenix_model import (
     HashFunctions,
     PhoenixRetrievalModelConfig,
     TransformerConfig,
+    is_positive_float32,
     parameter_shapes,
 )
 
@@ -26,6 +27,9 @@ CONFIG = "retrieval/config.json"
 PARAMS = "retrieval/model_params.npz"
 TABLES = "retrieval/embedding_tables.npz"
 ENTITIES = ("user", "item", "author")
+MAX_LAYERS = 1024  # each is traced by itself, in tens of milliseconds
+MAX_HISTORY = 2**31 - 1
+MAX_ROWS = 2**31  # of a table, whose row numbers are int32
 
 # The published checkpoint was trained with these values; its config.json lacks them.
 _WIDENING_FACTOR = 2.0
@@ -40,7 +44,6 @@ _FIXED = {
 }
 _UNUSED_PARAMETER = "log_temperature"  # scales the training loss only
 _MAX_ACTIONS = 64  # bits of an action mask
-_MAX_ROWS = 2**31  # of a table, whose row numbers are int32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,31 +107,46 @@ def open_checkpoint(path: Path, dtype: str) -> Checkpoint:
 def read_config(path: Path, dtype: str) -> Checkpoint:
     """Read only a checkpoint's `config.json`; arguments and errors as in `open_checkpoint`."""
     config_path = path / CONFIG
-    reader = _ConfigReader(_read_json(config_path))
-    counts = {f"num_{entity}_hashes": reader.integer(f"num_{entity}_hashes") for entity in ENTITIES}
-    hashes = {
-        entity: reader.hash_functions(entity, count)
+    config, problems = _read_json(config_path), list[str]()
+    hash_params = config.get("hash_params")
+    constants = _ConfigReader(
+        hash_params if isinstance(hash_params, dict) else {}, problems, prefix="hash_params."
+    )
+    reader = _ConfigReader(config, problems, known={"hash_params"})
+    counts: dict[str, Any] = {
+        f"num_{entity}_hashes": reader.integer(f"num_{entity}_hashes") for entity in ENTITIES
+    }
+    hashes: dict[str, dict[str, Any]] = {
+        entity: {
+            "vocab_size": reader.integer(f"{entity}_vocab_size", least=2, most=MAX_ROWS),
+            "scales": constants.integers(f"{entity}_hash_scales", count),
+            "biases": constants.integers(f"{entity}_biases", count),
+            "modulus": constants.integer(f"{entity}_modulus", most=2**63 - 1),
+        }
         for entity, count in zip(ENTITIES, counts.values(), strict=True)
     }
     transformer: dict[str, Any] = {
-        **{key: reader.integer(key) for key in ("emb_size", "key_size", "num_layers")},
+        **{key: reader.integer(key) for key in ("emb_size", "key_size")},
+        "num_layers": reader.integer("num_layers", most=MAX_LAYERS),
         **reader.heads(),
         "widening_factor": reader.number("widening_factor", _WIDENING_FACTOR),
         "attn_output_multiplier": reader.number("attn_output_multiplier", _ATTN_OUTPUT_MULTIPLIER),
     }
     towers: dict[str, Any] = {
-        **{key: reader.integer(key) for key in ("history_seq_len", "candidate_seq_len")},
+        "history_seq_len": reader.integer("history_seq_len", most=MAX_HISTORY),
+        "candidate_seq_len": reader.integer("candidate_seq_len"),
         "num_actions": reader.integer("num_actions", most=_MAX_ACTIONS),
         "product_surface_vocab_size": reader.integer(
             "product_surface_vocab_size", _PRODUCT_SURFACES
         ),
         "enable_linear_proj": reader.flag("enable_linear_proj", default=True),
     }
-    if transformer["key_size"] % 2:
-        reader.problems.append(f"key_size: is {transformer['key_size']}, should be even")
+    if (transformer["key_size"] or 0) % 2:
+        problems.append(f"key_size: is {transformer['key_size']}, should be even")
     reader.refuse_others()
-    if reader.problems:
-        raise CheckpointError(config_path, reader.problems)
+    constants.refuse_others()
+    if problems:
+        raise CheckpointError(config_path, problems)
     try:
         model = PhoenixRetrievalModelConfig(
             model=TransformerConfig(**transformer),
@@ -144,39 +162,75 @@ def read_config(path: Path, dtype: str) -> Checkpoint:
 
 
 class _ConfigReader:
-    """Reads keys of a configuration and collects the problems."""
+    """Reads keys of a JSON object and collects the problems.
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        params = config.get("hash_params")
-        hash_params = params.items() if isinstance(params, dict) else ()
-        self._values = config | {f"hash_params.{key}": value for key, value in hash_params}
-        self._read = {"hash_params"}
-        self.problems: list[str] = []
+    Its methods return None for a value that they refused.
+
+    Args:
+        values: The object.
+        problems: The list to which problems are added.
+        prefix: Precedes the names of the keys in `problems`.
+        known: Keys that are read elsewhere.
+    """
+
+    def __init__(
+        self,
+        values: dict[str, Any],
+        problems: list[str],
+        *,
+        prefix: str = "",
+        known: Iterable[str] = (),
+    ) -> None:
+        self._values = values
+        self._problems = problems
+        self._prefix = prefix
+        self._read = set(known)
 
     def integer(
         self, key: str, default: int | None = None, *, least: int = 1, most: int = 2**31 - 1
-    ) -> int:
+    ) -> int | None:
         value = self._value(key, default)
         if _is_integer(value, least, most):
             return value
-        self._refuse(key, f"an integer from {least} to {most}")
-        return 0
+        return self._refuse(key, f"an integer from {least} to {most}")
 
-    def heads(self) -> dict[str, int]:
+    def heads(self) -> dict[str, int | None]:
         """Read the numbers of query heads and of key and value heads; by default `num_heads`."""
         keys = ("num_q_heads", "num_kv_heads")
-        both = all(key in self._values for key in keys)
-        shared = None if both and "num_heads" not in self._values else self.integer("num_heads")
-        numbers = {key: self.integer(key, shared or 1) for key in keys}
-        if shared and numbers["num_q_heads"] not in (0, shared):
-            self.problems.append(f"num_heads: is {shared}, num_q_heads {numbers['num_q_heads']}")
+        missing = [key for key in keys if key not in self._values]
+        shared = None
+        if "num_heads" in self._values or len(missing) == 2:
+            shared = self.integer("num_heads")
+        elif missing:
+            self._problems.append(f"num_heads or {missing[0]}: missing")
+        numbers = {key: shared if key in missing else self.integer(key) for key in keys}
+        queries = numbers["num_q_heads"]
+        if shared and queries and shared != queries:
+            self._problems.append(f"num_heads: is {shared}, num_q_heads {queries}")
         return numbers
 
-    def flag(self, key: str, *, default: bool) -> bool:
+    def flag(self, key: str, *, default: bool) -> bool | None:
         if isinstance(value := self._value(key, default), bool):
             return value
-        self._refuse(key, "true or false")
-        return default
+        return self._refuse(key, "true or false")
+
+    def number(self, key: str, default: float) -> float | None:
+        value = self._value(key, default)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and is_positive_float32(value):
+            return float(value)
+        return self._refuse(key, "a number above 0, and finite, in float32")
+
+    def integers(self, key: str, count: int | None) -> tuple[int, ...] | None:
+        """Read `count` integers of 64 bits, or any number of them if `count` is None."""
+        value = self._value(key)
+        if (
+            isinstance(value, list)
+            and count in (None, len(value))
+            and all(_is_integer(each, -(2**63), 2**63 - 1) for each in value)
+        ):
+            return tuple(value)
+        return self._refuse(key, f"{count or 'a list of'} integers of 64 bits, signed")
 
     def refuse_others(self) -> None:
         """Refuse keys that were not read: the model would not be what they say.
@@ -184,46 +238,20 @@ class _ConfigReader:
         A key that says what this model always does is allowed.
         """
         for key in sorted(self._values.keys() - self._read):
-            value = self._values[key]
-            if key not in _FIXED:
-                self.problems.append(f"{key}: the model has no such setting")
-            elif value != _FIXED[key]:
-                self.problems.append(f"{key}: is {value!r}, in this model it is {_FIXED[key]!r}")
-
-    def number(self, key: str, default: float) -> float:
-        value = self._value(key, default)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
-            return float(value)
-        self._refuse(key, "a number above 0, and finite")
-        return default
-
-    def hash_functions(self, entity: str, count: int) -> dict[str, Any]:
-        """Read the arguments of `HashFunctions`; any number of constants if `count` is 0."""
-        return {
-            "vocab_size": self.integer(f"{entity}_vocab_size", least=2, most=_MAX_ROWS),
-            "scales": self._constants(f"hash_params.{entity}_hash_scales", count),
-            "biases": self._constants(f"hash_params.{entity}_biases", count),
-            "modulus": self.integer(f"hash_params.{entity}_modulus", most=2**63 - 1),
-        }
-
-    def _constants(self, key: str, count: int) -> tuple[int, ...]:
-        value = self._value(key)
-        if (
-            isinstance(value, list)
-            and count in (0, len(value))
-            and all(_is_integer(constant, -(2**63), 2**63 - 1) for constant in value)
-        ):
-            return tuple(value)
-        self._refuse(key, f"{count or 'a list of'} integers of 64 bits, signed")
-        return ()
+            name, value = f"{self._prefix}{key}", self._values[key]
+            if name not in _FIXED:
+                self._problems.append(f"{name}: the model has no such setting")
+            elif value != _FIXED[name]:
+                found = short_repr(value)
+                self._problems.append(f"{name}: is {found}, in this model it is {_FIXED[name]!r}")
 
     def _value(self, key: str, default: object = None) -> Any:
         self._read.add(key)
         return self._values.get(key, default)
 
     def _refuse(self, key: str, wanted: str) -> None:
-        found = f"is {self._values[key]!r}" if key in self._values else "missing"
-        self.problems.append(f"{key}: {found}, should be {wanted}")
+        found = f"is {short_repr(self._values[key])}" if key in self._values else "missing"
+        self._problems.append(f"{self._prefix}{key}: {found}, should be {wanted}")
 
 
 def _is_integer(value: Any, least: int, most: int) -> TypeGuard[int]:
@@ -232,14 +260,27 @@ def _is_integer(value: Any, least: int, most: int) -> TypeGuard[int]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        config = json.loads(text, object_pairs_hook=_distinct)
     except FileNotFoundError:
         raise CheckpointError(path, _describe_missing(path)) from None
+    except RecursionError:
+        raise CheckpointError(path, "cannot be read as JSON: is nested too deeply") from None
     except (OSError, ValueError) as exc:
         raise CheckpointError(path, f"cannot be read as JSON: {exc}") from exc
     if not isinstance(config, dict):
         raise CheckpointError(path, "is not a JSON object")
     return config
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raise ValueError if a key occurs twice."""
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {key!r} occurs twice")
+        values[key] = value
+    return values
 
 
 def _describe_missing(config: Path) -> str:

@@ -18,7 +18,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from phoenix_export.checkpoint import CONFIG, ENTITIES, PARAMS, TABLES, Checkpoint, read_config
+from phoenix_export.checkpoint import (
+    CONFIG,
+    ENTITIES,
+    MAX_HISTORY,
+    MAX_LAYERS,
+    MAX_ROWS,
+    PARAMS,
+    TABLES,
+    Checkpoint,
+    read_config,
+)
 from phoenix_export.demo_users import Posts, Sequence, draw_users, user_sequence
 from phoenix_export.demo_weights import demo_weights
 from phoenix_export.directories import new_directory
@@ -38,6 +48,7 @@ _WEEK_MS = 7 * 24 * 3600 * 1000
 _SNOWFLAKE_EPOCH_MS = 1_288_834_974_657
 _ROW_NOISE = 0.8  # length of each row's noise; a topic's direction has length 1
 _CHUNK = 1 << 16
+_MOST = {"vocab": MAX_ROWS, "history": MAX_HISTORY, "layers": MAX_LAYERS}
 
 Report = Callable[[str], None]
 
@@ -66,8 +77,8 @@ class DemoSizes:
             least = 2 if name == "vocab" else 1
             if value < least:
                 raise ValueError(f"{name}: must be at least {least}, is {value}")
-        if self.vocab > 2**31:  # row numbers are int32
-            raise ValueError(f"vocab: must be at most {2**31}, is {self.vocab}")
+            if name in _MOST and value > _MOST[name]:
+                raise ValueError(f"{name}: must be at most {_MOST[name]}, is {value}")
 
 
 def write_demo(

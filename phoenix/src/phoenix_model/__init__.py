@@ -4,6 +4,7 @@ from phoenix_model.candidate_tower import CandidateTower as CandidateTower
 from phoenix_model.config import HashConfig as HashConfig
 from phoenix_model.config import PhoenixRetrievalModelConfig as PhoenixRetrievalModelConfig
 from phoenix_model.config import TransformerConfig as TransformerConfig
+from phoenix_model.config import is_positive_float32 as is_positive_float32
 from phoenix_model.hashing import HashFunctions as HashFunctions
 from phoenix_model.hashing import hash_ids as hash_ids
 from phoenix_model.inputs import RecsysBatch as RecsysBatch

@@ -1,7 +1,6 @@
 """Configuration of the model, checked on construction."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,16 +8,25 @@ from jax.typing import DTypeLike
 
 _FPROP_DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32))
 _FFN_MULTIPLE = 8
+_FLOAT32 = jnp.finfo(jnp.float32)
+_LEAST_FLOAT32, _MOST_FLOAT32 = float(_FLOAT32.smallest_normal), float(_FLOAT32.max)
+
+
+def is_positive_float32(value: float) -> bool:
+    """Return whether a number is above 0 and finite in float32, in which the model computes."""
+    return _LEAST_FLOAT32 <= value <= _MOST_FLOAT32
 
 
 def _check_numbers(config: Any) -> None:
-    """Check that fields of type int are positive, and those of type float positive and finite."""
+    """Check that ints are positive, and floats positive and finite in float32."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.type is int and (type(value) is not int or value < 1):
             raise ValueError(f"{field.name} must be a positive integer, got {value!r}")
-        if field.type is float and not (isinstance(value, int | float) and 0 < value < math.inf):
-            raise ValueError(f"{field.name} must be positive and finite, got {value!r}")
+        if field.type is float and not (
+            isinstance(value, int | float) and is_positive_float32(value)
+        ):
+            raise ValueError(f"{field.name} must be positive and finite in float32, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
