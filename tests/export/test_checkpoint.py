@@ -253,7 +253,11 @@ def test_a_value_that_the_model_cannot_have_is_refused(
     assert problem.startswith(expected)
 
 
-@pytest.mark.parametrize("value", [[[]] * 10_000, "x" * 10_000, 10**4000, {"x" * 10_000: 1}])
+@pytest.mark.parametrize(
+    "value",
+    [[[]] * 10_000, "x" * 10_000, 10**4000, {"x" * 10_000: 1}],
+    ids=["list", "string", "integer", "object"],
+)
 @pytest.mark.parametrize("key", ["emb_size", "causal"])
 def test_a_large_value_is_refused_in_few_words(
     files: Files, tmp_path: Path, key: str, value: object
