@@ -77,9 +77,10 @@ def _read_key(path: Path) -> bytes:
 
     try:
         contents = path.read_bytes()
-        key = load_pem_public_key(contents)
     except OSError as exc:
         raise StartupError(f"--trusted-key {path}: {exc.strerror}") from exc
+    try:
+        key = load_pem_public_key(contents)
     except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PublicKey):

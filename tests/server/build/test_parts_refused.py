@@ -137,6 +137,8 @@ def test_an_existing_corpus_is_not_replaced(posts: Path, bundle: Bundle, tmp_pat
     )
 
 
-def test_the_size_of_parts_must_be_a_multiple_of_that_of_batches() -> None:
+def test_the_size_of_parts_is_a_multiple_of_that_of_batches_and_fits_a_shape() -> None:
     with pytest.raises(ValueError, match="part_rows: must be a multiple of batch_rows"):
         BuildConfig(batch_rows=64, part_rows=100)
+    with pytest.raises(ValueError, match="part_rows: must be below 2"):
+        BuildConfig(batch_rows=10**12, part_rows=10**12)
