@@ -40,7 +40,7 @@ async def test_an_exception_of_the_thread_is_raised_where_it_is_awaited() -> Non
 
 async def test_a_caller_that_leaves_waits_until_the_function_has_ended() -> None:
     go = threading.Event()
-    caller = asyncio.create_task(run_to_end(go.wait))
+    caller = asyncio.create_task(run_to_end(lambda: go.wait(30.0)))
     for _ in range(3):
         await asyncio.sleep(0)
         caller.cancel()
