@@ -38,7 +38,7 @@ class Stubs:
     def retrieve(self, top_k: int = 5, **options: Any) -> retrieval_pb.RetrieveResponse:
         """Retrieve the best posts for the test user."""
         request = retrieval_pb.RetrieveRequest(user=user(), top_k=top_k, **options)
-        return self.retrieval.Retrieve(request)
+        return self.retrieval.Retrieve(request, timeout=PATIENCE_S)
 
     def user_vector(self) -> list[float]:
         """Return the test user's representation: no post can score higher."""
