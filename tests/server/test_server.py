@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 
 from phoenix_server.config import ServeConfig
@@ -44,8 +45,19 @@ async def _run(monkeypatch: pytest.MonkeyPatch, during: str, then: Callable[[Ser
         return result
 
     monkeypatch.setattr(Server, during, and_then)
+    listeners: list[grpc.aio.Server] = []
+    listen = Server._listen  # pyright: ignore[reportPrivateUsage]
+
+    def note_listener(server: Server) -> grpc.aio.Server:
+        listeners.append(listen(server))
+        return listeners[-1]
+
+    monkeypatch.setattr(Server, "_listen", note_listener)
     server = Server(_CONFIG)
-    return await asyncio.wait_for(server.run(on_ready=server.stop), 60)
+    try:
+        return await asyncio.wait_for(server.run(on_ready=server.stop), 60)
+    finally:
+        await listeners[0].stop(None)  # a server that has failed leaves this to the process
 
 
 @pytest.mark.parametrize("during", ["_shut_down", "_leave"])
