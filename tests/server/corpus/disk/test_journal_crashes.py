@@ -20,14 +20,14 @@ def test_a_full_disk_fails_all_changes_of_a_group_and_none_of_the_next(
 ) -> None:
     with opened(path) as journal:
         journal.append(1, SMALL)
-        pages: Any = connections[-1].execute("PRAGMA page_count").get
-        connections[-1].execute(f"PRAGMA max_page_count = {pages + 2}")
+        pages: Any = connections[0].execute("PRAGMA page_count").get
+        connections[0].execute(f"PRAGMA max_page_count = {pages + 2}")
         for _ in range(2):
             with pytest.raises(StorageError, match=r"^journal.sqlite: .* disk is full"):
                 journal.append(4, [SMALL[0], LARGE, SMALL[1]])
             assert journal.last() == 3
         journal.append(4, [SMALL[0]])
-        connections[-1].execute("PRAGMA max_page_count = 1000000")
+        connections[0].execute("PRAGMA max_page_count = 1000000")
         journal.append(5, [LARGE, SMALL[1]])
     assert_holds(path, [*SMALL, SMALL[0], LARGE, SMALL[1]])
 
@@ -50,9 +50,9 @@ def test_a_crash_loses_only_uncommitted_changes(
         journal.append(1, SMALL)
         log = path.with_name(f"{path.name}-wal")
         committed = log.stat().st_size
-        connections[-1].set_exec_trace(crash)
+        connections[0].set_exec_trace(crash)
         journal.append(4, [SMALL[0], LARGE])
-        connections[-1].set_exec_trace(None)
+        connections[0].set_exec_trace(None)
         whole = copy("whole")
     (crashed,) = copies
     # Most of the transaction was in the WAL already.
