@@ -330,6 +330,22 @@ def test_every_missing_hash_constant_is_named(
     ]
 
 
+def test_a_name_cannot_forge_lines_or_control_a_terminal(files: Files, tmp_path: Path) -> None:
+    files.config["cau\nerror: no\x1b[2J\u2028"] = 1
+    files.config["hash_params"]["\r\x9b"] = 1
+    assert _problems(files.write(tmp_path / "key")) == (
+        r"cau\nerror: no\x1b[2J\u2028: the model has no such setting",
+        r"hash_params.\r\x9b: the model has no such setting",
+    )
+
+
+def test_an_array_name_cannot_either(files: Files, tmp_path: Path) -> None:
+    files.params["b\nerror: no"] = np.ones(1, np.float32)
+    assert _problems(files.write(tmp_path / "checkpoint")) == (
+        rf"{PARAMS}: b\nerror: no: the model that config.json describes has no such array",
+    )
+
+
 def test_every_problem_of_the_configuration_is_listed_at_once(files: Files, tmp_path: Path) -> None:
     config = files.config
     del config["emb_size"], config["num_item_hashes"], config["hash_params"]["user_biases"]

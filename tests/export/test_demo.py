@@ -222,6 +222,12 @@ def test_sizes_too_small_are_refused(sizes: dict[str, int]) -> None:
         DemoSizes(**sizes)
 
 
+@pytest.mark.parametrize("name", ["posts", "vocab", "history", "layers", "users"])
+def test_sizes_too_large_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: must be at most"):
+        DemoSizes(**{name: 2**31 + 1})
+
+
 def test_an_existing_directory_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine").write_text("mine")

@@ -48,7 +48,13 @@ _WEEK_MS = 7 * 24 * 3600 * 1000
 _SNOWFLAKE_EPOCH_MS = 1_288_834_974_657
 _ROW_NOISE = 0.8  # length of each row's noise; a topic's direction has length 1
 _CHUNK = 1 << 16
-_MOST = {"vocab": MAX_ROWS, "history": MAX_HISTORY, "layers": MAX_LAYERS}
+_MOST = {
+    "posts": MAX_ROWS,
+    "vocab": MAX_ROWS,
+    "history": MAX_HISTORY,
+    "layers": MAX_LAYERS,
+    "users": MAX_ROWS,
+}
 
 Report = Callable[[str], None]
 

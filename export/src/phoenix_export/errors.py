@@ -1,7 +1,11 @@
 """The exceptions that exporting raises on purpose."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+
+# They end a line or control a terminal, and a name in a file may hold them.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 
 
 class ExportError(Exception):
@@ -18,11 +22,16 @@ class CheckpointError(ExportError):
 
     def __init__(self, path: Path, problems: str | Sequence[str]) -> None:
         self.path = path
-        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        problems = (problems,) if isinstance(problems, str) else problems
+        self.problems = tuple(map(_on_one_line, problems))
         listed = "".join(f"\n  - {problem}" for problem in self.problems)
         super().__init__(
             f"{path}: {self.problems[0]}" if len(self.problems) == 1 else f"{path}:{listed}"
         )
+
+
+def _on_one_line(text: str) -> str:
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class SigningError(ExportError):
