@@ -15,6 +15,7 @@ from phoenix_retrieval.v1 import model_service_pb2 as model_pb
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_server.config import ServeConfig
 from phoenix_server.corpus.disk.snapshot import open_snapshot
+from phoenix_server.service.field_count import max_fields
 
 _FREE = 3  # labels beside those of the golden posts
 
@@ -104,3 +105,15 @@ def test_a_request_takes_no_place_for_a_label_that_none_of_its_posts_has(
         before = stubs.state()
         stubs.upsert(1, vectors=stubs.user_vector(), label_names=["a", "b"], label_counts=[0])
         assert stubs.state().label_names == before.label_names
+
+
+def test_posts_may_have_all_labels_of_a_corpus_with_more_than_the_option(
+    config: ServeConfig,
+) -> None:
+    names = [f"label {n}" for n in range(max_fields(config.limits, max_labels=3))]
+    with serve(replace(config, engine=replace(QUICK, max_labels=len(names) + 99))) as stubs:
+        _write(stubs, 1, *names)
+        stubs.snapshot()
+    with serve(replace(config, engine=replace(QUICK, max_labels=3))) as stubs:
+        _write(stubs, 2, *names)
+        assert _labels(stubs, 2) == [set(names)]

@@ -25,6 +25,8 @@ from phoenix_server.errors import ArtifactError, PhoenixServerError, escape_cont
 MANIFEST = "manifest.json"
 COMPILED = "compiled"
 """The directory in a bundle for programs compiled ahead."""
+MAX_FILES = 10_000
+"""Files and directories of a bundle or a corpus that are looked at one by one."""
 _MAX_MANIFEST = 64 << 20
 _PRIVATE = 0o750  # posts are the owner's and the group's
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 import grpc
@@ -21,7 +22,7 @@ from phoenix_retrieval.v1 import (
 from phoenix_server.artifacts import describe_error
 from phoenix_server.config import ServeConfig
 from phoenix_server.engine.engine import Engine
-from phoenix_server.errors import FatalError, StartupError
+from phoenix_server.errors import FatalError, NotReadyError, StartupError
 from phoenix_server.generations.loader import Loader
 from phoenix_server.generations.manager import GenerationManager
 from phoenix_server.generations.sources import Source, Sources
@@ -86,7 +87,7 @@ class Server:
         self._calls = CallInterceptor(
             config.calls,
             config.limits.max_request_bytes,
-            max_fields(config.limits, config.engine.max_labels),
+            self._max_fields,
         )
         self._stopping = asyncio.Event()
         self._failure: FatalError | None = None
@@ -139,6 +140,13 @@ class Server:
             reason = describe_error(reason)
         self._failure = self._failure or FatalError(f"{what} has ended: {reason}")
         self._stopping.set()
+
+    def _max_fields(self) -> int:
+        """Return the maximum fields of a request. A corpus may have more labels than the option."""
+        labels = self._config.engine.max_labels
+        with suppress(NotReadyError):
+            labels = self._manager.active.engine.corpus.max_labels
+        return max_fields(self._config.limits, labels)
 
     async def _watch(self, part: Awaitable[object], what: str) -> None:
         """Fail when a part ends that must not."""

@@ -74,7 +74,7 @@ async def _running(
     address: str = "127.0.0.1:0",
 ) -> AsyncGenerator[_Running]:
     limits = limits or CallLimits()
-    calls = CallInterceptor(limits, max_request_bytes, max_fields=1 << 15)
+    calls = CallInterceptor(limits, max_request_bytes, max_fields=lambda: 1 << 15)
     failures: list[Exception] = []
     server = make_listener(calls, max_request_bytes, limits, failures.append)
     checks = health.aio.HealthServicer()

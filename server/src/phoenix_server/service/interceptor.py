@@ -5,7 +5,7 @@ from __future__ import annotations  # gRPC's types are generic to type checkers 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -44,13 +44,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         streams: The calls of health and reflection that stream replies; they go on to the end.
     """
 
-    def __init__(self, limits: CallLimits, max_request_bytes: int, max_fields: int) -> None:
+    def __init__(
+        self, limits: CallLimits, max_request_bytes: int, max_fields: Callable[[], int]
+    ) -> None:
         """Begin without calls.
 
         Args:
             limits: What may be in flight; health and reflection have a room of their own.
             max_request_bytes: Maximum size of a request in bytes.
-            max_fields: Maximum fields of a request; see `field_count.py`.
+            max_fields: Returns the maximum fields of a request; see `field_count.py`.
         """
         self.calls = CallsInFlight(limits, max_request_bytes)
         few = max(limits.max_bytes_in_flight // 8, 4 * max_request_bytes)
@@ -129,14 +131,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             content = await calls.receive(call, requests, self._receive_timeout_s)
             if content is None:
                 raise InvalidRequestError([Violation("request", "is missing")])
-            return await _parse(content, kind, self._max_fields)
+            return await _parse(content, kind, self._max_fields())
 
         async def read_each(
             calls: CallsInFlight, call: Call, requests: AsyncIterator[bytes]
         ) -> AsyncIterator[Message]:
             timeout_s: float | None = self._receive_timeout_s  # for the first one
             while (content := await calls.receive(call, requests, timeout_s)) is not None:
-                yield await _parse(content, kind, self._max_fields)
+                yield await _parse(content, kind, self._max_fields())
                 timeout_s = None
 
         async def respond(

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from phoenix_retrieval.v1 import model_service_pb2 as pb
 from phoenix_retrieval.v1 import model_service_pb2_grpc
-from phoenix_server.artifacts import describe_error, walk
+from phoenix_server.artifacts import MAX_FILES, describe_error, walk
 from phoenix_server.errors import ForbiddenError, InvalidRequestError, Violation
 from phoenix_server.generations.generation import Generation, GenerationState
 from phoenix_server.service.columns import raise_any
 from phoenix_server.service.state import Context, ServingState
 
 _MAX_PATH = 4096
-_MAX_FILES = 10_000  # files and directories of a bundle or a corpus that a caller may load
 
 _STATES = {
     GenerationState.LOADING: pb.GENERATION_STATE_LOADING,
@@ -115,9 +114,9 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
                 raise ForbiddenError(f"{field}: {describe_error(exc)}") from exc
 
         for count, entry in enumerate(walk(path, refuse)):
-            if count == _MAX_FILES:
+            if count == MAX_FILES:
                 raise ForbiddenError(
-                    f"{field}: {path} holds more than {_MAX_FILES} files, too many to look for "
+                    f"{field}: {path} holds more than {MAX_FILES} files, too many to look for "
                     "links that lead elsewhere"
                 )
             if entry.is_symlink():
