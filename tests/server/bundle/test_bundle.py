@@ -85,6 +85,16 @@ def test_a_file_that_the_manifest_does_not_list_is_named(spoiled: Path, name: st
     assert "not in the manifest" in error.reason
 
 
+@pytest.mark.parametrize("tolerance", ["Infinity", "NaN", -1.0, 0.0, 1.0])
+def test_a_tolerance_that_anything_meets_or_nothing_is_refused(
+    spoiled: Path, tolerance: float | str
+) -> None:
+    edit_manifest(spoiled, lambda m: m.update(selftest_tolerance=tolerance))
+    error = _verify_error(spoiled)
+    assert error.path == spoiled / "manifest.json"
+    assert error.reason.startswith("selftest_tolerance is ")
+
+
 def test_what_a_server_does_not_read_may_be_missing(spoiled: Path) -> None:
     (spoiled / "programs" / "user_tower.stablehlo.mlir").unlink()
     verify(open_bundle(spoiled))

@@ -2,14 +2,16 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from phoenix_server.artifacts import walk
 from phoenix_server.errors import BundleError, BusyError, NoMemoryError, StartupError
+from phoenix_server.generations import watcher
 from phoenix_server.generations.watcher import first_bundle, newest, watch
 
 
@@ -40,6 +42,20 @@ def test_what_is_no_bundle_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()  # it is being copied: its manifest comes last
     (tmp_path / "8").touch()
     assert newest(tmp_path) == first == first_bundle(tmp_path)
+
+
+def test_one_that_cannot_be_looked_into_stops_only_itself(tmp_path: Path) -> None:
+    class Locked(type(tmp_path)):
+        def is_file(self) -> bool:
+            if self.parent.name == "2":
+                raise PermissionError(13, "Permission denied", str(self))
+            return super().is_file()
+
+    for name in "12":
+        bundle(tmp_path / name)
+    assert newest(Locked(tmp_path)) == tmp_path / "2"  # loading it says why it cannot be read
+    bundle(tmp_path / "3")
+    assert newest(Locked(tmp_path)) == tmp_path / "3"
 
 
 def test_a_server_needs_one_to_begin_with(tmp_path: Path) -> None:
@@ -190,3 +206,22 @@ def test_a_bundle_is_tried_again_when_a_file_behind_a_link_to_a_directory_change
         lambda: write(table, "full", at_s=6),
     ]
     assert watched(tmp_path, changes, monkeypatch) == ["2"] * 2
+
+
+def test_a_link_to_a_large_directory_is_looked_through_up_to_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        write(tmp_path / "large" / str(number), "", at_s=5)
+    (bundle(tmp_path / "2") / "link").symlink_to(tmp_path / "large")
+    looked: list[Path] = []
+
+    def count(directory: Path) -> Iterator[Path]:
+        for path in walk(directory):
+            looked.append(path)
+            yield path
+
+    monkeypatch.setattr(watcher, "walk", count)
+    monkeypatch.setattr(watcher, "MAX_FILES", 10)
+    assert watched(tmp_path, [lambda: None], monkeypatch) == ["2"]
+    assert len(looked) == 10

@@ -1,7 +1,9 @@
 """Programs compiled ahead are stored with their sums, and used only if these hold."""
 
+import errno
 import json
-from collections.abc import Generator
+import os
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -97,15 +99,38 @@ def test_a_list_of_sums_that_is_none_is_damage(
 
 
 def test_what_cannot_be_read_is_named(
-    tmp_path: Path, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    settings: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    path = tmp_path / "cpu"
+    _write(path, settings, "first")
+    monkeypatch.setattr(persistent_cache, "sha256", refuse)
+    assert not use_compiled(path)
+    (record,) = caplog.records
+    assert record.getMessage().endswith(f": {path}/first cannot be read: Input/output error")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_not_a_file_is_named(
+    tmp_path: Path,
+    settings: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    make: Callable[[Path], None],
 ) -> None:
     path = tmp_path / "cpu"
     _write(path, settings, "first")
     (path / "first").unlink()
-    (path / "first").mkdir()
+    make(path / "first")
     assert not use_compiled(path)
     (record,) = caplog.records
-    assert record.getMessage().endswith(f": {path}/first cannot be read: Is a directory")
+    assert record.getMessage().endswith(": it is damaged: first is not a file")
+    _write(path, settings, "second")
+    assert {file.name for file in path.iterdir()} == {"second", *_LISTS}
 
 
 def test_another_user_may_read_them_as_the_rest_of_a_bundle(

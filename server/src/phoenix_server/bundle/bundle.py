@@ -120,8 +120,8 @@ class Bundle:
         """Check the manifest against the files that it lists, whose sums have been verified.
 
         Raises:
-            BundleError: A field differs from `model.json`, a size is impossible, or the
-                fingerprint does not match.
+            BundleError: A field differs from `model.json`, a size or the tolerance of the self-test
+                is impossible, or the fingerprint does not match.
         """
         check_model(self.path, self.manifest)
         for field in self.manifest.model.DESCRIPTOR.fields:
@@ -129,6 +129,9 @@ class Bundle:
             if not 1 <= (size := getattr(self.manifest.model, field.name)) <= most:
                 what = f"model.{field.name} is {size}, not from 1 to {most}"
                 raise BundleError(self.path / MANIFEST, what)
+        if not 0 < (tolerance := self.manifest.selftest_tolerance) < 1:  # also true for NaN
+            what = f"selftest_tolerance is {tolerance:g}, not above 0 and below 1"
+            raise BundleError(self.path / MANIFEST, what)
         claimed, actual = self.manifest.tower_fingerprint, tower_fingerprint(self.manifest)
         if claimed != actual:
             what = f"tower_fingerprint is {claimed[:12]}, but these files have {actual[:12]}"

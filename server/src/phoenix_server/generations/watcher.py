@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from phoenix_server.artifacts import COMPILED, MANIFEST, describe_error, walk
+from phoenix_server.artifacts import COMPILED, MANIFEST, MAX_FILES, describe_error, walk
 from phoenix_server.bundle.bundle import SIGNATURE
 from phoenix_server.errors import (
     BusyError,
@@ -32,12 +33,16 @@ def newest(directory: Path) -> Path | None:
     Raises:
         OSError: The directory cannot be read.
     """
-    bundles = [
-        entry
-        for entry in directory.iterdir()
-        if entry.name.isdecimal() and (entry / MANIFEST).is_file()
-    ]
-    return max(bundles, key=lambda entry: int(entry.name), default=None)
+    numbered = (entry for entry in directory.iterdir() if entry.name.isdecimal())
+    return max(filter(_is_bundle, numbered), key=lambda entry: int(entry.name), default=None)
+
+
+def _is_bundle(entry: Path) -> bool:
+    """Return whether a directory may be a bundle; loading says why one cannot be read."""
+    try:
+        return (entry / MANIFEST).is_file()
+    except OSError:
+        return True
 
 
 def first_bundle(directory: Path) -> Path:
@@ -121,9 +126,12 @@ class _Version(NamedTuple):
 
 
 def _version(bundle: Path) -> _Version:
-    """Return the state of a bundle; programs compiled ahead do not count, they are a shortcut."""
+    """Return the state of a bundle; programs compiled ahead do not count, they are a shortcut.
+
+    Only the first 10,000 files count: a link may lead to a large directory.
+    """
     files: set[tuple[str, int, int]] = set()
-    for path in walk(bundle):
+    for path in islice(walk(bundle), MAX_FILES):
         inside = path.relative_to(bundle)
         if inside.parts[0] != COMPILED and not path.is_dir():
             try:

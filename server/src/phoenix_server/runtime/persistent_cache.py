@@ -136,7 +136,10 @@ def _find_problem(path: Path, trusted: TrustedKeys) -> str | None:
         listed = _read_sums(path / _SUMS)
         if problem := trusted.find_problem(listed, path / _SIGNATURE):
             return f"{_SIGNATURE}: {problem}"
-        if {file.name: sha256(file) for file in _entries(path)} != json.loads(listed):
+        entries = _entries(path)
+        if odd := next((entry for entry in entries if not entry.is_file()), None):
+            return f"it is damaged: {odd.name} is not a file"
+        if {file.name: sha256(file) for file in entries} != json.loads(listed):
             return f"it is damaged: its files are not those of {_SUMS}"
         if (path / _NAME).read_bytes() != path.name.encode():
             return f"it holds programs for another kind of machine: {_NAME} has another name"
