@@ -5,7 +5,6 @@ WAL mode with synchronous=FULL, so a committed transaction survives a power fail
 has the columns.
 """
 
-import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import groupby, islice
@@ -22,11 +21,9 @@ from phoenix_server.corpus.disk.journal_files import (
     copy_to_read,
     identities,
     needs_copy,
-    new_database,
     uri_to_open,
 )
 from phoenix_server.corpus.disk.journal_row import (
-    TABLE,
     Row,
     checksum_of,
     decode,
@@ -34,20 +31,13 @@ from phoenix_server.corpus.disk.journal_row import (
     join,
     link,
 )
+from phoenix_server.corpus.disk.journal_schema import check_database, create_database
 from phoenix_server.errors import CorpusError, PhoenixServerError, StorageError
 
 JOURNAL = "journal.sqlite"
-_FORMAT = 3
-_APPLICATION = 0x70686F78  # "phox", which the command `file` shows
-_SETTINGS = (
-    *("page_size = 16384", f"application_id = {_APPLICATION}", f"user_version = {_FORMAT}"),
-    *("journal_mode = WAL", "synchronous = FULL"),
-)
 _MAX_TRIMMED_POSTS = 1 << 14  # per transaction, approximately
 _MAX_TRIMMED_CHANGES = 1 << 12
 _WAL_PAGES = 4_096  # 64 MiB, then SQLite copies them into the database
-
-_IDENTITY = "CREATE TABLE identity (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
 _MIN_SQLITE = 3_051_003  # before, two connections could lose commits when a WAL was reset
 _BUSY_MS = 5_000
 
@@ -75,7 +65,8 @@ class Journal:
             raise CorpusError(path, f"SQLite {apsw.sqlite_lib_version()} may lose changes")
         self._copy: TemporaryDirectory[str] | None = None
         if not read_only and not (path.exists() and path.stat().st_size):
-            self._create(identity)
+            with self._errors(CorpusError, "used as a journal"):
+                create_database(path, identity)
         opened = path
         if read_only and needs_copy(path):
             self._copy, opened = copy_to_read(path)
@@ -85,7 +76,7 @@ class Journal:
             self._database = apsw.Connection(uri_to_open(opened, read_only), flags)
             try:
                 self._database.set_busy_timeout(_BUSY_MS)
-                self.id = self._check(identity)
+                self.id = check_database(path, self._database, identity)
                 if not read_only:
                     self._database.execute("PRAGMA synchronous = FULL")
                     self._database.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
@@ -283,35 +274,6 @@ class Journal:
                     raise CorpusError(self._path, f"change {sequence} is damaged")
                 before = chain
                 yield Row._make(columns)
-
-    def _create(self, identity: Mapping[str, str]) -> None:
-        """Create the database, without changes."""
-        with (
-            self._errors(CorpusError, "used as a journal"),
-            new_database(self._path) as fresh,
-            closing(apsw.Connection(str(fresh))) as database,
-        ):
-            for setting in _SETTINGS:
-                database.execute(f"PRAGMA {setting}")
-            with database:  # a transaction
-                database.execute(_IDENTITY)
-                database.execute(TABLE)
-                rows = [*identity.items(), ("id", uuid.uuid4().hex)]
-                database.executemany("INSERT INTO identity VALUES (?, ?)", rows)
-
-    def _check(self, identity: Mapping[str, str]) -> str:
-        """Check whose journal the database is, and return its id."""
-        run = self._database.execute
-        (version,) = _row(run("PRAGMA user_version"))
-        if version != _FORMAT:
-            what = f"has format version {version}, this server reads {_FORMAT}"
-            raise CorpusError(self._path, what)
-        found = dict(run("SELECT key, value FROM identity"))
-        for key, value in identity.items():
-            if found.get(key) != value:
-                what = f"belongs to another corpus: its {key} is {found.get(key)}, not {value}"
-                raise CorpusError(self._path, what)
-        return found.get("id", "")
 
 
 def _row(cursor: apsw.Cursor) -> tuple[Any, ...]:
