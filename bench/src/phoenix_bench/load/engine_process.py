@@ -19,6 +19,7 @@ from phoenix_server.config import ServeConfig
 from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.query import Query
 from phoenix_server.generations.loader import load_engine
+from phoenix_server.runtime.huge_pages import restart_with_huge_pages
 from phoenix_server.service.requests import read_user
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -68,4 +69,5 @@ def main(bundle: Path, corpus: Path, requests: Path) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as our server does
     app()
