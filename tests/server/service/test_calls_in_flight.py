@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 from typing import Any
 
+import grpc
 import pytest
 
 from phoenix_server.config import CallLimits
@@ -35,7 +37,7 @@ async def _receive(
 ) -> bytes | None:
     """Be a call with one request."""
     with calls.begin(peer) as call:
-        return await calls.receive(call, requests, timeout_s)
+        return await calls.receive(call, partial(anext, requests, grpc.aio.EOF), timeout_s)
 
 
 def _result(work: Coroutine[Any, Any, bytes | None]) -> bytes | None:
@@ -153,5 +155,6 @@ async def test_a_stream_receives_all_its_requests_with_one_reservation(
 ) -> None:
     requests = _sent(b"1", b"2", bytes(_LARGEST))
     with calls.begin("a", streams=True, uploads=True) as call:
-        received = [await calls.receive(call, requests, None) for _ in range(4)]
+        read = partial(anext, requests, grpc.aio.EOF)
+        received = [await calls.receive(call, read, None) for _ in range(4)]
     assert received == [b"1", b"2", bytes(_LARGEST), None]

@@ -2,8 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, NoReturn
+
+import grpc
 
 from phoenix_server.config import CallLimits
 from phoenix_server.errors import (
@@ -92,13 +95,13 @@ class CallsInFlight:
             raise NotReadyError("the server is shutting down")
 
     async def receive(
-        self, call: Call, requests: AsyncIterator[bytes], timeout_s: float | None
+        self, call: Call, read: Callable[[], Awaitable[Any]], timeout_s: float | None
     ) -> bytes | None:
         """Return the next request of a call, as bytes. None: there is none.
 
         Args:
             call: The call.
-            requests: Its requests.
+            read: Waits for its next request, and returns it, or `grpc.aio.EOF` after the last.
             timeout_s: Seconds to wait for its turn, and then for the request. None: for ever.
 
         Raises:
@@ -110,10 +113,19 @@ class CallsInFlight:
             what = f"the requests in flight have left no room for {timeout_s} s"
             async with self.interruptible(timeout_s, OverloadedError(what, retry_after_s=_RETRY_S)):
                 await self._bytes.reserve(call)
-        async with self.interruptible(timeout_s):
-            request = await anext(requests, None)
-        if request is not None:
-            self._bytes.hold(call, len(request))
+        self.check_serving()
+        limit = asyncio.timeout(timeout_s)
+        try:  # as `interruptible`, which takes longer
+            async with limit:
+                self._waiting.add(limit)
+                request = await read()
+        except TimeoutError:
+            self._raise_late(timeout_s)
+        finally:
+            self._waiting.discard(limit)
+        if request is grpc.aio.EOF:
+            return None
+        self._bytes.hold(call, len(request))
         return request
 
     @asynccontextmanager
@@ -139,9 +151,15 @@ class CallsInFlight:
                 finally:
                     self._waiting.discard(limit)
         except TimeoutError:
-            self.check_serving()
-            what = f"the request has not arrived within {timeout_s:g} s"
-            raise late or DeadlineExceededError(what) from None
+            self._raise_late(timeout_s, late)
+
+    def _raise_late(
+        self, timeout_s: float | None, late: PhoenixServerError | None = None
+    ) -> NoReturn:
+        """Raise an error after a timeout, which shutdown may have caused."""
+        self.check_serving()
+        what = f"the request has not arrived within {timeout_s:g} s"
+        raise late or DeadlineExceededError(what) from None
 
     async def stop(self, grace_s: float) -> int:
         """Refuse new calls and requests, and wait up to `grace_s` seconds for those in flight.

@@ -99,14 +99,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         respond = self._responder(method, handler)
 
         async def call(
-            requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+            _: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
         ) -> Message | None:
             began = time.perf_counter()
             code = "CANCELLED"
             try:
                 await self._refuse.wait()
                 with calls.begin(_connection(context), streams=streams, uploads=uploads) as begun:
-                    response = await respond(calls, begun, requests, context)
+                    response = await respond(calls, begun, context)
                 code = "OK"
                 return response
             except grpc.aio.AbortError:  # the handler has said the status
@@ -127,33 +127,31 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Return what reads a call's requests, and returns the reply or writes the replies."""
         kind = GetMessageClass(_method(method).input_type)
 
-        async def read(calls: CallsInFlight, call: Call, requests: AsyncIterator[bytes]) -> Message:
-            content = await calls.receive(call, requests, self._receive_timeout_s)
+        async def read(calls: CallsInFlight, call: Call, context: Any) -> Message:
+            content = await calls.receive(call, context.read, self._receive_timeout_s)
             if content is None:
                 raise InvalidRequestError([Violation("request", "is missing")])
             return await _parse(content, kind, self._max_fields())
 
         async def read_each(
-            calls: CallsInFlight, call: Call, requests: AsyncIterator[bytes]
+            calls: CallsInFlight, call: Call, context: Any
         ) -> AsyncIterator[Message]:
             timeout_s: float | None = self._receive_timeout_s  # for the first one
-            while (content := await calls.receive(call, requests, timeout_s)) is not None:
+            while (content := await calls.receive(call, context.read, timeout_s)) is not None:
                 yield await _parse(content, kind, self._max_fields())
                 timeout_s = None
 
-        async def respond(
-            calls: CallsInFlight, call: Call, requests: AsyncIterator[bytes], context: Any
-        ) -> Message | None:
+        async def respond(calls: CallsInFlight, call: Call, context: Any) -> Message | None:
             if handler.unary_unary:
-                return await handler.unary_unary(await read(calls, call, requests), context)
+                return await handler.unary_unary(await read(calls, call, context), context)
             if handler.stream_unary:
-                return await handler.stream_unary(read_each(calls, call, requests), context)
+                return await handler.stream_unary(read_each(calls, call, context), context)
             if handler.unary_stream:  # Health/Watch, which writes its replies
-                request = await read(calls, call, requests)
+                request = await read(calls, call, context)
                 async with calls.interruptible(None):
                     await handler.unary_stream(request, context)
                 return None
-            async for reply in handler.stream_stream(read_each(calls, call, requests), context):
+            async for reply in handler.stream_stream(read_each(calls, call, context), context):
                 await context.write(reply)
             return None
 
