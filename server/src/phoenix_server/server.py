@@ -45,6 +45,7 @@ SERVICES = (
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     corpus_service_pb2.DESCRIPTOR.services_by_name["CorpusService"].full_name,
 )
+_RETRIEVE = f"/{SERVICES[0]}/Retrieve"
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _FAREWELL_S = 0.1
@@ -88,6 +89,7 @@ class Server:
             config.calls,
             config.limits.max_request_bytes,
             self._max_fields,
+            {_RETRIEVE: self._check_room},
         )
         self._stopping = asyncio.Event()
         self._failure: FatalError | None = None
@@ -147,6 +149,10 @@ class Server:
         with suppress(NotReadyError):
             labels = self._manager.active.engine.corpus.max_labels
         return max_fields(self._config.limits, labels)
+
+    def _check_room(self, timeout_s: float | None) -> None:
+        """Check, before a query is received, that the queue would not refuse it."""
+        self._manager.active.batcher.check_room(timeout_s)
 
     async def _watch(self, part: Awaitable[object], what: str) -> None:
         """Fail when a part ends that must not."""

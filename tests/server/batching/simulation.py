@@ -51,9 +51,33 @@ class Simulation:
     """A scheduler, a device that runs its batches, and callers that arrive at random.
 
     Device time = cost * slowness * exp(normal(0, irregularity)).
+
+    Attributes:
+        foretold: Calls that are refused before they are received, without a forecast.
+        wrongly_foretold: Those of them that a forecast admits.
     """
 
-    def __init__(self, *, slowness: float, irregularity: float, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        slowness: float,
+        irregularity: float,
+        seed: int,
+        costs: tuple[float, float] = (1.0, 1.0),
+        forecast_all: bool = False,
+    ) -> None:
+        """Begin with an idle device.
+
+        Args:
+            slowness: See above.
+            irregularity: See above.
+            seed: Of all that is random.
+            costs: Least and largest cost of a call, as shares of `USER_S`.
+            forecast_all: Forecast also those that could be refused before.
+        """
+        self.foretold = self.wrongly_foretold = 0
+        self._costs = costs
+        self._forecast_all = forecast_all
         self._slowness = slowness
         self._irregularity = irregularity
         self._random = random.Random(seed)
@@ -96,15 +120,22 @@ class Simulation:
             _QUERY,
             future,
             arrival_s=now_s,
-            cost_s=USER_S,
+            cost_s=USER_S * self._random.uniform(*self._costs),
             due_s=now_s + timeout_s,
             has_deadline=True,
             number=number,
         )
+        last = self._scheduler._last_refusal  # pyright: ignore[reportPrivateUsage]
+        foretold = last.lateness(request.due_s) > 0
+        self.foretold += foretold
         try:
+            if not self._forecast_all:
+                self._scheduler.check_room(request.due_s)
             self._scheduler.admit(request)
         except OverloadedError:
             outcome.refused += 1
+        else:
+            self.wrongly_foretold += foretold
 
     def _start(self) -> None:
         batch = self._scheduler.next_for_device(wait=False)

@@ -262,6 +262,20 @@ def test_goodput_stays_at_capacity_under_overload(
         assert outcome.late <= 0.02 * outcome.in_time
 
 
+@pytest.mark.parametrize("costs", [(1.0, 1.0), (0.3, 1.5)])
+@pytest.mark.parametrize("irregularity", [0.0, 0.2])
+@pytest.mark.parametrize("timeouts_s", [(0.5,), (0.5, 0.7, 2.0)])
+def test_nearly_all_who_are_refused_before_they_are_received_would_be_refused_anyway(
+    timeouts_s: tuple[float, ...], irregularity: float, costs: tuple[float, float]
+) -> None:
+    simulation = Simulation(
+        slowness=1.5, irregularity=irregularity, seed=0, costs=costs, forecast_all=True
+    )
+    outcome = simulation.run(load=3.0, timeouts_s=timeouts_s)
+    assert simulation.foretold > 0.3 * outcome.refused
+    assert simulation.wrongly_foretold <= 0.02 * simulation.foretold
+
+
 @pytest.mark.parametrize("irregularity", [0.0, 0.1])
 def test_no_call_is_refused_or_late_below_capacity(irregularity: float) -> None:
     for seed in range(2):

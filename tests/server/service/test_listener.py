@@ -20,6 +20,7 @@ from http2 import PREFACE, SlowSender, exchange, is_closing, max_streams, ping, 
 from phoenix_retrieval.v1 import corpus_service_pb2 as corpus_pb
 from phoenix_retrieval.v1 import corpus_service_pb2_grpc
 from phoenix_server.config import CallLimits
+from phoenix_server.errors import OverloadedError
 from phoenix_server.service import listener
 from phoenix_server.service.interceptor import CallInterceptor
 from phoenix_server.service.listener import make_listener
@@ -72,9 +73,15 @@ async def _running(
     limits: CallLimits | None = None,
     max_request_bytes: int = _LIMIT,
     address: str = "127.0.0.1:0",
+    check_room: Callable[[float | None], None] = lambda timeout_s: None,
 ) -> AsyncGenerator[_Running]:
     limits = limits or CallLimits()
-    calls = CallInterceptor(limits, max_request_bytes, max_fields=lambda: 1 << 15)
+    calls = CallInterceptor(
+        limits,
+        max_request_bytes,
+        max_fields=lambda: 1 << 15,
+        check_room={f"{_CORPUS}/DeletePosts": check_room},
+    )
     failures: list[Exception] = []
     server = make_listener(calls, max_request_bytes, limits, failures.append)
     checks = health.aio.HealthServicer()
@@ -241,6 +248,28 @@ async def test_calls_beyond_the_maximum_are_refused_unread(
         for call in calls:
             await call
         await _delete(channel)
+
+
+async def test_a_call_that_would_be_refused_anyway_is_refused_unread() -> None:
+    given_s: list[float | None] = []
+
+    def check_room(timeout_s: float | None) -> None:
+        given_s.append(timeout_s)
+        raise OverloadedError("it would be late", retry_after_s=2.0)
+
+    async with (
+        _running(check_room=check_room) as running,
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        no_message = b"\xff"
+        for timeout_s in (None, 1000.0):
+            code, details = await _failure(_delete(channel, no_message, timeout=timeout_s))
+            assert (code, details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "it would be late")
+        without, with_s = given_s
+        assert without is None
+        assert with_s is not None and 900 < with_s < 1100  # gRPC rounds it
+        assert not running.corpus.begun
+        assert not len(running.calls.calls)
 
 
 async def test_a_burst_on_one_connection_is_answered_or_refused(running: _Running) -> None:

@@ -9,6 +9,7 @@ States of a request:
     from           to            when                                  where              thread
     (arrival)      refused_full  the queue holds `max_waiting`         Scheduler.admit    loop
     (arrival)      refused_late  it or another would be late           Scheduler.admit    loop
+    (arrival)      refused_late  it would be, as the last one was      .check_room        loop
     (arrival)      waiting       otherwise; counted as accepted        Scheduler.admit    loop
     waiting        prepared      its batch forms                       Scheduler._form    workers
     waiting        expired       its deadline has passed               Scheduler._form    workers

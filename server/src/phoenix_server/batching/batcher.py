@@ -64,6 +64,17 @@ class Batcher:
         self._scheduler = Scheduler(queue, config, clock, self._deliver)
         self._executor = Executor(retriever, self._scheduler, self._deliver)
 
+    def check_room(self, timeout_s: float | None) -> None:
+        """Check, before a query is received, that it is not late as the last one was.
+
+        Args:
+            timeout_s: As for `retrieve`.
+
+        Raises:
+            OverloadedError: It would be late.
+        """
+        self._scheduler.check_room(self._due_s(self._clock(), timeout_s))
+
     async def retrieve(self, query: Query, *, timeout_s: float | None = None) -> Answer:
         """Answer a query, in a batch with others.
 
@@ -136,7 +147,7 @@ class Batcher:
             asyncio.get_running_loop().create_future(),
             arrival_s=arrival_s,
             cost_s=cost_s,
-            due_s=arrival_s + (self._config.default_timeout_s if timeout_s is None else timeout_s),
+            due_s=self._due_s(arrival_s, timeout_s),
             has_deadline=timeout_s is not None,
             number=next(self._numbers),
             kind=kind,
@@ -147,6 +158,9 @@ class Batcher:
         except asyncio.CancelledError:
             self._scheduler.abandon(request)
             raise
+
+    def _due_s(self, arrival_s: float, timeout_s: float | None) -> float:
+        return arrival_s + (self._config.default_timeout_s if timeout_s is None else timeout_s)
 
     def _deliver(self, outcomes: Outcomes, end_s: float | None = None) -> None:
         """Hand results to their callers; from any thread. The queue's only way to the event loop.

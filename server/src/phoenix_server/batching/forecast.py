@@ -67,15 +67,16 @@ class ArrivalRate:
         self._cost_s = 0.0
         self._window_s = _MIN_WINDOW_S
 
-    def observe(self, now_s: float, cost_s: float) -> None:
+    def observe(self, now_s: float, cost_s: float | None = None) -> None:
         """Update the rate with an arrival.
 
         Args:
             now_s: Its time; not before that of the last arrival.
-            cost_s: Its cost, without the search cost of its batch.
+            cost_s: Its cost, without the search cost of its batch. None: unknown.
         """
-        gain = _COST_GAIN if self._recent else 1.0
-        self._cost_s += gain * (cost_s - self._cost_s)
+        if cost_s is not None:
+            gain = _COST_GAIN if self._recent else 1.0
+            self._cost_s += gain * (cost_s - self._cost_s)
         self._recent = self._recent * exp((self._last_s - now_s) / self._window_s) + 1
         self._last_s = now_s
 

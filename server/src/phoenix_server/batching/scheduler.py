@@ -7,7 +7,9 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
+from phoenix_server.batching import refusals
 from phoenix_server.batching.forecast import Forecast
+from phoenix_server.batching.refusals import LastRefusal
 from phoenix_server.batching.request import Batch, Outcomes, Request
 from phoenix_server.batching.request_queue import RequestQueue, Slowdowns
 from phoenix_server.batching.stats import QueueStats
@@ -45,6 +47,7 @@ class Scheduler:
         self._next: Batch | None = None  # formed; prepared, or about to be
         self._running: Batch | None = None  # on the device
         self._between: deque[Callable[[], None]] = deque()
+        self._last_refusal = LastRefusal()
         self._free_since_s = clock()
         self._closed = False
         self._counts: Counter[str] = Counter()
@@ -52,6 +55,25 @@ class Scheduler:
         self._lock = threading.Lock()
         self._device_work = threading.Condition(self._lock)
         self._preparation_work = threading.Condition(self._lock)
+
+    def check_room(self, due_s: float) -> None:
+        """Check that a query is not late for the reason for which the last one was refused.
+
+        This costs far less than to receive the query and to forecast its batch. `admit` forecasts.
+
+        Args:
+            due_s: When it is due.
+
+        Raises:
+            OverloadedError: It would be late.
+        """
+        with self._lock:
+            if not (late_s := self._last_refusal.lateness(due_s)):
+                return
+            now_s = self._clock()
+            self.forecast.arrivals.observe(now_s)
+            self._counts["refused_late"] += 1
+        raise refusals.late(due_s - now_s, late_s)
 
     def admit(self, request: Request) -> None:
         """Queue a request.
@@ -68,8 +90,7 @@ class Scheduler:
             overload = self.forecast.note_arrival(request, self._queue.batch_cost_s)
             if waiting >= self._config.max_waiting:
                 self._counts["refused_full"] += 1
-                what = f"the queue is full: {waiting} requests wait"
-                raise OverloadedError(what, retry_after_s=free_s - now_s)
+                raise refusals.full(waiting, free_s - now_s)
             place = self._queue.add(request)
             late_s = self._queue.lateness(place, free_s + self._margin_s, cautious, overload)
             if late_s > 0:
@@ -79,12 +100,11 @@ class Scheduler:
                 if not waiting and self._running is None and self._next is None:
                     # Otherwise a slowdown that refuses every request would never be measured again.
                     self.forecast.relax()
-                    needed_s = left_s + late_s
-                    what = f"with {left_s:.3f} s left, it would be late: it takes {needed_s:.3f} s"
-                    raise OverloadedError(what, retry_after_s=None)
+                    raise refusals.never(left_s, late_s)
+                if not request.kind:
+                    self._last_refusal.remember(request, late_s, max(cautious))
                 who = "it" if place == waiting else "it or another request"
-                what = f"with {left_s:.3f} s left, {who} would be {late_s:.3f} s late"
-                raise OverloadedError(what, retry_after_s=late_s)
+                raise refusals.late(left_s, late_s, who)
             self._counts["accepted"] += 1
             if not waiting:
                 self._wake()
@@ -96,6 +116,7 @@ class Scheduler:
                 return
             request.settled = True
             self._queue.discard(request)
+            self._last_refusal.forget()
             if self._clock() < request.deadline_s - self._config.reply_margin_s:
                 self._counts["cancelled"] += 1
             else:
@@ -152,6 +173,7 @@ class Scheduler:
     def finish_between(self) -> None:
         """Note that the device thread has run one of these functions."""
         with self._lock:
+            self._last_refusal.forget()
             self._free_since_s = self._clock()
 
     def next_for_device(self, *, wait: bool) -> Batch | Callable[[], None] | None:
@@ -227,6 +249,7 @@ class Scheduler:
                 if not left:
                     self._next = None
                 return False
+            self._last_refusal.forget()
             for request in left:
                 request.launched = True
             # Device time includes preparation and the delays of the threads.
@@ -242,6 +265,7 @@ class Scheduler:
         with self._lock:
             batch.end_s = self._free_since_s = self._clock()
             self._running = None
+            self._last_refusal.forget()
             self._device_s += batch.end_s - batch.start_s
             if batch.error is None:
                 self.forecast.observe(batch)
@@ -265,6 +289,7 @@ class Scheduler:
 
     def _form(self) -> Batch | None:
         """Form the next batch if a request waits; drop expired and late requests."""
+        self._last_refusal.forget()
         now_s, likely = self._clock(), self.forecast.likely
         self._expire(self._queue.expire(now_s))
         requests, cost_s, late = self._queue.form(

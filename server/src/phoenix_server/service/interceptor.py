@@ -5,7 +5,7 @@ from __future__ import annotations  # gRPC's types are generic to type checkers 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -45,7 +45,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, limits: CallLimits, max_request_bytes: int, max_fields: Callable[[], int]
+        self,
+        limits: CallLimits,
+        max_request_bytes: int,
+        max_fields: Callable[[], int],
+        check_room: Mapping[str, Callable[[float | None], None]],
     ) -> None:
         """Begin without calls.
 
@@ -53,12 +57,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             limits: What may be in flight; health and reflection have a room of their own.
             max_request_bytes: Maximum size of a request in bytes.
             max_fields: Returns the maximum fields of a request; see `field_count.py`.
+            check_room: By method, called before a request is read, with the seconds until the
+                call's deadline; raises OverloadedError if the call would be refused anyway.
         """
         self.calls = CallsInFlight(limits, max_request_bytes)
         few = max(limits.max_bytes_in_flight // 8, 4 * max_request_bytes)
         small = replace(limits, max_bytes_in_flight=few)
         self.streams = CallsInFlight(small, max_request_bytes)
         self._max_fields = max_fields
+        self._check_room = check_room
         self._receive_timeout_s = limits.receive_timeout_s
         self._handlers: dict[str, Any] = {}  # by method; wrapped
         self._refuse = asyncio.Event()  # not set: calls that are to be refused are held
@@ -97,6 +104,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         streams = uploads or handler.response_streaming
         calls = self.calls if method.startswith(_OURS) else self.streams
         respond = self._responder(method, handler)
+        check_room = self._check_room.get(method)
 
         async def call(
             _: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
@@ -106,6 +114,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 await self._refuse.wait()
                 with calls.begin(_connection(context), streams=streams, uploads=uploads) as begun:
+                    if check_room is not None:
+                        check_room(context.time_remaining())
                     response = await respond(calls, begun, context)
                 code = "OK"
                 return response
