@@ -105,6 +105,15 @@ _USER = user().SerializeToString()
 _IDS = np.ones(_FOUR_MIB // 8, np.uint64).tobytes()
 _REQUESTS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "many label names": ("CorpusService/UpsertPosts", lambda: b"\x22\x00" * (_FOUR_MIB // 2)),
+    "many label names of a post": (
+        "CorpusService/UpsertPosts",
+        lambda: (
+            corpus_pb.UpsertPostsRequest(
+                post_ids=[1], author_ids=[1], label_counts=[0]
+            ).SerializeToString()
+            + b"\x22\x00" * (_FOUR_MIB // 2 - 99)
+        ),
+    ),
     "many posts": ("CorpusService/UpsertPosts", lambda: _packed(1, _IDS)),
     "many label counts": ("CorpusService/UpsertPosts", lambda: _packed(5, b"\1" * _FOUR_MIB)),
     "long label": (
@@ -127,6 +136,12 @@ _REQUESTS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "many labels of a filter": (
         "RetrievalService/Retrieve",
         lambda: _packed(1, _USER) + b"\x10\x05" + _packed(3, b"\x1a\x00" * (_FOUR_MIB // 2 - 199)),
+    ),
+    "many different labels of a filter": (
+        "RetrievalService/Retrieve",
+        lambda: pb.RetrieveRequest(
+            user=user(), top_k=5, filter=pb.Filter(any_labels=[f"{i:05x}" for i in range(500_000)])
+        ).SerializeToString(),
     ),
     "long history": (
         "RetrievalService/Retrieve",
