@@ -129,7 +129,7 @@ async def test_links_behind_a_link_to_a_directory_are_looked_at(
 async def test_more_files_than_can_be_looked_at_are_forbidden(
     manager: _Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phoenix_server.service.model._MAX_FILES", 3)
+    monkeypatch.setattr("phoenix_server.service.model.MAX_FILES", 3)
     for name in "abc":
         (tmp_path / name).touch()
     request = pb.LoadGenerationRequest(bundle=str(tmp_path))
