@@ -481,11 +481,13 @@ async def test_reflection_answers_each_request(channel: grpc.aio.Channel) -> Non
 async def test_at_shutdown_every_call_is_unavailable_or_answered(running: _Running) -> None:
     """Callers that never pause, a stream that waits, one that never ends, and half a request."""
     codes: list[grpc.StatusCode] = []
+    channels: list[grpc.aio.Channel] = []
 
     async def call_again_and_again() -> None:
         async with grpc.aio.insecure_channel(
             running.address, [("grpc.use_local_subchannel_pool", 1)]
         ) as channel:
+            channels.append(channel)
             while True:
                 try:
                     await _delete(channel)
@@ -512,9 +514,11 @@ async def test_at_shutdown_every_call_is_unavailable_or_answered(running: _Runni
         assert (await _failure(stream))[0] is grpc.StatusCode.UNAVAILABLE
         assert b"is shutting down" in await _read_until(reader, b"shutting down")
         running.calls.hold_refusals()
-        await asyncio.sleep(0.1)
+        held: Any = running.calls._refuse  # pyright: ignore[reportPrivateUsage]
+        await _until(lambda: len(held._waiters) == len(callers))
         stopping = asyncio.create_task(running.server.stop(_SOON_S))
-        await asyncio.sleep(0.1)
+        ready = grpc.ChannelConnectivity.READY
+        await _until(lambda: all(each.get_state() is not ready for each in channels))
         await running.calls.end()
         assert (await _failure(watch.read()))[0] is grpc.StatusCode.UNAVAILABLE
         await asyncio.wait_for(stopping, _SOON_S)
