@@ -16,6 +16,7 @@ OPS        ?= 1000
 SEED       ?= 0
 TIMES      ?= 20
 CASES      ?= 20000
+ROUNDS     ?= 20
 WORKERS    ?= 2
 
 BIN       := .venv/bin
@@ -27,7 +28,7 @@ GHZ       := $(firstword $(shell command -v ghz) build/bin/ghz)
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve demo export corpus test check lint typecheck imports proto \
-        proto-check constraints format soak crash fuzz bench load ghz clean
+        proto-check constraints format soak crash fuzz fuzz-search sanitize bench load ghz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -39,10 +40,14 @@ help: ## List the targets
 
 install: $(TESTABLE) ## Install all members and test tools into .venv
 
-$(INSTALLED): constraints.txt pyproject.toml $(wildcard */pyproject.toml)
+NATIVE    := server/src/phoenix_server/search/native
+BUILT     := server/setup.py $(wildcard $(NATIVE)/*.cc) $(wildcard $(NATIVE)/*.h)
+SANITIZED := portable variants top_k $(if $(filter x86_64,$(shell uname -m)),amx avx512_vnni avx_vnni avx2)
+
+$(INSTALLED): constraints.txt pyproject.toml $(wildcard */pyproject.toml) $(BUILT)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --group dev \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -b constraints.txt --group dev \
 	  -e proto -e phoenix -e 'export[tensorflow]' -e server -e client -e judge -e bench
 	touch $@
 
@@ -86,6 +91,21 @@ crash: $(TESTABLE) ## Kill a server at random and check what it kept: TIMES=200 
 
 fuzz: $(TESTABLE) ## Send a server random requests and damaged HTTP/2: CASES=200000 SEED=1
 	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --cases $(CASES) --seed $(SEED)
+
+fuzz-search: $(TESTABLE) ## Compare the native search with numpy: CASES=1000000 SEED=1
+	PYTHONPATH=tests $(BIN)/python tests/fuzz_search.py --cases $(CASES) --seed $(SEED)
+
+sanitize: ## Run the native search with AddressSanitizer, UBSan and ThreadSanitizer: ROUNDS=20
+	for sanitizers in address,undefined thread; do \
+	  folder=build/sanitized/$$sanitizers; mkdir -p $$folder; \
+	  flags="-std=c++17 -O1 -g -Wall -Wextra -ffp-contract=off -fsanitize=$$sanitizers -fno-sanitize-recover=all"; \
+	  for name in $(SANITIZED); do \
+	    $(CXX) $$flags $$(sed -n 's|^// Compile with: ||p' $(NATIVE)/$$name.cc) \
+	      -c $(NATIVE)/$$name.cc -o $$folder/$$name.o || exit; \
+	  done; \
+	  $(CXX) $$flags -I $(NATIVE) tests/server/search/native/sanitized.cc $$folder/*.o \
+	    -o $$folder/sanitized && $$folder/sanitized $(ROUNDS) || exit; \
+	done
 
 bench: $(PEERS) $(GHZ) ## Run the benchmarks: all suites, or SUITE="topk startup"
 	$(BIN)/python -m phoenix_bench run $(SUITE) $(ARGS)

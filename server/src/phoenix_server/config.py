@@ -132,7 +132,8 @@ class EngineConfig:
         candidate_batch: Batch size of the candidate tower.
         capacity: Maximum posts in the corpus. Default: 25% more than it was built with.
         max_labels: Maximum distinct labels in the corpus.
-        scan: What searches the corpus: XLA's own code (tiles) on any device, or GPU kernels.
+        scan: What searches the corpus: a native library on CPUs, XLA's own code (tiles) on any
+            device, or GPU kernels. By default the native library where it runs, else tiles.
     """
 
     user_batches: tuple[int, ...] = (1, 4, 8)
@@ -143,7 +144,7 @@ class EngineConfig:
     candidate_batch: int = 512
     capacity: Annotated[int | None, CORPUS] = None
     max_labels: Annotated[int, CORPUS] = 256
-    scan: Literal["tiles", "kernel"] = "tiles"
+    scan: Literal["auto", "native", "tiles", "kernel"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("user_batches", "batch_sizes", "history_lengths", "result_sizes"):

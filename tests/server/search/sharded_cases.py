@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from phoenix_server.search.choice import choose_layout
+from phoenix_server.search.shard import Scan
 from phoenix_server.search.sharded import DeviceCorpus, ShardedLayout
 from server.search.cases import Bools, Floats, Ids, assert_best, find, mask, place, posts
 
@@ -20,10 +22,21 @@ SHARDS_AND_K = ((1, 3), (1, 17), (2, 17), (4, 3), (8, 17))
 K = 15  # the most for which four times MANY on one shard are enough for groups
 
 
+SCANS: tuple[Scan, ...] = ("tiles", "native")
+
+
 def layout_of(
-    shards: int, rows: int, *, width: int = WIDTH, tile: int = 128, at_once: int = 1
+    shards: int,
+    rows: int,
+    scan: Scan = "tiles",
+    *,
+    width: int = WIDTH,
+    tile: int = 128,
+    at_once: int = 1,
 ) -> ShardedLayout:
     """Return a layout over the first devices."""
+    if scan == "native":
+        return choose_layout(tuple(jax.devices()[:shards]), rows=rows, width=width, scan="native")
     return ShardedLayout(
         devices=tuple(jax.devices()[:shards]),
         rows=rows,

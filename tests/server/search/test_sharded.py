@@ -4,12 +4,14 @@ import jax
 import numpy as np
 import pytest
 
+from phoenix_server.search.shard import Scan
 from phoenix_server.search.sharded import DeviceCorpus, ShardedLayout, Update, pack
 from server.search.cases import assert_best, find, mask, place, posts, unpack_masks
 from server.search.sharded_cases import (
     FEW,
     MANY,
     QUERIES,
+    SCANS,
     SHARDS_AND_K,
     WIDTH,
     K,
@@ -24,13 +26,15 @@ from server.search.sharded_cases import (
 
 # The last four ask for: all posts, of one shard and of more than hold so many each; more than there
 # is memory for, in one shard and in two.
+@pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize(
     ("shards", "k"), [(1, 1), (8, 1), *SHARDS_AND_K, (1, FEW), (8, FEW), (1, 300), (2, 300)]
 )
-def test_the_answer_is_exact_for_every_top_k(shards: int, k: int) -> None:
-    assert_exact(layout_of(shards, FEW), *small_integers(FEW, seed=k), k)
+def test_the_answer_is_exact_for_every_top_k(scan: Scan, shards: int, k: int) -> None:
+    assert_exact(layout_of(shards, FEW, scan), *small_integers(FEW, seed=k), k)
 
 
+@pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize(
     ("shards", "rows", "k"),
     [
@@ -42,11 +46,13 @@ def test_the_answer_is_exact_for_every_top_k(shards: int, k: int) -> None:
         (4, 4 * MANY, K),
     ],
 )
-def test_the_answer_is_exact_where_blocks_are_chosen(shards: int, rows: int, k: int) -> None:
+def test_the_answer_is_exact_where_blocks_are_chosen(
+    scan: Scan, shards: int, rows: int, k: int
+) -> None:
     # Among few distinct scores hundreds of blocks tie, so that nothing can be proven from maxima.
-    assert_exact(layout_of(shards, rows), *small_integers(rows, seed=k), k)
+    assert_exact(layout_of(shards, rows, scan), *small_integers(rows, seed=k), k)
     # Among many distinct scores it can.
-    assert_exact(layout_of(shards, rows), *whole_scores(rows, seed=k), k)
+    assert_exact(layout_of(shards, rows, scan), *whole_scores(rows, seed=k), k)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
@@ -87,13 +93,14 @@ def test_a_near_tie_that_the_scan_may_misjudge_is_scored_anew() -> None:
     np.testing.assert_array_equal(found.rows, np.argsort(-everything, kind="stable")[:, :K])
 
 
-def test_one_query_in_a_batch_has_the_answer_of_that_query_alone() -> None:
+@pytest.mark.parametrize("scan", SCANS)
+def test_one_query_in_a_batch_has_the_answer_of_that_query_alone(scan: Scan) -> None:
     rng = np.random.default_rng(0)
     vectors, queries = rng.normal(size=(MANY, WIDTH)), rng.normal(size=(32, WIDTH))
-    together = search(layout_of(1, MANY), vectors, queries, K)
+    together = search(layout_of(1, MANY, scan), vectors, queries, K)
     for i in (0, 31):
         for k in (K, 29):
-            alone = search(layout_of(1, MANY), vectors, queries[i : i + 1], k)
+            alone = search(layout_of(1, MANY, scan), vectors, queries[i : i + 1], k)
             assert alone[0][0, :K].tobytes() == together[0][i].tobytes()
             np.testing.assert_array_equal(alone[1][0, :K], together[1][i])
 
@@ -110,22 +117,25 @@ def test_vectors_of_bfloat16_are_searched_exactly() -> None:
     np.testing.assert_array_equal(posts(layout, found.rows), order)
 
 
+@pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize("rows", [1, 5, 9])
 @pytest.mark.parametrize("k", [1, 17])
-def test_shards_without_rows_change_nothing(rows: int, k: int) -> None:
-    assert_exact(layout_of(8, rows), *small_integers(rows, seed=rows), k)
+def test_shards_without_rows_change_nothing(scan: Scan, rows: int, k: int) -> None:
+    assert_exact(layout_of(8, rows, scan), *small_integers(rows, seed=rows), k)
 
 
+@pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize("shards", [1, 4])
-def test_shards_of_whole_tiles_are_exact(shards: int) -> None:
-    assert_exact(layout_of(shards, 256), *small_integers(256, seed=shards), 3)
+def test_shards_of_whole_tiles_are_exact(scan: Scan, shards: int) -> None:
+    assert_exact(layout_of(shards, 256, scan), *small_integers(256, seed=shards), 3)
 
 
+@pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize("shards", [1, 3])
-def test_an_update_writes_rows_and_says_which_are_live(shards: int) -> None:
+def test_an_update_writes_rows_and_says_which_are_live(scan: Scan, shards: int) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.integers(-9, 10, (203, WIDTH)).astype(np.float64)
-    layout = layout_of(shards, 203)
+    layout = layout_of(shards, 203, scan)
     corpus = place(layout, vectors)
     rows = layout.spread(203)[[5, 80, 202]]
     changed = rng.integers(-9, 10, (3, WIDTH)).astype(np.float32)

@@ -20,8 +20,8 @@ from phoenix_bench.machine import cores
 from phoenix_bench.results import OURS
 from phoenix_bench.search.dataset import Floats
 from phoenix_bench.search.oracle import SearchResult
-from phoenix_server.corpus.memory.device_arrays import choose_layout
 from phoenix_server.runtime.devices import choose_devices
+from phoenix_server.search.choice import choose_layout
 from phoenix_server.search.placement import place_corpus
 
 Search = Callable[[Floats], SearchResult]

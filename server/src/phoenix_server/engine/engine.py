@@ -39,6 +39,7 @@ from phoenix_server.runtime.arrays import F32, I32, U64
 from phoenix_server.runtime.compile_counter import CompileCounter
 from phoenix_server.runtime.devices import Device
 from phoenix_server.runtime.program_cache import ProgramCache
+from phoenix_server.search.choice import describe_lack, describe_search
 from phoenix_server.search.ranking import exact_ranks
 
 _log = logging.getLogger(__name__)
@@ -103,6 +104,9 @@ class Engine:
                     max_labels=config.max_labels,
                     scan=config.scan,
                 )
+                _log.info("searching with %s", describe_search(self.corpus.layout))
+                if lack := describe_lack(self.corpus.layout, config.scan):
+                    _log.warning("%s", lack)
                 self.corpus.arrays.compile_updates(self._programs)
                 self._filters = FilterMasks(self.corpus, self._programs)
                 self._searches = CompiledSearch(self.corpus, self._programs)

@@ -16,7 +16,8 @@ from jax import lax
 
 from phoenix_server.runtime.arrays import F32, U64
 from phoenix_server.runtime.devices import Device
-from phoenix_server.search.shard import WORD, Shard
+from phoenix_server.search.native import scan as native
+from phoenix_server.search.shard import WORD, RowCodes, Shard
 from phoenix_server.search.sharded import DeviceCorpus, ShardedLayout, pack, split_ids
 
 
@@ -49,17 +50,18 @@ def place_corpus(layout: ShardedLayout, chunks: Iterable[F32], ids: U64) -> Devi
                 put(columns),
                 put(np.full(1, longest, np.float32)),
                 put(np.full(1, layout.tiles_of(len(own)), np.int32)),
+                _encode(vectors, layout) if layout.scan == "native" else None,
             )
         )
         live.append(put(pack(np.arange(layout.padded_rows) < len(own))[None]))
     stream.finish()
     join = jax.make_array_from_single_device_arrays
     return DeviceCorpus(
-        Shard(
-            *(
-                join((layout.shards * len(parts[0]), *parts[0].shape[1:]), layout.by_rows, parts)
-                for parts in zip(*shards, strict=True)
-            )
+        jax.tree.map(
+            lambda *parts: join(
+                (layout.shards * len(parts[0]), *parts[0].shape[1:]), layout.by_rows, parts
+            ),
+            *shards,
         ),
         join((1, layout.total_rows // WORD), layout.words, live),
     )
@@ -98,8 +100,7 @@ def _place_vectors(
     layout: ShardedLayout, stream: _VectorStream, rows: int, device: Device
 ) -> tuple[jax.Array, float]:
     """Return the vectors of a shard, [P, D], its first `rows` from the stream, and `longest`."""
-    with jax.default_device(device):
-        vectors = jnp.zeros((layout.padded_rows, layout.width), np.float32)
+    vectors = jnp.zeros((layout.padded_rows, layout.width), np.float32, device=device)
     longest = 0.0
     for start in range(0, rows, layout.tile_rows):
         tile = np.zeros((layout.tile_rows, layout.width), np.float32)
@@ -109,6 +110,11 @@ def _place_vectors(
         # may_alias: a CPU device uses the tile itself, without a copy.
         vectors = _write_tile(vectors, jax.device_put(tile, device, may_alias=True), start)
     return vectors, 1.0001 * longest  # float32 may have rounded it down
+
+
+@partial(jax.jit, static_argnums=1)
+def _encode(vectors: jax.Array, layout: ShardedLayout) -> RowCodes:
+    return native.encode(vectors, layout)
 
 
 @partial(jax.jit, donate_argnums=0)

@@ -5,8 +5,9 @@ Shapes:
     T  rows of a tile                W  rows of a block       K  results
     C  chosen blocks                 m  candidate rows, at least K
 
-A score has one definition for each kind of scan: XLA's `row_scores`, or the kernel `block_scores`.
-It gives a row the same bits wherever the row lies and whatever else is in the batch.
+A score has one definition for each kind of scan: XLA's `row_scores`, the kernel `block_scores`, or
+the native `rows.h`. It gives a row the same bits wherever the row lies and whatever else is in the
+batch.
 """
 
 from dataclasses import dataclass
@@ -22,8 +23,23 @@ ROW_GRANULE = 8
 
 WORD = 32  # bits of a mask word: the rows that share one u32
 
-Scan: TypeAlias = Literal["tiles", "kernel"]
-"""How a shard is scanned: `tiles` is plain XLA, for any device; `kernel` is for GPUs."""
+Scan: TypeAlias = Literal["native", "tiles", "kernel"]
+"""How a shard is scanned: `native` is a C++ library for CPUs, `tiles` is plain XLA for any device,
+`kernel` is for GPUs."""
+
+
+class RowCodes(NamedTuple):
+    """Vectors rounded to 8 bits a component, and what bounds the error; see `search/native/scan.h`.
+
+    Attributes:
+        codes: [P/16, J, 16, 4] u8, four components of each row of a group together; J is D/4,
+            rounded up.
+        bounds: [P/16, 2, 16] f32, each row's scale, and an upper bound of the length of what its
+            codes leave out.
+    """
+
+    codes: jax.Array
+    bounds: jax.Array
 
 
 class Shard(NamedTuple):
@@ -34,12 +50,14 @@ class Shard(NamedTuple):
         ids: [P, 2] u32, the high and the low half of each post's id; distinct among live rows.
         longest: [1] f32, an upper bound of the length of the longest vector.
         tiles: [1] i32, the number of tiles that hold rows; a scan ignores the tiles after them.
+        codes: Of the vectors; only the native scan has them.
     """
 
     vectors: jax.Array
     ids: jax.Array
     longest: jax.Array
     tiles: jax.Array
+    codes: RowCodes | None = None
 
 
 class Candidates(NamedTuple):
@@ -70,8 +88,9 @@ class ScanConfig:
             maxima to choose from.
         queries_at_once: Number of queries whose chosen blocks are scored together. The rows of one
             query stay in a CPU's cache; an accelerator wants many queries.
-        scan: The kind of scan. The kernels use neither `tile_rows` nor `queries_at_once`, but a
-            shard is still a multiple of tiles.
+        scan: The kind of scan. Kernels and the native scan use neither `tile_rows` nor
+            `queries_at_once`, but a shard is still a multiple of tiles.
+        variant: Of the native scan, for the instruction set of the CPU.
         interpret: Run kernels as ordinary JAX, slowly, on devices that they are not made for.
     """
 
@@ -79,6 +98,7 @@ class ScanConfig:
     block_rows: int = 8
     queries_at_once: int = 1
     scan: Scan = "tiles"
+    variant: str = ""
     interpret: bool = False
 
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from phoenix_server.search import tiles
+from phoenix_server.search.native import scan as native
 from phoenix_server.search.shard import ScanConfig, ScanMethod, Shard, pick
 from phoenix_server.search.threshold import choose_best
 
@@ -54,6 +55,9 @@ def search_shard(
         config: How to scan.
     """
     batch, rows = len(queries), len(shard.vectors)
+    if config.scan == "native":
+        scores, found_rows = native.top_k(shard, eligible, queries, min(k, rows), config)
+        return ShardTopK(scores, found_rows, _ids(shard, found_rows), jnp.zeros((), jnp.int32))
     blocks = rows // config.block_rows
     chosen = k + 32 + k // 16  # C: a margin between the K-th score and the blocks left out
     if 2 * chosen >= blocks:  # the chosen blocks would be most of the shard
@@ -93,6 +97,8 @@ def all_scores(
     shard: Shard, eligible: jax.Array, query: jax.Array, config: ScanConfig
 ) -> jax.Array:
     """Return the scores of all rows for a query [D]: [P] f32, -inf where not eligible [P/32]."""
+    if config.scan == "native":
+        return native.all_scores(shard, eligible, query, config)
     return _scan_method(config).score_all(shard, eligible, query, config)
 
 

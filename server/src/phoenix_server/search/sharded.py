@@ -28,6 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from phoenix_server.runtime.arrays import F32, I32, U32, U64, Bools
 from phoenix_server.runtime.devices import Device
 from phoenix_server.search.kernels.constraints import check_fit
+from phoenix_server.search.native import scan as native
 from phoenix_server.search.shard import ROW_GRANULE, WORD, ScanConfig, Shard
 from phoenix_server.search.shard_search import all_scores, in_order, search_shard
 from phoenix_server.search.threshold import choose_best
@@ -123,6 +124,11 @@ class ShardedLayout(ScanConfig):
             raise ValueError(f"queries_at_once: {self.queries_at_once} is not positive")
         if self.scan == "kernel":
             check_fit(width=self.width, tile_rows=self.tile_rows, block_rows=self.block_rows)
+        if self.scan == "native" and self.tile_rows % native.TILE_ROWS:
+            raise ValueError(
+                f"tile_rows: {self.tile_rows} is not a multiple of {native.TILE_ROWS}, as the "
+                "native scan needs it"
+            )
 
     @cached_property
     def shards(self) -> int:
@@ -138,6 +144,11 @@ class ShardedLayout(ScanConfig):
     def total_rows(self) -> int:
         """R."""
         return self.shards * self.padded_rows
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of memory that a row's vector takes, with its codes if it has any."""
+        return 4 * self.width + (native.code_bytes(self.width) if self.scan == "native" else 0)
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -164,11 +175,17 @@ class ShardedLayout(ScanConfig):
         """The shapes of a `DeviceCorpus` with this layout."""
         spec: Any = partial(jax.ShapeDtypeStruct, sharding=self.by_rows)
         total, shards = self.total_rows, self.shards
+        codes = None
+        if self.scan == "native":
+            codes = jax.tree.map(
+                lambda each: spec(each.shape, each.dtype), native.code_shapes(total, self.width)
+            )
         arrays = Shard(
             spec((total, self.width), np.float32),
             spec((total, 2), np.uint32),
             spec((shards,), np.float32),
             spec((shards,), np.int32),
+            codes,
         )
         return DeviceCorpus(arrays, self.mask_specs(1))
 
@@ -194,13 +211,19 @@ class ShardedLayout(ScanConfig):
             rows = self.local(jnp.asarray(update.rows), self.padded_rows)
             words = self.local(jnp.asarray(update.words), self.padded_rows // WORD)
             here = lax.axis_index(AXIS)
+            vectors, codes = shards.vectors, shards.codes
+            if codes is None:
+                written = update.vectors.astype(vectors.dtype)
+                vectors = vectors.at[rows].set(written, mode="drop")
+            else:
+                written = jnp.asarray(update.vectors)
+                vectors, codes = native.write(vectors, codes, rows, written, self)
             return Shard(
-                shards.vectors.at[rows].set(
-                    update.vectors.astype(shards.vectors.dtype), mode="drop"
-                ),
+                vectors,
                 shards.ids.at[rows].set(update.ids, mode="drop"),
                 jnp.maximum(shards.longest, update.longest),
                 lax.dynamic_slice_in_dim(update.tiles, here, 1),
+                codes,
             ), live.at[0, words].set(update.bits, mode="drop")
 
         mapped = self.map(change, (BY_ROWS, BY_WORDS, REPLICATED), (BY_ROWS, BY_WORDS))
@@ -254,6 +277,7 @@ class ShardedLayout(ScanConfig):
     ) -> TopK:
         """Return the K best rows of all shards, the same on each. Runs inside `shard_map`."""
         scores, rows, ids, widened = search_shard(shard, eligible, queries, k, self)
+        in_order_already = self.scan == "native" and self.shards == 1
         rows = rows + lax.axis_index(AXIS) * self.padded_rows
         count = jnp.sum(lax.population_count(eligible).astype(jnp.int32), axis=1)
         count, widened = lax.psum((count, widened), AXIS)
@@ -266,7 +290,8 @@ class ShardedLayout(ScanConfig):
             scores = jnp.take_along_axis(scores, best, axis=1, mode="fill", fill_value=-jnp.inf)
             rows = jnp.take_along_axis(rows, best, axis=1, mode="clip")
             ids = jnp.take_along_axis(ids, best[..., None], axis=1, mode="clip")
-        scores, rows = in_order(scores, rows, ids, queries)
+        if not in_order_already:
+            scores, rows = in_order(scores, rows, ids, queries)
         return TopK(scores, rows, count, widened)
 
 

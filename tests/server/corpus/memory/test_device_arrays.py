@@ -1,8 +1,8 @@
 import jax
 import pytest
 
-from phoenix_server.corpus.memory.device_arrays import choose_layout
 from phoenix_server.errors import StartupError
+from phoenix_server.search.choice import choose_layout
 
 
 def test_kernels_are_refused_on_other_devices_than_gpus() -> None:

@@ -16,7 +16,6 @@ from phoenix_server.engine.compiled_search import CompiledSearch
 from phoenix_server.engine.engine import Engine
 from phoenix_server.errors import PostNotFoundError
 from phoenix_server.runtime.program_cache import ProgramCache
-from phoenix_server.search.shard import row_scores
 from server.corpus.change_cases import (
     NAMES,
     WIDTH,
@@ -28,6 +27,7 @@ from server.corpus.change_cases import (
     written_corpus,
 )
 from server.corpus.reference import Model
+from server.search.native.native_cases import defined_scores
 
 _ROWS = 5000
 _CAPACITY = 14_000  # several tiles a shard
@@ -245,9 +245,9 @@ def test_scores_do_not_depend_on_the_rows_of_the_posts(corpus: _Corpus) -> None:
         gone = rng.choice(np.arange(1, 4500, dtype=np.uint64), 900, replace=False)
         corpus.make(posts, gone)
     ids = np.array(sorted(corpus.model), np.uint64)
-    padded = np.pad(corpus.vectors(ids), ((0, -len(ids) % 8), (0, 0)))
-    scores = np.stack([np.asarray(jax.jit(row_scores)(padded, query)) for query in _QUERIES])
-    corpus.check_found(ids, scores[:, : len(ids)])
+    vectors = corpus.vectors(ids)
+    scores = np.stack([defined_scores(vectors, query) for query in _QUERIES])
+    corpus.check_found(ids, scores)
 
 
 @pytest.mark.parametrize(

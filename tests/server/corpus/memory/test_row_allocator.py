@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from phoenix_server.corpus.memory.device_arrays import choose_layout
 from phoenix_server.corpus.memory.row_allocator import RowAllocator
+from phoenix_server.search.choice import choose_layout
 
 _LIMIT = 300
 

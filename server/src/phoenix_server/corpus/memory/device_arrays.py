@@ -14,21 +14,13 @@ import numpy as np
 
 from phoenix_server.corpus.changes import Posts
 from phoenix_server.corpus.memory.bitmaps import Rows, Words
-from phoenix_server.errors import StartupError
 from phoenix_server.runtime.arrays import I32, I64
-from phoenix_server.runtime.devices import Device
 from phoenix_server.runtime.program_cache import ProgramCache
 from phoenix_server.search.eligibility import ColumnsUpdate, FilterColumns, update_columns
-from phoenix_server.search.shard import WORD, Scan
+from phoenix_server.search.shard import WORD
 from phoenix_server.search.sharded import DeviceCorpus, ShardedLayout, Update, split_ids
 
 T = TypeVar("T")
-
-# On a CPU, a tile of scores and the blocks of a query should fit in the cache; an accelerator needs
-# few, large tiles and many queries at once.
-_TILES: dict[str, Any] = {"cpu": {"tile_rows": 4096, "block_rows": 8, "queries_at_once": 1}}
-_TILES_ACCELERATOR: dict[str, Any] = {"tile_rows": 1 << 18, "block_rows": 32, "queries_at_once": 32}
-_KERNEL: dict[str, Any] = {"tile_rows": 1 << 13, "block_rows": 32}
 
 _UPDATE_ROWS = (64, 1024)  # update programs are compiled for these numbers of rows
 
@@ -171,27 +163,3 @@ class DeviceArrays:
             labels=np.zeros((self._labels, size), np.uint32),
         )
         return posts, columns
-
-
-def choose_layout(
-    devices: tuple[Device, ...], *, rows: int, width: int, scan: Scan = "tiles"
-) -> ShardedLayout:
-    """Return the layout of a corpus for the kind of the devices.
-
-    Args:
-        devices: One per shard.
-        rows: N.
-        width: D.
-        scan: The search algorithm.
-
-    Raises:
-        StartupError: The devices or the width do not support `scan`.
-    """
-    platform = devices[0].platform
-    if scan == "kernel" and platform != "gpu":
-        raise StartupError(f"scan: the kernels need a GPU, the devices are {platform}")
-    sizes = _KERNEL if scan == "kernel" else _TILES.get(platform, _TILES_ACCELERATOR)
-    try:
-        return ShardedLayout(devices=devices, rows=rows, width=width, scan=scan, **sizes)
-    except ValueError as exc:
-        raise StartupError(f"scan: {exc}") from exc

@@ -18,15 +18,16 @@ from phoenix_server.corpus.changes import Ids, NetChange, PostColumns, Posts
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.corpus.memory.author_index import AuthorIndex
 from phoenix_server.corpus.memory.bitmaps import Rows, distinct
-from phoenix_server.corpus.memory.device_arrays import DeviceArrays, RowWrites, choose_layout
+from phoenix_server.corpus.memory.device_arrays import DeviceArrays, RowWrites
 from phoenix_server.corpus.memory.id_map import NOWHERE, IdMap
 from phoenix_server.corpus.memory.label_bitmaps import LabelBitmaps
 from phoenix_server.corpus.memory.row_allocator import RowAllocator
 from phoenix_server.errors import PostNotFoundError
 from phoenix_server.runtime.arrays import I64, Bools
 from phoenix_server.runtime.devices import Device
+from phoenix_server.search.choice import ScanOption, choose_layout
 from phoenix_server.search.placement import place_corpus
-from phoenix_server.search.shard import WORD, Scan
+from phoenix_server.search.shard import WORD
 
 _NO_ROWS = np.zeros(0, np.int32)
 _LOGGED_CHANGES = 256  # for `excluded_rows`; a query that waits longer is looked up again
@@ -94,7 +95,7 @@ class CorpusIndex:
         *,
         capacity: int,
         max_labels: int,
-        scan: Scan = "tiles",
+        scan: ScanOption = "auto",
     ) -> None:
         """Copy a corpus to the devices.
 

@@ -1,0 +1,42 @@
+// The exact top k of one shard: an int8 scan with certain bounds, then float32 scores.
+//
+// Shapes:
+//     P  rows of the shard         D  width of a vector
+//     B  queries                   K  results
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "scan.h"
+
+namespace phoenix {
+
+// Runs a function on several threads at once, one of them the caller's, and returns when all calls
+// have ended. The function takes the number of its worker, below the number given.
+using RunTogether = std::function<void(int workers, const std::function<void(int)>&)>;
+
+struct Shard {
+  const float* vectors;     // [P, D]
+  const uint32_t* ids;      // [P, 2], the high and the low half
+  const uint8_t* codes;     // see scan.h
+  const float* bounds;
+  float longest;            // an upper bound of the length of the longest vector
+  int64_t width;            // D
+  int32_t rows;             // that are searched, a multiple of kTileRows
+};
+
+struct Search {
+  const float* queries;      // [B, D]; a query of zeros is padding, and gets no result
+  int32_t batch;             // B
+  int32_t k;                 // K, at least 1
+  const uint32_t* eligible;  // words of 32 rows, lowest first
+  int64_t eligible_stride;   // words from one query's mask to the next; 0 if all share one
+  float* scores;             // [B, K], descending; -inf where fewer rows are eligible
+  int32_t* rows;             // [B, K]; equal scores are in ascending order of their ids
+};
+
+void FindTopK(const Variant& variant, const Shard& shard, const Search& search, int workers,
+              const RunTogether& run);
+
+}  // namespace phoenix
