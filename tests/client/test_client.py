@@ -155,6 +155,8 @@ def test_get_model(ask: Ask) -> None:
         max_excluded=11,
         max_history=13,
         server_version="0.1.0",
+        search="native (portable)",
+        search_lack="",
     )
 
 

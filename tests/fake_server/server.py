@@ -180,6 +180,8 @@ class FakeServer(
             max_excluded=11,
             max_history=13,
             server_version="0.1.0",
+            search="native (portable)",
+            search_lack="",
         )
 
     def GetServingStats(

@@ -35,6 +35,8 @@ def a_model(
         max_history=4096,
         max_request_bytes=4 << 20,
         server_version="0",
+        search="tiles",
+        search_lack="",
     )
 
 

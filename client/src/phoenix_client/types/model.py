@@ -29,6 +29,8 @@ class Model:
         max_excluded: Largest number of posts and authors, together, that a `Filter` excludes.
         max_history: Largest number of engagements of a `User`.
         server_version: Version of the server.
+        search: What searches the corpus, with the instruction set that it uses.
+        search_lack: Why the search is slower than it could be; empty if it is not.
     """
 
     generation: str
@@ -50,3 +52,5 @@ class Model:
     max_excluded: int
     max_history: int
     server_version: str
+    search: str
+    search_lack: str

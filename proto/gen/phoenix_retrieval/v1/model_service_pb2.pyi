@@ -26,7 +26,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("generation", "bundle", "corpus", "corpus_rows", "shards", "devices", "max_top_k", "max_batch_users", "max_candidates", "max_request_bytes", "max_excluded", "max_history", "server_version")
+    __slots__ = ("generation", "bundle", "corpus", "corpus_rows", "shards", "devices", "max_top_k", "max_batch_users", "max_candidates", "max_request_bytes", "max_excluded", "max_history", "server_version", "search", "search_lack")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CORPUS_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,8 @@ class GetModelResponse(_message.Message):
     MAX_EXCLUDED_FIELD_NUMBER: _ClassVar[int]
     MAX_HISTORY_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_LACK_FIELD_NUMBER: _ClassVar[int]
     generation: str
     bundle: _manifest_pb2.BundleManifest
     corpus: _manifest_pb2.CorpusManifest
@@ -53,7 +55,9 @@ class GetModelResponse(_message.Message):
     max_excluded: int
     max_history: int
     server_version: str
-    def __init__(self, generation: _Optional[str] = ..., bundle: _Optional[_Union[_manifest_pb2.BundleManifest, _Mapping]] = ..., corpus: _Optional[_Union[_manifest_pb2.CorpusManifest, _Mapping]] = ..., corpus_rows: _Optional[int] = ..., shards: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., max_top_k: _Optional[int] = ..., max_batch_users: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_request_bytes: _Optional[int] = ..., max_excluded: _Optional[int] = ..., max_history: _Optional[int] = ..., server_version: _Optional[str] = ...) -> None: ...
+    search: str
+    search_lack: str
+    def __init__(self, generation: _Optional[str] = ..., bundle: _Optional[_Union[_manifest_pb2.BundleManifest, _Mapping]] = ..., corpus: _Optional[_Union[_manifest_pb2.CorpusManifest, _Mapping]] = ..., corpus_rows: _Optional[int] = ..., shards: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., max_top_k: _Optional[int] = ..., max_batch_users: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_request_bytes: _Optional[int] = ..., max_excluded: _Optional[int] = ..., max_history: _Optional[int] = ..., server_version: _Optional[str] = ..., search: _Optional[str] = ..., search_lack: _Optional[str] = ...) -> None: ...
 
 class GetServingStatsRequest(_message.Message):
     __slots__ = ()

@@ -12,6 +12,7 @@ from phoenix_retrieval.v1 import model_service_pb2_grpc
 from phoenix_server.artifacts import MAX_FILES, describe_error, walk
 from phoenix_server.errors import ForbiddenError, InvalidRequestError, Violation
 from phoenix_server.generations.generation import Generation, GenerationState
+from phoenix_server.search.choice import describe_lack, describe_search
 from phoenix_server.service.columns import raise_any
 from phoenix_server.service.state import Context, ServingState
 
@@ -86,6 +87,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             devices=[f"{device.device_kind} {device}" for device in layout.devices],
             max_top_k=engine.config.max_top_k,
             server_version=version("phoenix-server"),
+            search=describe_search(layout),
+            search_lack=describe_lack(layout, engine.config.scan),
             **asdict(self._state.limits),  # it has the field names of the message
         )
 
