@@ -12,6 +12,7 @@ from phoenix_bench.load.requests import METHOD, RequestMix, draw_requests
 from phoenix_bench.load.thread_server import ThreadServer
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1.manifest_pb2 import ModelSizes
+from phoenix_server.bundle.features import UserColumns
 from phoenix_server.engine.query import Answer, Query
 
 MAX_BATCH = 4
@@ -34,11 +35,11 @@ class FakeEngine:
 
     def retrieve(self, queries: Sequence[Query]) -> list[Answer]:
         self.batches.append(len(queries))
-        if any(query.user.user_id == POISON for query in queries):
+        if POISON in map(_user_id, queries):
             raise ArithmeticError("poison")
         return [
             Answer(
-                post_ids=np.array([query.user.user_id + 1000], np.uint64),
+                post_ids=np.array([_user_id(query) + 1000], np.uint64),
                 scores=np.array([0.5], np.float32),
                 author_ids=np.zeros(1, np.uint64),
                 created_at_unix_ms=np.zeros(1, np.int64),
@@ -51,6 +52,11 @@ class FakeEngine:
             )
             for query in queries
         ]
+
+
+def _user_id(query: Query) -> int:
+    assert isinstance(query.user, UserColumns)
+    return query.user.user_id
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""Answers are assembled from what the towers and the search returned."""
+"""Batches of users with columns and of encoded ones; answers from what the device returned."""
 
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.engine.batch import LaunchedBatch, collect_answers
 from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.filters import Filter
-from phoenix_server.engine.query import Query
+from phoenix_server.engine.query import Answer, EncodedUser, Query
 from phoenix_server.search.sharded import TopK
 from server.cases import random_user
 
@@ -93,3 +94,53 @@ def test_answers_own_their_arrays(engine: Engine) -> None:
     answer = engine.retrieve([Query(random_user(5), 3)])[0]
     for array in (answer.post_ids, answer.scores, answer.author_ids, answer.representation):
         assert array.base is None
+
+
+def _user(answer: Answer) -> EncodedUser:
+    return EncodedUser(answer.representation, answer.norm)
+
+
+@pytest.mark.parametrize("known", list(product((False, True), repeat=4)))
+def test_any_users_of_a_batch_may_come_encoded(engine: Engine, known: tuple[bool, ...]) -> None:
+    queries = [Query(random_user(n), k) for n, k in ((5, 9), (20, 0), (3, 250), (16, 1))]
+    # Encoded alone, through another tower program: not the vectors that the batch would compute.
+    alone = [engine.retrieve([query])[0] for query in queries]
+    compiled = engine.unforeseen_compilations
+    mixed = [
+        query._replace(user=_user(answer)) if is_known else query
+        for query, answer, is_known in zip(queries, alone, known, strict=True)
+    ]
+    for answer, expected, is_known in zip(engine.retrieve(mixed), alone, known, strict=True):
+        if is_known:
+            for ours, theirs in zip(answer, expected, strict=True):
+                assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+        np.testing.assert_allclose(answer.representation, expected.representation, atol=1e-6)
+        np.testing.assert_allclose(answer.scores, expected.scores, rtol=0, atol=1e-6)
+        assert answer.norm == pytest.approx(expected.norm, rel=1e-5)
+    assert engine.unforeseen_compilations == compiled
+
+
+def test_the_tower_runs_for_users_with_columns_alone(engine: Engine) -> None:
+    columns = [Query(random_user(n), 3) for n in (1, 2, 3, 4)]
+    known = columns[0]._replace(user=_user(engine.retrieve(columns)[0]))
+    assert engine.prepare([known, known]).chunks == ()
+    ((inputs, places),) = engine.prepare([known, *columns[1:]]).chunks
+    assert (len(inputs["user_rows"]), places.tolist()) == (4, [1, 2, 3, 4])
+    assert not engine.prepare([known, *columns[1:]]).is_in_place
+    assert not engine.prepare([*columns[1:], known]).is_in_place
+    assert engine.prepare(columns).is_in_place
+    assert engine.prepare(columns[1:]).is_in_place
+
+
+def test_an_encoded_user_costs_no_tower_time(engine: Engine) -> None:
+    query = Query(random_user(1), 3)
+    assert engine.user_seconds(query) > 0
+    assert engine.user_seconds(query._replace(user=_user(engine.retrieve([query])[0]))) == 0
+
+
+def test_posts_are_scored_for_an_encoded_user_as_they_were_found(engine: Engine) -> None:
+    # Encoded in a batch, through another tower program than `score_posts` runs for columns.
+    answer = engine.retrieve([Query(random_user(n), 250) for n in (5, 2, 3)])[0]
+    ranking = engine.score_posts(_user(answer), answer.post_ids)()
+    assert ranking.scores.tobytes() == answer.scores.tobytes()
+    assert ranking.ranks.tolist() == list(range(1, 251))

@@ -11,7 +11,7 @@ from phoenix_server.config import EngineConfig
 from phoenix_server.corpus.changes import NetChange
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
 from phoenix_server.engine.engine import Engine
-from phoenix_server.engine.query import Answer, Query
+from phoenix_server.engine.query import Answer, EncodedUser, Query
 from server.cases import (
     HISTORY_LENGTH,
     copied,
@@ -185,7 +185,10 @@ def test_nothing_compiles_after_the_engine_is_made(bundle: Bundle, snapshot: Sna
         answers: list[Answer] = []
         for lengths in ((3,), (17,), (3, 4), (3, 17), (3, 4, 16, 17), (0, 1, 2)):
             for top_k in (0, 7, 250):
-                answers += engine.retrieve([Query(random_user(n), top_k) for n in lengths])
+                queries = [Query(random_user(n), top_k) for n in lengths]
+                answers += engine.retrieve(queries)
+                known = EncodedUser(answers[-1].representation, answers[-1].norm)
+                answers += engine.retrieve([Query(known, top_k), *queries[1:]])
         engine.score_posts(random_user(3), np.zeros(0, np.uint64))()
         engine.apply(NetChange(None, np.array([5], np.uint64)), engine.corpus.sequence)
         engine.encode_posts(*np.arange(1, 15, dtype=np.uint64).reshape(2, 7))

@@ -31,7 +31,10 @@ class Retriever(Protocol):
         ...
 
     def user_seconds(self, query: Query) -> float:
-        """Return the device time of a query's user tower, in seconds, as measured at start-up."""
+        """Return the device time of a query's user tower, in seconds, as measured at start-up.
+
+        It is 0 for a user who is encoded already.
+        """
         ...
 
     def batch_seconds(self, users: int) -> float:

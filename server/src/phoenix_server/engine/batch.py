@@ -2,20 +2,33 @@
 
 Shapes:
     B  users of the search's batch        K  results of the search
-    n  users of a chunk
+    n  users of a chunk                   D  width of a representation
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from phoenix_server.bundle.features import HostArrays
+from phoenix_server.bundle.buckets import plan_users
+from phoenix_server.bundle.features import FeatureBuilder, HostArrays, UserColumns
 from phoenix_server.bundle.towers import EncodedUsers
 from phoenix_server.corpus.memory.index import CorpusIndex, Exclusions
-from phoenix_server.engine.query import Answer, Query
-from phoenix_server.runtime.arrays import I32
+from phoenix_server.engine.query import Answer, EncodedUser, Query
+from phoenix_server.runtime.arrays import F32, I32
 from phoenix_server.search.sharded import TopK
+
+
+class HostUsers(NamedTuple):
+    """The users of a batch that came encoded; zeros at the places of the others.
+
+    Attributes:
+        representations: [B, D] f32.
+        norms: [B] f32.
+    """
+
+    representations: F32
+    norms: F32
 
 
 class PreparedBatch(NamedTuple):
@@ -23,16 +36,29 @@ class PreparedBatch(NamedTuple):
 
     Attributes:
         queries: The queries.
-        batch_size: B.
+        encoded: Its users that came encoded.
         chunks: For each run of the user tower its inputs, and [n] i32, the places of its users in
-            the batch; places from B on are padding.
+            the batch; places from B on are padding. Empty if all users came encoded.
         excluded: The posts that each query may not find, as of the time of their look-up.
     """
 
     queries: tuple[Query, ...]
-    batch_size: int
+    encoded: HostUsers
     chunks: tuple[tuple[HostArrays, I32], ...]
     excluded: Sequence[Exclusions | None]
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return len(self.encoded.norms)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether one run of the user tower returns the batch, each user at their place."""
+        if len(self.chunks) != 1 or len(self.chunks[0][1]) != self.batch_size:
+            return False
+        count = len(self.queries)
+        return np.array_equal(self.chunks[0][1][:count], np.arange(count))
 
 
 class LaunchedBatch(NamedTuple):
@@ -40,13 +66,47 @@ class LaunchedBatch(NamedTuple):
 
     Attributes:
         queries: The queries.
-        users: The results of the user tower.
+        users: The users, encoded now or before.
         found: The results of the search; None if no query wants posts.
     """
 
     queries: tuple[Query, ...]
     users: EncodedUsers
     found: TopK | None
+
+
+def place_encoded(queries: Sequence[Query], batch_size: int, width: int) -> HostUsers:
+    """Write the users that came encoded to their places in a batch of B users, D wide."""
+    users = HostUsers(np.zeros((batch_size, width), np.float32), np.zeros(batch_size, np.float32))
+    for place, query in enumerate(queries):
+        if isinstance(query.user, EncodedUser):
+            users.representations[place], users.norms[place] = query.user
+    return users
+
+
+def plan_chunks(
+    queries: Sequence[Query],
+    batch_size: int,
+    features: FeatureBuilder,
+    sizes: Collection[tuple[int, int]],
+) -> tuple[tuple[HostArrays, I32], ...]:
+    """Return the runs of the user tower for the users with columns, as `PreparedBatch.chunks`.
+
+    Args:
+        queries: Those of the batch.
+        batch_size: B.
+        features: Builds the tower's inputs.
+        sizes: The users and engagements that the tower is compiled for.
+    """
+    users = [(i, q.user) for i, q in enumerate(queries) if isinstance(q.user, UserColumns)]
+    lengths = [min(len(user.post_ids), features.history_length) for _, user in users]
+    chunks: list[tuple[HostArrays, I32]] = []
+    for members, size, length in plan_users(lengths, sizes):
+        chunk = [users[member] for member in members]
+        places = np.full(size, batch_size, np.int32)
+        places[: len(chunk)] = [place for place, _ in chunk]
+        chunks.append((features.users([user for _, user in chunk], size, length), places))
+    return tuple(chunks)
 
 
 def collect_answers(launched: LaunchedBatch, corpus: CorpusIndex) -> list[Answer]:

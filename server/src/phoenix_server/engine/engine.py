@@ -10,7 +10,7 @@ all users of a batch. So the padding of a history does not depend on the other u
 A user alone and the same user in a batch may run through tower programs of different batch sizes,
 which order float operations differently: the representations differ by up to 1e-6 in float32 and
 5e-3 in bfloat16. For one representation the search returns the same answer bit for bit, whatever
-else is in the batch.
+else is in the batch. A user who comes encoded keeps their representation.
 """
 
 import logging
@@ -22,20 +22,25 @@ from functools import partial
 import jax
 import numpy as np
 
-from phoenix_server.bundle.buckets import plan_users
 from phoenix_server.bundle.bundle import Bundle
-from phoenix_server.bundle.features import HostArrays, UserColumns
+from phoenix_server.bundle.features import UserColumns
 from phoenix_server.bundle.towers import EncodedUsers, Towers
 from phoenix_server.config import EngineConfig
 from phoenix_server.corpus.changes import NetChange
 from phoenix_server.corpus.disk.snapshot import Snapshot
 from phoenix_server.corpus.memory.index import CorpusIndex, default_capacity
-from phoenix_server.engine.batch import LaunchedBatch, PreparedBatch, collect_answers
+from phoenix_server.engine.batch import (
+    LaunchedBatch,
+    PreparedBatch,
+    collect_answers,
+    place_encoded,
+    plan_chunks,
+)
 from phoenix_server.engine.compiled_search import CompiledSearch
 from phoenix_server.engine.filters import FilterMasks
 from phoenix_server.engine.pairing import check_pair, generation_name
-from phoenix_server.engine.query import Answer, Query, Ranking
-from phoenix_server.runtime.arrays import F32, I32, U64
+from phoenix_server.engine.query import Answer, EncodedUser, Query, Ranking
+from phoenix_server.runtime.arrays import F32, U64
 from phoenix_server.runtime.compile_counter import CompileCounter
 from phoenix_server.runtime.devices import Device
 from phoenix_server.runtime.program_cache import ProgramCache
@@ -149,8 +154,13 @@ class Engine:
         return self.config.batch_sizes[-1]
 
     def user_seconds(self, query: Query) -> float:
-        """Return the device time of one user's encoding in a full batch, in seconds."""
-        return self._towers.user_seconds(self._length(query))
+        """Return the device time of one user's encoding in a full batch, in seconds.
+
+        It is 0 for a user who is encoded already.
+        """
+        if isinstance(query.user, EncodedUser):
+            return 0.0
+        return self._towers.user_seconds(min(len(query.user.post_ids), self._longest))
 
     def batch_seconds(self, users: int) -> float:
         """Return the device time of the search of a batch, in seconds."""
@@ -162,16 +172,11 @@ class Engine:
 
     def prepare(self, queries: Sequence[Query]) -> PreparedBatch:
         """Turn queries into inputs of the towers; uses the host only."""
-        batch = self._searches.batch_size(len(queries))
-        chunks: list[tuple[HostArrays, I32]] = []
-        lengths = [self._length(query) for query in queries]
-        for users, size, length in plan_users(lengths, self._towers.user_sizes):
-            columns = [queries[place].user for place in users]
-            places = np.full(size, batch, np.int32)
-            places[: len(users)] = users
-            chunks.append((self.bundle.features.users(columns, size, length), places))
+        size = self._searches.batch_size(len(queries))
+        encoded = place_encoded(queries, size, self.corpus.layout.width)
+        chunks = plan_chunks(queries, size, self.bundle.features, self._towers.user_sizes)
         excluded = self._filters.look_up([query.filter for query in queries])
-        return PreparedBatch(tuple(queries), batch, tuple(chunks), excluded)
+        return PreparedBatch(tuple(queries), encoded, chunks, excluded)
 
     def launch(self, prepared: PreparedBatch) -> LaunchedBatch:
         """Start a batch on the device; returns while it runs, as far as the device allows."""
@@ -198,7 +203,7 @@ class Engine:
         """Cut `count` posts into the batches that the candidate tower encodes at once."""
         return self._towers.post_batches(count)
 
-    def score_posts(self, user: UserColumns, post_ids: U64) -> Callable[[], Ranking]:
+    def score_posts(self, user: UserColumns | EncodedUser, post_ids: U64) -> Callable[[], Ranking]:
         """Score the whole corpus for a user; on the thread that changes the corpus.
 
         Returns:
@@ -230,10 +235,6 @@ class Engine:
         """Stop counting compilations: JAX's listeners are all that keeps the engine alive."""
         self._compilations.close()
 
-    def _length(self, query: Query) -> int:
-        """Return the number of engagements of a user that are encoded."""
-        return min(len(query.user.post_ids), self._longest)
-
     def _load_towers(self, device: Device, towers: Towers | None) -> Towers:
         """Load the towers, compile the necessary programs, and run the self-test."""
         with self._compilations.expected():
@@ -261,13 +262,11 @@ class Engine:
         self._searches.compile(batch_size, top_k)
 
     def _encode(self, prepared: PreparedBatch) -> EncodedUsers:
-        """Run the user tower for each chunk, and assemble the results by their places."""
+        """Run the user tower for each chunk, and write the results to their places."""
         chunks = [(self._towers.encode_users(inputs), places) for inputs, places in prepared.chunks]
-        if len(chunks) == 1 and len(chunks[0][1]) == prepared.batch_size:
-            return chunks[0][0]  # the users are in their places
-        batch, layout = prepared.batch_size, self.corpus.layout
-        zeros = np.zeros((batch, layout.width), np.float32), np.zeros(batch, np.float32)
-        users = EncodedUsers(*jax.device_put(zeros, layout.devices[0]))
+        if prepared.is_in_place:
+            return chunks[0][0]
+        users = EncodedUsers(*jax.device_put(prepared.encoded, self.corpus.layout.devices[0]))
         for chunk, places in chunks:
             users = self._searches.assemble(users, chunk, places)
         return users

@@ -13,17 +13,29 @@ from phoenix_server.engine.filters import Filter
 from phoenix_server.runtime.arrays import F32, I64, U64
 
 
+class EncodedUser(NamedTuple):
+    """A user as the user tower encodes them.
+
+    Attributes:
+        representation: [D] f32, a unit vector.
+        norm: The length of the vector before normalisation.
+    """
+
+    representation: F32
+    norm: float
+
+
 class Query(NamedTuple):
     """A user, and how many posts to retrieve; with `top_k` 0 the user is only encoded.
 
     Attributes:
-        user: The user.
+        user: The user. One that is encoded costs no tower; the vector is of the engine's tower.
         top_k: The number of posts wanted.
         labels: Whether the answer holds the labels of its posts.
         filter: The conditions that posts must meet. None: there are none.
     """
 
-    user: UserColumns
+    user: UserColumns | EncodedUser
     top_k: int
     labels: bool = False
     filter: Filter | None = None
