@@ -138,6 +138,50 @@ def test_truncation_keeps_the_newest(bundle: Bundle, length: int) -> None:
     assert cut["history_post_rows"].all()
 
 
+def test_users_of_one_key_are_equal_for_the_tower(bundle: Bundle) -> None:
+    key = bundle.features.user_key
+    user = random_user(HISTORY_LENGTH + 9)
+    other_past: dict[str, Any] = {
+        name: np.concatenate([np.ones_like(column[:9]), column[9:]])
+        for name, column in user._asdict().items()
+        if name != "user_id"
+    }
+    assert key(user._replace(**other_past), "tower") == key(user, "tower")
+    assert key(newest(user, HISTORY_LENGTH), "tower") == key(user, "tower")
+    assert key(newest(user, HISTORY_LENGTH - 1), "tower") != key(user, "tower")
+    assert len(key(user, "tower")) == 32
+    assert key(user, "another tower") != key(user, "tower")
+
+
+@pytest.mark.parametrize("place", [9, HISTORY_LENGTH + 8])  # the oldest and the newest it sees
+@pytest.mark.parametrize("column", UserColumns._fields)
+def test_users_who_differ_for_the_tower_have_keys_of_their_own(
+    bundle: Bundle, column: str, place: int
+) -> None:
+    user = random_user(HISTORY_LENGTH + 9)
+    changed = np.array(getattr(user, column))
+    changed[() if column == "user_id" else place] += 1
+    other = user._replace(**{column: changed})
+    key = bundle.features.user_key
+    assert key(other, "tower") != key(user, "tower")
+
+
+def test_a_key_says_which_column_an_element_is_of(bundle: Bundle) -> None:
+    one, two, none = (np.arange(1, n + 1, dtype=np.uint64) for n in (1, 2, 0))
+    surfaces = [np.zeros(n, np.uint32) for n in range(5)]
+    users = [
+        UserColumns(0, none, none, none, surfaces[0]),
+        UserColumns(1, none, none, none, surfaces[0]),
+        UserColumns(0, one, one, one, surfaces[1]),
+        UserColumns(0, one, one + one, one, surfaces[1]),
+        UserColumns(0, one + one, one, one, surfaces[1]),
+        UserColumns(0, one, one, one + one, surfaces[1]),
+        UserColumns(0, two, two, two, surfaces[2]),
+        UserColumns(0, two[::-1], two, two, surfaces[2]),
+    ]
+    assert len({bundle.features.user_key(user, "t") for user in users}) == len(users)
+
+
 def test_action_words_come_low_word_first(bundle: Bundle) -> None:
     masks = [1, 1 << 31, 1 << 32, (5 << 32) | 3, 2**64 - 1]
     user = random_user(5)._replace(action_masks=np.array(masks, np.uint64))

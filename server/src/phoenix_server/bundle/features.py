@@ -7,6 +7,7 @@ Shapes:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -100,6 +101,33 @@ class FeatureBuilder:
     author_hash: HashFunctions
     history_length: int
 
+    def newest(self, user: UserColumns) -> UserColumns:
+        """Return what the user tower sees of a user: the newest engagements of a long history."""
+        newest = slice(-self.history_length, None)
+        return UserColumns(
+            user_id=user.user_id,
+            post_ids=user.post_ids[newest],
+            author_ids=user.author_ids[newest],
+            action_masks=user.action_masks[newest],
+            product_surfaces=user.product_surfaces[newest],
+        )
+
+    def user_key(self, user: UserColumns, tower: str) -> bytes:
+        """Return 32 bytes that are equal for two users only if a tower sees the same of both.
+
+        They are the BLAKE2b hash, keyed with the tower, of the user id and the four columns. Their
+        elements have fixed widths, so the number of bytes says where each column begins.
+
+        Args:
+            user: The user.
+            tower: The fingerprint of the tower, of at most 64 characters.
+        """
+        seen = self.newest(user)
+        hashed = blake2b(np.uint64(seen.user_id).tobytes(), digest_size=32, key=tower.encode())
+        for column in (seen.post_ids, seen.author_ids, seen.action_masks, seen.product_surfaces):
+            hashed.update(column.tobytes())
+        return hashed.digest()
+
     def users(
         self, users: Sequence[UserColumns], batch_size: int, length: int
     ) -> dict[str, npt.NDArray[np.generic]]:
@@ -113,14 +141,13 @@ class FeatureBuilder:
         user_ids = np.zeros(batch_size, np.uint64)  # [B]
         post_ids, author_ids, action_masks = np.zeros((3, batch_size, length), np.uint64)  # [B, H]
         surfaces = np.zeros((batch_size, length), np.int32)  # [B, H]
-        for i, user in enumerate(users):
-            newest = slice(-self.history_length, None)
-            n = min(len(user.post_ids), self.history_length)
+        for i, user in enumerate(map(self.newest, users)):
+            n = len(user.post_ids)
             user_ids[i] = user.user_id
-            post_ids[i, :n] = user.post_ids[newest]
-            author_ids[i, :n] = user.author_ids[newest]
-            action_masks[i, :n] = user.action_masks[newest]
-            surfaces[i, :n] = user.product_surfaces[newest]
+            post_ids[i, :n] = user.post_ids
+            author_ids[i, :n] = user.author_ids
+            action_masks[i, :n] = user.action_masks
+            surfaces[i, :n] = user.product_surfaces
         words = action_masks.astype("<u8", copy=False).view("<u4").reshape(batch_size, length, 2)
         return {
             "user_rows": self.user_hash.rows(user_ids),
