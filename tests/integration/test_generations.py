@@ -52,8 +52,11 @@ def test_a_rollback_has_all_changes(served: Stubs, others: list[Path], posts: li
     assert served.generations()[1].previous
     back = served.roll_back()
     assert (back.number, back.sequence) == (1, 2)
+    hits = served.stats().user_cache_hits
     again = retrieve(served)
     assert again.generation == first.generation
+    assert again.user_representation == first.user_representation
+    assert served.stats().user_cache_hits == hits + 1  # the first generation's is still there
     assert_exact(served, [*posts, 1, 2], again)
     assert served.roll_back().number == 2
     assert_exact(served, [*posts, 1, 2])

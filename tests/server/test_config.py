@@ -53,6 +53,7 @@ def _serve(**changes: Any) -> ServeConfig:
         (_serve, "snapshot_after", 0),
         (_serve, "watch_interval_s", 0.0),
         (_serve, "grace_s", -0.1),
+        (_serve, "user_cache", -1),
     ],
 )
 def test_an_invalid_value_is_an_error_that_begins_with_the_field(

@@ -198,6 +198,8 @@ class ServeOptions:
         snapshot_after: Write a snapshot of the corpus after changes of so many posts.
         evict_oldest: When the corpus is full, delete the oldest posts by created_at. Default:
             refuse new posts.
+        user_cache: Maximum users whose vectors are kept, so that their next requests need no user
+            tower; 0 keeps none.
         shards: Devices to spread the corpus over. Default: all accelerators, or one CPU device.
         limits: The largest requests that are accepted.
         calls: How many calls may be in flight, with how many bytes.
@@ -216,6 +218,7 @@ class ServeOptions:
     read_only: Annotated[bool, CORPUS] = False
     snapshot_after: Annotated[int, CORPUS] = 200_000
     evict_oldest: Annotated[bool, CORPUS] = False
+    user_cache: Annotated[int, QUEUE] = 1 << 16
     shards: Annotated[int | None, DEVICE] = None
     limits: Annotated[Limits, NETWORK, FLAT] = field(default_factory=Limits)
     calls: Annotated[CallLimits, NETWORK, FLAT] = field(default_factory=CallLimits)
@@ -224,7 +227,7 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         _require_positive(self, "watch_interval_s", "snapshot_after", "shards")
-        _require_positive(self, "grace_s", or_zero=True)
+        _require_positive(self, "grace_s", "user_cache", or_zero=True)
         if self.calls.max_bytes_in_flight < 4 * self.limits.max_request_bytes:
             raise ValueError(
                 f"max_bytes_in_flight: {self.calls.max_bytes_in_flight} does not hold 4 requests "

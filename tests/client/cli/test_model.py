@@ -24,7 +24,9 @@ def test_model_prints_json_and_a_table(run: Run) -> None:
 
 def test_stats_prints_json_and_a_table(server: FakeServer, run: Run) -> None:
     server.replies = [
-        model_pb2.GetServingStatsResponse(refused_late=7, device_s=1 / 3, uptime_s=2.0)
+        model_pb2.GetServingStatsResponse(
+            refused_late=7, device_s=1 / 3, uptime_s=2.0, user_cache_hits=5
+        )
         for _ in range(2)
     ]
     status, out, err = run("stats", "--json")
@@ -36,3 +38,4 @@ def test_stats_prints_json_and_a_table(server: FakeServer, run: Run) -> None:
     lines = [line.split() for line in out.splitlines()]
     assert ["refused", "late", "7"] in lines
     assert ["device", "s", "0.333333"] in lines
+    assert ["user", "cache", "hits", "5"] in lines

@@ -14,6 +14,8 @@ import numpy as np
 
 from phoenix_server.batching.batcher import Batcher
 from phoenix_server.batching.request import Request
+from phoenix_server.batching.user_cache import UserCache
+from phoenix_server.bundle.features import UserColumns
 from phoenix_server.config import QueueConfig
 from phoenix_server.engine.query import Answer, Query
 from server.cases import random_user
@@ -74,6 +76,7 @@ class Device:
     `batch_s` = 0 the next batch forms as soon as a request waits.
 
     Attributes:
+        tower: Names the tower in the keys of users.
         user_s: Reported cost of a user.
         batch_s: Reported search cost of a batch.
         batches: The batches that were launched.
@@ -86,6 +89,7 @@ class Device:
     max_batch = 3
 
     def __init__(self, user_s: float = 0.0, batch_s: float = 1e6) -> None:
+        self.tower = "tower"
         self.user_s = user_s
         self.batch_s = batch_s
         self.unforeseen_compilations = 0
@@ -97,6 +101,9 @@ class Device:
         self._entered = threading.Semaphore(0)
         self._prepared = threading.Semaphore(0)
         self._released = threading.Semaphore(0)
+
+    def user_key(self, user: UserColumns) -> bytes:
+        return f"{self.tower}: {user.user_id}".encode()
 
     def user_seconds(self, query: Query) -> float:
         return self.user_s
@@ -173,12 +180,15 @@ class Device:
 
 @asynccontextmanager
 async def running(
-    device: Device | None = None, clock: Clock | None = None, **config: Any
+    device: Device | None = None,
+    clock: Clock | None = None,
+    users: UserCache | None = None,
+    **config: Any,
 ) -> AsyncGenerator[tuple[Device, Batcher], None]:
     """Run a batcher over a fake device."""
     device = device or Device()
     limits: dict[str, Any] = {"default_timeout_s": 1e9} | config
-    batcher = Batcher(device, QueueConfig(**limits), clock=clock or time.monotonic)
+    batcher = Batcher(device, QueueConfig(**limits), users, clock=clock or time.monotonic)
     try:
         yield device, batcher
     finally:

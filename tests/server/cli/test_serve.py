@@ -26,6 +26,7 @@ _VALUES: dict[str, tuple[str, object]] = {
     "read_only": ("", True),
     "snapshot_after": ("7", 7),
     "evict_oldest": ("", True),
+    "user_cache": ("0", 0),
     "shards": ("3", 3),
     "max_batch_users": ("5", 5),
     "max_candidates": ("6", 6),

@@ -7,6 +7,7 @@ import pytest
 from phoenix_server.errors import GenerationError, NoGenerationError, NotReadyError
 from phoenix_server.generations.generation import MOVES, Generation, GenerationState
 from phoenix_server.generations.registry import Registry
+from server.batching.fakes import query
 from server.generations.cases import BUNDLE, CORPUS, attach
 
 S = GenerationState
@@ -14,7 +15,7 @@ S = GenerationState
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    made = Registry()
+    made = Registry(0)
     yield made
     for generation in made.all():
         if generation.is_loaded:
@@ -128,3 +129,25 @@ def test_the_counts_of_unloaded_generations_stay(registry: Registry) -> None:
     assert after.answered == before.answered
     assert after.uptime_s >= before.uptime_s > 0
     assert [each.number for each in registry.all()] == [2]
+
+
+@pytest.mark.parametrize(
+    ("user_cache", "tower", "hits"), [(2, "tower", 1), (2, "other tower", 0), (0, "tower", 0)]
+)
+async def test_generations_of_one_tower_share_the_user_cache(
+    user_cache: int, tower: str, hits: int
+) -> None:
+    registry = Registry(user_cache)
+    generations = [registry.add(BUNDLE, CORPUS) for _ in range(2)]
+    for generation, name in zip(generations, ("tower", tower), strict=True):
+        device = attach(generation)
+        device.tower, device.batch_s = name, 0.0
+        device.release()
+        registry.set_ready(generation)
+        registry.set_active(generation)
+        await generation.batcher.retrieve(query(1))
+    stats = registry.stats()
+    assert (stats.answered, stats.user_cache_hits) == (2, hits)
+    assert stats.user_cache_users == (2 - hits if user_cache else 0)
+    for generation in generations:
+        assert generation.close()

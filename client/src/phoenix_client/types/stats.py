@@ -35,6 +35,9 @@ class ServingStats:
         forecast_deviation: Mean relative deviation of that time from its forecast.
         reply_s: Time from the end of a batch on the device to its replies, in seconds.
         compilations_after_ready: Programs compiled while a caller waited; should be 0.
+        user_cache_hits: Users who were in the server's user cache: no user tower ran for them.
+        user_cache_misses: Users who were not; 0 if the server has no such cache.
+        user_cache_users: Users in that cache.
     """
 
     waiting: int
@@ -57,3 +60,6 @@ class ServingStats:
     forecast_deviation: float
     reply_s: float
     compilations_after_ready: int
+    user_cache_hits: int
+    user_cache_misses: int
+    user_cache_users: int

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from phoenix_retrieval.v1 import manifest_pb2 as phoenix__retrieval_dot_v1_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(phoenix_retrieval/v1/model_service.proto\x12\x14phoenix_retrieval.v1\x1a#phoenix_retrieval/v1/manifest.proto\"\x11\n\x0fGetModelRequest\"\x8f\x03\n\x10GetModelResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x34\n\x06\x62undle\x18\x02 \x01(\x0b\x32$.phoenix_retrieval.v1.BundleManifest\x12\x34\n\x06\x63orpus\x18\x03 \x01(\x0b\x32$.phoenix_retrieval.v1.CorpusManifest\x12\x13\n\x0b\x63orpus_rows\x18\x04 \x01(\x04\x12\x0e\n\x06shards\x18\x05 \x01(\r\x12\x0f\n\x07\x64\x65vices\x18\x06 \x03(\t\x12\x11\n\tmax_top_k\x18\x07 \x01(\r\x12\x17\n\x0fmax_batch_users\x18\x08 \x01(\r\x12\x16\n\x0emax_candidates\x18\t \x01(\r\x12\x19\n\x11max_request_bytes\x18\n \x01(\x04\x12\x14\n\x0cmax_excluded\x18\x0c \x01(\r\x12\x13\n\x0bmax_history\x18\r \x01(\r\x12\x16\n\x0eserver_version\x18\x0b \x01(\t\x12\x0e\n\x06search\x18\x0e \x01(\t\x12\x13\n\x0bsearch_lack\x18\x0f \x01(\t\"\x18\n\x16GetServingStatsRequest\"\xa7\x03\n\x17GetServingStatsResponse\x12\x0f\n\x07waiting\x18\x01 \x01(\x04\x12\x10\n\x08prepared\x18\x02 \x01(\x04\x12\x11\n\ton_device\x18\x03 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x05 \x01(\x04\x12\x14\n\x0crefused_full\x18\x06 \x01(\x04\x12\x14\n\x0crefused_late\x18\x07 \x01(\x04\x12\x14\n\x0c\x64ropped_late\x18\x08 \x01(\x04\x12\x0f\n\x07\x65xpired\x18\t \x01(\x04\x12\x0f\n\x07overrun\x18\n \x01(\x04\x12\x11\n\tcancelled\x18\x0b \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x0c \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\r \x01(\x04\x12\x15\n\rbatched_users\x18\x0e \x01(\x04\x12\x10\n\x08\x64\x65vice_s\x18\x0f \x01(\x01\x12\x10\n\x08uptime_s\x18\x10 \x01(\x01\x12\x10\n\x08slowness\x18\x11 \x01(\x01\x12\x1a\n\x12\x66orecast_deviation\x18\x12 \x01(\x01\x12\x0f\n\x07reply_s\x18\x13 \x01(\x01\x12 \n\x18\x63ompilations_after_ready\x18\x14 \x01(\x04\"\xea\x01\n\nGeneration\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.phoenix_retrieval.v1.GenerationState\x12\x12\n\ngeneration\x18\x03 \x01(\t\x12\x0e\n\x06\x62undle\x18\x04 \x01(\t\x12\x0e\n\x06\x63orpus\x18\x05 \x01(\t\x12\x19\n\x11tower_fingerprint\x18\x06 \x01(\t\x12\x13\n\x0b\x63orpus_rows\x18\x07 \x01(\x04\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x10\n\x08previous\x18\t \x01(\x08\x12\x0e\n\x06reason\x18\n \x01(\t\"I\n\x15LoadGenerationRequest\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\x0e\n\x06\x63orpus\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63tivate\x18\x03 \x01(\x08\"N\n\x16LoadGenerationResponse\x12\x34\n\ngeneration\x18\x01 \x01(\x0b\x32 .phoenix_retrieval.v1.Generation\"+\n\x19\x41\x63tivateGenerationRequest\x12\x0e\n\x06number\x18\x01 \x01(\r\"R\n\x1a\x41\x63tivateGenerationResponse\x12\x34\n\ngeneration\x18\x01 \x01(\x0b\x32 .phoenix_retrieval.v1.Generation\"\x1b\n\x19RollbackGenerationRequest\"R\n\x1aRollbackGenerationResponse\x12\x34\n\ngeneration\x18\x01 \x01(\x0b\x32 .phoenix_retrieval.v1.Generation\"\x18\n\x16ListGenerationsRequest\"P\n\x17ListGenerationsResponse\x12\x35\n\x0bgenerations\x18\x01 \x03(\x0b\x32 .phoenix_retrieval.v1.Generation*\xa7\x01\n\x0fGenerationState\x12 \n\x1cGENERATION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18GENERATION_STATE_LOADING\x10\x01\x12\x1a\n\x16GENERATION_STATE_READY\x10\x02\x12\x1b\n\x17GENERATION_STATE_ACTIVE\x10\x03\x12\x1b\n\x17GENERATION_STATE_FAILED\x10\x04\x32\xa8\x05\n\x0cModelService\x12k\n\x0eLoadGeneration\x12+.phoenix_retrieval.v1.LoadGenerationRequest\x1a,.phoenix_retrieval.v1.LoadGenerationResponse\x12w\n\x12\x41\x63tivateGeneration\x12/.phoenix_retrieval.v1.ActivateGenerationRequest\x1a\x30.phoenix_retrieval.v1.ActivateGenerationResponse\x12w\n\x12RollbackGeneration\x12/.phoenix_retrieval.v1.RollbackGenerationRequest\x1a\x30.phoenix_retrieval.v1.RollbackGenerationResponse\x12n\n\x0fListGenerations\x12,.phoenix_retrieval.v1.ListGenerationsRequest\x1a-.phoenix_retrieval.v1.ListGenerationsResponse\x12Y\n\x08GetModel\x12%.phoenix_retrieval.v1.GetModelRequest\x1a&.phoenix_retrieval.v1.GetModelResponse\x12n\n\x0fGetServingStats\x12,.phoenix_retrieval.v1.GetServingStatsRequest\x1a-.phoenix_retrieval.v1.GetServingStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(phoenix_retrieval/v1/model_service.proto\x12\x14phoenix_retrieval.v1\x1a#phoenix_retrieval/v1/manifest.proto\"\x11\n\x0fGetModelRequest\"\x8f\x03\n\x10GetModelResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x34\n\x06\x62undle\x18\x02 \x01(\x0b\x32$.phoenix_retrieval.v1.BundleManifest\x12\x34\n\x06\x63orpus\x18\x03 \x01(\x0b\x32$.phoenix_retrieval.v1.CorpusManifest\x12\x13\n\x0b\x63orpus_rows\x18\x04 \x01(\x04\x12\x0e\n\x06shards\x18\x05 \x01(\r\x12\x0f\n\x07\x64\x65vices\x18\x06 \x03(\t\x12\x11\n\tmax_top_k\x18\x07 \x01(\r\x12\x17\n\x0fmax_batch_users\x18\x08 \x01(\r\x12\x16\n\x0emax_candidates\x18\t \x01(\r\x12\x19\n\x11max_request_bytes\x18\n \x01(\x04\x12\x14\n\x0cmax_excluded\x18\x0c \x01(\r\x12\x13\n\x0bmax_history\x18\r \x01(\r\x12\x16\n\x0eserver_version\x18\x0b \x01(\t\x12\x0e\n\x06search\x18\x0e \x01(\t\x12\x13\n\x0bsearch_lack\x18\x0f \x01(\t\"\x18\n\x16GetServingStatsRequest\"\xf5\x03\n\x17GetServingStatsResponse\x12\x0f\n\x07waiting\x18\x01 \x01(\x04\x12\x10\n\x08prepared\x18\x02 \x01(\x04\x12\x11\n\ton_device\x18\x03 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x05 \x01(\x04\x12\x14\n\x0crefused_full\x18\x06 \x01(\x04\x12\x14\n\x0crefused_late\x18\x07 \x01(\x04\x12\x14\n\x0c\x64ropped_late\x18\x08 \x01(\x04\x12\x0f\n\x07\x65xpired\x18\t \x01(\x04\x12\x0f\n\x07overrun\x18\n \x01(\x04\x12\x11\n\tcancelled\x18\x0b \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x0c \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\r \x01(\x04\x12\x15\n\rbatched_users\x18\x0e \x01(\x04\x12\x10\n\x08\x64\x65vice_s\x18\x0f \x01(\x01\x12\x10\n\x08uptime_s\x18\x10 \x01(\x01\x12\x10\n\x08slowness\x18\x11 \x01(\x01\x12\x1a\n\x12\x66orecast_deviation\x18\x12 \x01(\x01\x12\x0f\n\x07reply_s\x18\x13 \x01(\x01\x12 \n\x18\x63ompilations_after_ready\x18\x14 \x01(\x04\x12\x17\n\x0fuser_cache_hits\x18\x15 \x01(\x04\x12\x19\n\x11user_cache_misses\x18\x16 \x01(\x04\x12\x18\n\x10user_cache_users\x18\x17 \x01(\x04\"\xea\x01\n\nGeneration\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.phoenix_retrieval.v1.GenerationState\x12\x12\n\ngeneration\x18\x03 \x01(\t\x12\x0e\n\x06\x62undle\x18\x04 \x01(\t\x12\x0e\n\x06\x63orpus\x18\x05 \x01(\t\x12\x19\n\x11tower_fingerprint\x18\x06 \x01(\t\x12\x13\n\x0b\x63orpus_rows\x18\x07 \x01(\x04\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x10\n\x08previous\x18\t \x01(\x08\x12\x0e\n\x06reason\x18\n \x01(\t\"I\n\x15LoadGenerationRequest\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\x0e\n\x06\x63orpus\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63tivate\x18\x03 \x01(\x08\"N\n\x16LoadGenerationResponse\x12\x34\n\ngeneration\x18\x01 \x01(\x0b\x32 .phoenix_retrieval.v1.Generation\"+\n\x19\x41\x63tivateGenerationRequest\x12\x0e\n\x06number\x18\x01 \x01(\r\"R\n\x1a\x41\x63tivateGenerationResponse\x12\x34\n\ngeneration\x18\x01 \x01(\x0b\x32 .phoenix_retrieval.v1.Generation\"\x1b\n\x19RollbackGenerationRequest\"R\n\x1aRollbackGenerationResponse\x12\x34\n\ngeneration\x18\x01 \x01(\x0b\x32 .phoenix_retrieval.v1.Generation\"\x18\n\x16ListGenerationsRequest\"P\n\x17ListGenerationsResponse\x12\x35\n\x0bgenerations\x18\x01 \x03(\x0b\x32 .phoenix_retrieval.v1.Generation*\xa7\x01\n\x0fGenerationState\x12 \n\x1cGENERATION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18GENERATION_STATE_LOADING\x10\x01\x12\x1a\n\x16GENERATION_STATE_READY\x10\x02\x12\x1b\n\x17GENERATION_STATE_ACTIVE\x10\x03\x12\x1b\n\x17GENERATION_STATE_FAILED\x10\x04\x32\xa8\x05\n\x0cModelService\x12k\n\x0eLoadGeneration\x12+.phoenix_retrieval.v1.LoadGenerationRequest\x1a,.phoenix_retrieval.v1.LoadGenerationResponse\x12w\n\x12\x41\x63tivateGeneration\x12/.phoenix_retrieval.v1.ActivateGenerationRequest\x1a\x30.phoenix_retrieval.v1.ActivateGenerationResponse\x12w\n\x12RollbackGeneration\x12/.phoenix_retrieval.v1.RollbackGenerationRequest\x1a\x30.phoenix_retrieval.v1.RollbackGenerationResponse\x12n\n\x0fListGenerations\x12,.phoenix_retrieval.v1.ListGenerationsRequest\x1a-.phoenix_retrieval.v1.ListGenerationsResponse\x12Y\n\x08GetModel\x12%.phoenix_retrieval.v1.GetModelRequest\x1a&.phoenix_retrieval.v1.GetModelResponse\x12n\n\x0fGetServingStats\x12,.phoenix_retrieval.v1.GetServingStatsRequest\x1a-.phoenix_retrieval.v1.GetServingStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'phoenix_retrieval.v1.model_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GENERATIONSTATE']._serialized_start=1719
-  _globals['_GENERATIONSTATE']._serialized_end=1886
+  _globals['_GENERATIONSTATE']._serialized_start=1797
+  _globals['_GENERATIONSTATE']._serialized_end=1964
   _globals['_GETMODELREQUEST']._serialized_start=103
   _globals['_GETMODELREQUEST']._serialized_end=120
   _globals['_GETMODELRESPONSE']._serialized_start=123
@@ -41,25 +41,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVINGSTATSREQUEST']._serialized_start=524
   _globals['_GETSERVINGSTATSREQUEST']._serialized_end=548
   _globals['_GETSERVINGSTATSRESPONSE']._serialized_start=551
-  _globals['_GETSERVINGSTATSRESPONSE']._serialized_end=974
-  _globals['_GENERATION']._serialized_start=977
-  _globals['_GENERATION']._serialized_end=1211
-  _globals['_LOADGENERATIONREQUEST']._serialized_start=1213
-  _globals['_LOADGENERATIONREQUEST']._serialized_end=1286
-  _globals['_LOADGENERATIONRESPONSE']._serialized_start=1288
-  _globals['_LOADGENERATIONRESPONSE']._serialized_end=1366
-  _globals['_ACTIVATEGENERATIONREQUEST']._serialized_start=1368
-  _globals['_ACTIVATEGENERATIONREQUEST']._serialized_end=1411
-  _globals['_ACTIVATEGENERATIONRESPONSE']._serialized_start=1413
-  _globals['_ACTIVATEGENERATIONRESPONSE']._serialized_end=1495
-  _globals['_ROLLBACKGENERATIONREQUEST']._serialized_start=1497
-  _globals['_ROLLBACKGENERATIONREQUEST']._serialized_end=1524
-  _globals['_ROLLBACKGENERATIONRESPONSE']._serialized_start=1526
-  _globals['_ROLLBACKGENERATIONRESPONSE']._serialized_end=1608
-  _globals['_LISTGENERATIONSREQUEST']._serialized_start=1610
-  _globals['_LISTGENERATIONSREQUEST']._serialized_end=1634
-  _globals['_LISTGENERATIONSRESPONSE']._serialized_start=1636
-  _globals['_LISTGENERATIONSRESPONSE']._serialized_end=1716
-  _globals['_MODELSERVICE']._serialized_start=1889
-  _globals['_MODELSERVICE']._serialized_end=2569
+  _globals['_GETSERVINGSTATSRESPONSE']._serialized_end=1052
+  _globals['_GENERATION']._serialized_start=1055
+  _globals['_GENERATION']._serialized_end=1289
+  _globals['_LOADGENERATIONREQUEST']._serialized_start=1291
+  _globals['_LOADGENERATIONREQUEST']._serialized_end=1364
+  _globals['_LOADGENERATIONRESPONSE']._serialized_start=1366
+  _globals['_LOADGENERATIONRESPONSE']._serialized_end=1444
+  _globals['_ACTIVATEGENERATIONREQUEST']._serialized_start=1446
+  _globals['_ACTIVATEGENERATIONREQUEST']._serialized_end=1489
+  _globals['_ACTIVATEGENERATIONRESPONSE']._serialized_start=1491
+  _globals['_ACTIVATEGENERATIONRESPONSE']._serialized_end=1573
+  _globals['_ROLLBACKGENERATIONREQUEST']._serialized_start=1575
+  _globals['_ROLLBACKGENERATIONREQUEST']._serialized_end=1602
+  _globals['_ROLLBACKGENERATIONRESPONSE']._serialized_start=1604
+  _globals['_ROLLBACKGENERATIONRESPONSE']._serialized_end=1686
+  _globals['_LISTGENERATIONSREQUEST']._serialized_start=1688
+  _globals['_LISTGENERATIONSREQUEST']._serialized_end=1712
+  _globals['_LISTGENERATIONSRESPONSE']._serialized_start=1714
+  _globals['_LISTGENERATIONSRESPONSE']._serialized_end=1794
+  _globals['_MODELSERVICE']._serialized_start=1967
+  _globals['_MODELSERVICE']._serialized_end=2647
 # @@protoc_insertion_point(module_scope)

@@ -64,7 +64,7 @@ class GetServingStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServingStatsResponse(_message.Message):
-    __slots__ = ("waiting", "prepared", "on_device", "accepted", "answered", "refused_full", "refused_late", "dropped_late", "expired", "overrun", "cancelled", "failed", "batches", "batched_users", "device_s", "uptime_s", "slowness", "forecast_deviation", "reply_s", "compilations_after_ready")
+    __slots__ = ("waiting", "prepared", "on_device", "accepted", "answered", "refused_full", "refused_late", "dropped_late", "expired", "overrun", "cancelled", "failed", "batches", "batched_users", "device_s", "uptime_s", "slowness", "forecast_deviation", "reply_s", "compilations_after_ready", "user_cache_hits", "user_cache_misses", "user_cache_users")
     WAITING_FIELD_NUMBER: _ClassVar[int]
     PREPARED_FIELD_NUMBER: _ClassVar[int]
     ON_DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +85,9 @@ class GetServingStatsResponse(_message.Message):
     FORECAST_DEVIATION_FIELD_NUMBER: _ClassVar[int]
     REPLY_S_FIELD_NUMBER: _ClassVar[int]
     COMPILATIONS_AFTER_READY_FIELD_NUMBER: _ClassVar[int]
+    USER_CACHE_HITS_FIELD_NUMBER: _ClassVar[int]
+    USER_CACHE_MISSES_FIELD_NUMBER: _ClassVar[int]
+    USER_CACHE_USERS_FIELD_NUMBER: _ClassVar[int]
     waiting: int
     prepared: int
     on_device: int
@@ -105,7 +108,10 @@ class GetServingStatsResponse(_message.Message):
     forecast_deviation: float
     reply_s: float
     compilations_after_ready: int
-    def __init__(self, waiting: _Optional[int] = ..., prepared: _Optional[int] = ..., on_device: _Optional[int] = ..., accepted: _Optional[int] = ..., answered: _Optional[int] = ..., refused_full: _Optional[int] = ..., refused_late: _Optional[int] = ..., dropped_late: _Optional[int] = ..., expired: _Optional[int] = ..., overrun: _Optional[int] = ..., cancelled: _Optional[int] = ..., failed: _Optional[int] = ..., batches: _Optional[int] = ..., batched_users: _Optional[int] = ..., device_s: _Optional[float] = ..., uptime_s: _Optional[float] = ..., slowness: _Optional[float] = ..., forecast_deviation: _Optional[float] = ..., reply_s: _Optional[float] = ..., compilations_after_ready: _Optional[int] = ...) -> None: ...
+    user_cache_hits: int
+    user_cache_misses: int
+    user_cache_users: int
+    def __init__(self, waiting: _Optional[int] = ..., prepared: _Optional[int] = ..., on_device: _Optional[int] = ..., accepted: _Optional[int] = ..., answered: _Optional[int] = ..., refused_full: _Optional[int] = ..., refused_late: _Optional[int] = ..., dropped_late: _Optional[int] = ..., expired: _Optional[int] = ..., overrun: _Optional[int] = ..., cancelled: _Optional[int] = ..., failed: _Optional[int] = ..., batches: _Optional[int] = ..., batched_users: _Optional[int] = ..., device_s: _Optional[float] = ..., uptime_s: _Optional[float] = ..., slowness: _Optional[float] = ..., forecast_deviation: _Optional[float] = ..., reply_s: _Optional[float] = ..., compilations_after_ready: _Optional[int] = ..., user_cache_hits: _Optional[int] = ..., user_cache_misses: _Optional[int] = ..., user_cache_users: _Optional[int] = ...) -> None: ...
 
 class Generation(_message.Message):
     __slots__ = ("number", "state", "generation", "bundle", "corpus", "tower_fingerprint", "corpus_rows", "sequence", "previous", "reason")

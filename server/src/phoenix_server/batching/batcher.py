@@ -16,8 +16,10 @@ from phoenix_server.batching.request import Outcomes, Request
 from phoenix_server.batching.request_queue import RequestQueue
 from phoenix_server.batching.scheduler import Scheduler
 from phoenix_server.batching.stats import QueueStats
+from phoenix_server.batching.user_cache import UserCache
+from phoenix_server.bundle.features import UserColumns
 from phoenix_server.config import QueueConfig
-from phoenix_server.engine.query import Answer, Query
+from phoenix_server.engine.query import Answer, EncodedUser, Query
 from phoenix_server.runtime.threads import settle
 
 T = TypeVar("T")
@@ -36,13 +38,14 @@ class Batcher:
     * the errors of the retriever or the call.
 
     Attributes:
-        recent: The last 8 queries.
+        recent: The last 8 queries, but for those that came encoded: they are of one tower.
     """
 
     def __init__(
         self,
         retriever: Retriever,
         config: QueueConfig,
+        users: UserCache | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -51,10 +54,13 @@ class Batcher:
         Args:
             retriever: Answers the queries.
             config: The queue's limits.
+            users: Users that were encoded before. Default: all are encoded.
             clock: Monotonic, in seconds.
         """
         self._retriever = retriever
         self._config = config
+        self._users = users
+        self._user_cache_hits = self._user_cache_misses = 0
         self._clock = clock
         self._numbers = count()
         self.recent: deque[Query] = deque(maxlen=_RECENT)
@@ -78,12 +84,32 @@ class Batcher:
     async def retrieve(self, query: Query, *, timeout_s: float | None = None) -> Answer:
         """Answer a query, in a batch with others.
 
+        A user whom the cache holds is not encoded again. Any other is kept in it with the answer;
+        of equal users that are encoded at the same time, the first to be answered.
+
         Args:
             query: The query.
             timeout_s: Time until its deadline, in seconds. None: it has no deadline.
         """
+        if isinstance(query.user, EncodedUser):
+            return await self._answer(query, timeout_s)
         self.recent.append(query)
-        return await self._run(query, self._retriever.user_seconds(query), timeout_s)
+        if self._users is None:
+            return await self._answer(query, timeout_s)
+        key = self._retriever.user_key(query.user)
+        if (known := self._find(self._users, key)) is not None:
+            return await self._answer(query._replace(user=known), timeout_s)
+        answer = await self._answer(query, timeout_s)
+        if answer.has_direction:
+            self._users.add(key, EncodedUser(answer.representation, answer.norm))
+        return answer
+
+    def look_up(self, user: UserColumns) -> UserColumns | EncodedUser:
+        """Return a user as they were encoded before, or the columns if they were not."""
+        if self._users is None:
+            return user
+        known = self._find(self._users, self._retriever.user_key(user))
+        return user if known is None else known
 
     async def call(
         self, function: Callable[[], T], *, kind: str, timeout_s: float | None = None
@@ -120,6 +146,9 @@ class Batcher:
             self._scheduler.stats(),
             uptime_s=self._clock() - self._created_s,
             compilations_after_ready=self._retriever.unforeseen_compilations - self._compilations,
+            user_cache_hits=self._user_cache_hits,
+            user_cache_misses=self._user_cache_misses,
+            user_cache_users=0 if self._users is None else len(self._users),
         )
 
     def close(self, timeout_s: float | None = None) -> bool:
@@ -133,6 +162,16 @@ class Batcher:
         """
         self._scheduler.close()
         return self._executor.join(timeout_s)
+
+    def _find(self, users: UserCache, key: bytes) -> EncodedUser | None:
+        """Look a user up, and count it."""
+        known = users.find(key)
+        self._user_cache_hits += known is not None
+        self._user_cache_misses += known is None
+        return known
+
+    async def _answer(self, query: Query, timeout_s: float | None) -> Answer:
+        return await self._run(query, self._retriever.user_seconds(query), timeout_s)
 
     async def _run(
         self,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from phoenix_server.batching.request import Batch, Outcomes
 from phoenix_server.batching.scheduler import Scheduler
+from phoenix_server.bundle.features import UserColumns
 from phoenix_server.engine.query import Answer, Query
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,10 @@ class Retriever(Protocol):
     @property
     def unforeseen_compilations(self) -> int:
         """Number of programs compiled while a caller waited."""
+        ...
+
+    def user_key(self, user: UserColumns) -> bytes:
+        """Return a key of a user: equal only where user and towers are."""
         ...
 
     def user_seconds(self, query: Query) -> float:

@@ -37,6 +37,9 @@ class QueueStats:
         reply_s: Recent time from the end of a batch to its replies, in seconds.
         uptime_s: Time since the queue was created, in seconds.
         compilations_after_ready: Programs compiled since then while a caller waited.
+        user_cache_hits: Users who were in the user cache when they were asked for.
+        user_cache_misses: Users who were not, and were encoded; 0 without a cache.
+        user_cache_users: Users in the cache, which queues share.
     """
 
     waiting: int = 0
@@ -59,14 +62,20 @@ class QueueStats:
     reply_s: float = 0.0
     uptime_s: float = 0.0
     compilations_after_ready: int = 0
+    user_cache_hits: int = 0
+    user_cache_misses: int = 0
+    user_cache_users: int = 0
 
 
-_ESTIMATES = {"slowness", "forecast_deviation", "reply_s", "uptime_s", "compilations_after_ready"}
+_NOT_ADDED = {
+    *("slowness", "forecast_deviation", "reply_s", "uptime_s"),
+    *("compilations_after_ready", "user_cache_users"),
+}
 
 
 def add_stats(current: QueueStats, other: QueueStats) -> QueueStats:
-    """Add the counts of another queue to the current queue's; the estimates are the current's."""
-    counts = (field.name for field in fields(QueueStats) if field.name not in _ESTIMATES)
+    """Add the counts of another queue to the current queue's; the rest is the current's."""
+    counts = (field.name for field in fields(QueueStats) if field.name not in _NOT_ADDED)
     return replace(
         current,
         # Each queue counts the compilations of the whole process.

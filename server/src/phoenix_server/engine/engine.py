@@ -153,6 +153,10 @@ class Engine:
         """The largest number of users in one batch."""
         return self.config.batch_sizes[-1]
 
+    def user_key(self, user: UserColumns) -> bytes:
+        """Return a key of what these towers see of a user; see `FeatureBuilder.user_key`."""
+        return self.bundle.features.user_key(user, self.tower)
+
     def user_seconds(self, query: Query) -> float:
         """Return the device time of one user's encoding in a full batch, in seconds.
 

@@ -5,6 +5,7 @@ Shapes:
     n  posts of a ranking
 """
 
+import math
 from typing import NamedTuple
 
 from phoenix_server.bundle.features import UserColumns
@@ -67,6 +68,11 @@ class Answer(NamedTuple):
     sequence: int
     representation: F32
     norm: float
+
+    @property
+    def has_direction(self) -> bool:
+        """Whether the user tower returned a vector that can be normalised."""
+        return math.isfinite(self.norm) and self.norm > 0
 
 
 class Ranking(NamedTuple):

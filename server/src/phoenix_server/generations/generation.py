@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from phoenix_server.batching.batcher import Batcher
+from phoenix_server.batching.user_cache import UserCache
 from phoenix_server.config import QueueConfig
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.updates.commands import UpdateTarget
@@ -59,18 +60,29 @@ class Generation:
         reason: Why it is FAILED; else empty.
     """
 
-    def __init__(self, number: int, bundle: Path, corpus: Path) -> None:
+    def __init__(
+        self, number: int, bundle: Path, corpus: Path, users: UserCache | None = None
+    ) -> None:
+        """Begin without anything loaded.
+
+        Args:
+            number: Its number.
+            bundle: The bundle's directory.
+            corpus: The corpus's directory.
+            users: The user cache, which generations share. Default: none.
+        """
         self.number = number
         self.bundle = bundle
         self.corpus = corpus
         self.state = GenerationState.LOADING
         self.reason = ""
+        self._users = users
         self._loaded: _Parts | None = None
         self._catching_up = threading.Lock()
 
     def attach(self, engine: Engine, store: Store, queue: QueueConfig) -> None:
         """Take what was loaded, and start the queue's threads, with the caller's priority."""
-        self._loaded = _Parts(engine, Batcher(engine, queue), store)
+        self._loaded = _Parts(engine, Batcher(engine, queue, self._users), store)
 
     @property
     def is_loaded(self) -> bool:

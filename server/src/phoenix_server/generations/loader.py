@@ -1,7 +1,6 @@
 """Load a bundle and a corpus into memory: at start-up, and beside an active generation."""
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -194,7 +193,7 @@ def _answer(engine: Engine, queries: Sequence[Query], throttle: Callable[[], Non
             if not all(map(engine.corpus.labels.knows, names)):  # the corpus is another
                 conditions = None
         (answer,) = engine.retrieve([query._replace(filter=conditions)])
-        if not (math.isfinite(answer.norm) and answer.norm > 0):
+        if not answer.has_direction:
             raise GenerationError(
                 "a recent request has no answer: the user tower gives a vector without a direction"
             )

@@ -49,7 +49,7 @@ class GenerationManager:
         """
         self._config = config
         self._loader = loader
-        self._registry = Registry()
+        self._registry = Registry(config.user_cache)
         self._updates: UpdateWorker | None = None
         self._busy = asyncio.Lock()  # while one is loaded, activated or unloaded
 

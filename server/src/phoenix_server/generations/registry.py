@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 
 from phoenix_server.batching.stats import QueueStats, add_stats
+from phoenix_server.batching.user_cache import UserCache
 from phoenix_server.corpus.disk.store import Store
 from phoenix_server.corpus.memory.index import CorpusIndex
 from phoenix_server.errors import GenerationError, NoGenerationError, NotReadyError
@@ -18,9 +19,15 @@ _S = GenerationState
 
 
 class Registry:
-    """Generations by number. For any thread."""
+    """Generations by number, and the user cache that they share. For any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, user_cache: int) -> None:
+        """Begin without a generation.
+
+        Args:
+            user_cache: Maximum users of the cache; 0: there is none.
+        """
+        self._users = UserCache(user_cache) if user_cache else None
         self._numbers = count(1)
         self._generations: dict[int, Generation] = {}
         self._active: Generation | None = None
@@ -85,7 +92,7 @@ class Registry:
 
     def add(self, bundle: Path, corpus: Path) -> Generation:
         """Add a generation, which is LOADING."""
-        generation = Generation(next(self._numbers), bundle, corpus)
+        generation = Generation(next(self._numbers), bundle, corpus, self._users)
         with self._lock:
             self._generations[generation.number] = generation
         return generation

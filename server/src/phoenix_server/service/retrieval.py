@@ -1,7 +1,6 @@
 """`RetrievalService`: protobuf in, protobuf out. Handlers only await."""
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -97,7 +96,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         post_ids = read_ids("post_ids", request.post_ids, self._state.limits.max_candidates)
         async with self._turn_to_rank():
             generation = self._state.generation
-            user = self._read_user(request.user, generation)
+            user = generation.batcher.look_up(self._read_user(request.user, generation))
             score = partial(generation.engine.score_posts, user, post_ids)
             rank = await generation.batcher.call(
                 score, kind="score_posts", timeout_s=context.time_remaining()
@@ -177,7 +176,7 @@ def _model(generation: Generation) -> ModelSizes:
 
 async def _answer(generation: Generation, query: Query, timeout_s: float | None) -> Answer:
     answer = await generation.batcher.retrieve(query, timeout_s=timeout_s)
-    if not (math.isfinite(answer.norm) and answer.norm > 0):
+    if not answer.has_direction:
         raise ArithmeticError("the user tower returned a vector without a direction")
     return answer
 
