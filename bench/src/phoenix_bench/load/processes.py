@@ -79,6 +79,8 @@ def spawn_child(
 def spawn_server(arguments: Sequence[str | Path]) -> Generator[str, None, None]:
     """Run `phoenix-server serve` on a free port; yield its address when it is idle.
 
+    It has no user cache: the same requests are sent again and again, and each runs the user tower.
+
     The server continues to compile after it is SERVING. To keep that out of measurements, this
     waits until it is idle.
 
@@ -86,6 +88,7 @@ def spawn_server(arguments: Sequence[str | Path]) -> Generator[str, None, None]:
         ChildError: It ended before, or did not become idle.
     """
     command = [sys.executable, "-m", "phoenix_server", "serve", "--listen", "127.0.0.1:0"]
+    command += ["--user-cache", "0"]
     with subprocess.Popen(
         [*command, *map(str, arguments)], stderr=subprocess.PIPE, text=True
     ) as process:
