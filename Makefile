@@ -115,6 +115,8 @@ $(PEERS): $(INSTALLED)
 	  --group bench/pyproject.toml:bench
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
 	  --group bench/pyproject.toml:scann || echo "ScaNN is not available for this machine: measuring without it"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
+	  --group bench/pyproject.toml:svs || echo "SVS is not available for this machine: measuring without it"
 	touch $@
 
 load: $(INSTALLED) $(GHZ) ## Load-test the server at LISTEN: all profiles, or PROFILE=burst

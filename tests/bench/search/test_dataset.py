@@ -2,7 +2,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from phoenix_bench.search.dataset import draw_dataset
+from phoenix_bench.search.dataset import Kind, draw_dataset
 
 
 def test_groups_are_equal_ascending_rows_nearest_to_their_probes() -> None:
@@ -29,3 +29,15 @@ def test_vectors_have_unit_length_and_the_given_type(dtype: str) -> None:
 def test_groups_that_do_not_fit_are_rejected(sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         draw_dataset(rows=50, width=13, queries=5, group_sizes=sizes, dtype="float32")
+
+
+def test_queries_of_a_clustered_corpus_are_near_posts() -> None:
+    def nearest(kind: Kind) -> float:
+        drawn = draw_dataset(
+            rows=5000, width=64, queries=9, group_sizes=[], dtype="float32", kind=kind
+        )
+        np.testing.assert_allclose(np.linalg.norm(drawn.queries, axis=1), 1, rtol=1e-6)
+        return float((drawn.queries @ drawn.corpus.T).max(axis=1).min())
+
+    assert nearest("clustered") > 0.95
+    assert nearest("random") < 0.7

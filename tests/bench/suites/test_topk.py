@@ -11,6 +11,7 @@ from phoenix_bench.search.dataset import Floats
 from phoenix_bench.search.oracle import SearchResult, find_truth
 from phoenix_bench.search.systems import Search, System
 from phoenix_bench.suites import Options, topk
+from phoenix_server.search.native.library import variants
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,15 +37,19 @@ def report(_small_machine: None) -> Report:
 
 
 def test_every_set_of_parameters_has_all_systems_and_metrics(report: Report) -> None:
-    names = {OURS, "XLA lax.top_k", "numpy argpartition"}
+    names = {OURS, "ours, tiles", "XLA lax.top_k", "numpy argpartition"}
+    names |= {"ours, avx2"} & {f"ours, {name}" for name in variants(128)}
     for metric in ("time", "share_of_read_bandwidth", "share_of_sgemm", "time_over_ours"):
         rows = [row for row in report.rows if row.metric == metric]
         expected = names - {OURS} if metric == "time_over_ours" else names
         assert {row.system for row in rows} == expected
         assert {tuple(row.params.values()) for row in rows} == {
-            (5_000, batch, k) for batch in (1, 8) for k in (10, 100)
+            (kind, 5_000, batch, k)
+            for kind in ("random", "clustered")
+            for batch in (1, 8)
+            for k in (10, 100)
         }
-        assert len(rows) == 4 * len(expected)
+        assert len(rows) == 8 * len(expected)
         assert all(0 < row.p10 <= row.median <= row.p90 for row in rows)
 
 
@@ -52,7 +57,8 @@ def test_shares_are_relative_to_the_limits(report: Report) -> None:
     of_ours = {
         row.metric: row
         for row in report.rows
-        if row.system == OURS and row.params == {"rows": 5_000, "batch": 8, "k": 10}
+        if row.system == OURS
+        and row.params == {"corpus": "random", "rows": 5_000, "batch": 8, "k": 10}
     }
     fastest_s, slowest_s = (of_ours["time"].p10 / 1e3, of_ours["time"].p90 / 1e3)
     read_s, multiply_s = 5_000 * 128 * 4 / 1e9, 2 * 5_000 * 128 * 8 / 100e9
@@ -70,7 +76,7 @@ def test_a_report_can_be_plotted(report: Report, tmp_path: Path) -> None:
 
 
 def test_wrong_answers_of_our_search_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topk, "ours", lambda corpus, dtype: _swapping(systems.ours(corpus, dtype)))
+    monkeypatch.setattr(topk, "ours", lambda *args, **kw: _swapping(systems.ours(*args, **kw)))
     with pytest.raises(topk.WrongAnswerError, match="equal vectors"):
         topk.run(Options(quick=True))
 

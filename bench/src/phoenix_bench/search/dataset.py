@@ -5,7 +5,7 @@ Shapes:
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -15,12 +15,21 @@ Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 
+Kind: TypeAlias = Literal["random", "clustered"]
+"""Unit vectors at random, or around the centres of topics, with queries near posts."""
+
+_TOPICS = 12
+_SPREAD = 0.35  # length of the noise that is added to the centre of a topic
+_NEAR = 0.2  # length of the noise that is added to a post
+
+
 class Dataset(NamedTuple):
     """A corpus, and queries of two kinds.
 
     Attributes:
         corpus: [N, D] f32 unit vectors.
-        queries: [B, D] f32 unit vectors, independent of the corpus; these are timed.
+        queries: [B, D] f32 unit vectors, independent of the corpus or near its posts; these are
+            timed.
         probes: [B, D] f32 unit vectors; the i-th is close to the copies of group i, if any.
         copies: The rows of each group of equal vectors, ascending.
     """
@@ -32,7 +41,14 @@ class Dataset(NamedTuple):
 
 
 def draw_dataset(
-    *, rows: int, width: int, queries: int, group_sizes: Sequence[int], dtype: str, seed: int = 0
+    *,
+    rows: int,
+    width: int,
+    queries: int,
+    group_sizes: Sequence[int],
+    dtype: str,
+    kind: Kind = "random",
+    seed: int = 0,
 ) -> Dataset:
     """Draw a dataset.
 
@@ -43,6 +59,7 @@ def draw_dataset(
         group_sizes: G of each group. Of a group larger than K only the lowest rows belong to the
             answer.
         dtype: float32, or bfloat16 for values that bfloat16 represents exactly.
+        kind: How vectors are distributed.
         seed: Seed of the random numbers.
 
     Raises:
@@ -56,6 +73,9 @@ def draw_dataset(
         return _unit(rng.standard_normal((count, width), np.float32), dtype)
 
     corpus, drawn, probes = draw(rows), draw(queries), draw(queries)
+    if kind == "clustered":
+        corpus = _unit(draw(_TOPICS)[rng.integers(0, _TOPICS, rows)] + _SPREAD * corpus, dtype)
+        drawn = _unit(corpus[rng.integers(0, rows, queries)] + _NEAR * drawn, dtype)
     places = rng.permutation(rows)[: sum(group_sizes)]
     copies = [np.sort(part) for part in np.split(places, np.cumsum(group_sizes)[:-1])]
     for probe, group in zip(probes, copies, strict=False):

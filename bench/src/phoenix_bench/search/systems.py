@@ -7,6 +7,7 @@ with all cores and no settings except those that request an exact search.
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -21,7 +22,7 @@ from phoenix_bench.results import OURS
 from phoenix_bench.search.dataset import Floats
 from phoenix_bench.search.oracle import SearchResult
 from phoenix_server.runtime.devices import choose_devices
-from phoenix_server.search.choice import choose_layout
+from phoenix_server.search.choice import ScanOption, choose_layout
 from phoenix_server.search.placement import place_corpus
 
 Search = Callable[[Floats], SearchResult]
@@ -41,10 +42,19 @@ class System(NamedTuple):
     prepare: Callable[[int, int], Search]
 
 
-def ours(corpus: Floats, dtype: str) -> System:
-    """Return the server's search, on the devices that the server would choose."""
+def ours(corpus: Floats, dtype: str, scan: ScanOption = "auto", variant: str = "") -> System:
+    """Return the server's search, on the devices that the server would choose.
+
+    Args:
+        corpus: [N, D].
+        dtype: Element type of the vectors on the device.
+        scan: What searches.
+        variant: Of the native search. Default: the best for the CPU.
+    """
     rows, width = corpus.shape
-    layout = choose_layout(choose_devices(None), rows=rows, width=width)
+    layout = choose_layout(choose_devices(None), rows=rows, width=width, scan=scan)
+    if variant:
+        layout = replace(layout, variant=variant)
     chunks = (corpus[start : start + _CHUNK_ROWS] for start in range(0, rows, _CHUNK_ROWS))
     shards, live = place_corpus(layout, chunks, np.arange(rows, dtype=np.uint64))
     shards = shards._replace(vectors=shards.vectors.astype(dtype))
@@ -61,7 +71,8 @@ def ours(corpus: Floats, dtype: str) -> System:
 
         return search
 
-    return System(OURS, prepare)
+    name = OURS if scan == "auto" else f"{OURS}, {variant or scan}"
+    return System(name, prepare)
 
 
 def xla(corpus: Floats, dtype: str) -> System:
@@ -148,11 +159,24 @@ def scann(corpus: Floats) -> System:
     return System("ScaNN brute force", prepare)
 
 
+def svs(corpus: Floats) -> System:
+    """Return the flat index of Intel's Scalable Vector Search."""
+    module = _import("svs")
+    index = module.Flat(corpus, module.DistanceType.MIP, num_threads=cores())
+
+    def search(queries: Floats, *, k: int) -> SearchResult:
+        rows, scores = index.search(queries, k)
+        return SearchResult(scores, rows)
+
+    return System("SVS flat", lambda batch, k: partial(search, k=k))
+
+
 HOST_PEERS: Mapping[str, Callable[[Floats], System]] = {
     "numpy": numpy,
     "faiss-cpu": faiss,
     "usearch": usearch,
     "scann": scann,
+    "scalable-vs": svs,
 }
 """Systems that search on the host, by distribution name."""
 

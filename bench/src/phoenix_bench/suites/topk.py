@@ -18,7 +18,7 @@ from phoenix_bench.limits import best_of, measure_limits
 from phoenix_bench.machine import report
 from phoenix_bench.plots import draw_lines
 from phoenix_bench.results import OURS, Limit, Params, Report, Row, summarise
-from phoenix_bench.search.dataset import Dataset, draw_dataset
+from phoenix_bench.search.dataset import Dataset, Floats, Kind, draw_dataset
 from phoenix_bench.search.oracle import (
     SearchResult,
     Truth,
@@ -29,6 +29,7 @@ from phoenix_bench.search.oracle import (
 from phoenix_bench.search.systems import HOST_PEERS, Search, System, ours, xla
 from phoenix_bench.suites import Options
 from phoenix_bench.timing import Pace, time_in_turns
+from phoenix_server.search.native.library import variants
 
 SUITE = "topk"
 
@@ -44,6 +45,7 @@ class Sizes:
     """Sizes to measure.
 
     Attributes:
+        kinds: How vectors are distributed.
         rows: Values of N.
         batches: Values of B, ascending.
         results: Values of K, ascending.
@@ -52,6 +54,7 @@ class Sizes:
         pace: Duration of the measurement for one set of N, B and K.
     """
 
+    kinds: tuple[Kind, ...] = ("random", "clustered")
     rows: tuple[int, ...]
     batches: tuple[int, ...]
     results: tuple[int, ...]
@@ -96,7 +99,11 @@ def run(options: Options) -> Report:
     find_limits = partial(measure_limits, dtype=sizes.dtype, quick=options.quick)
     before = find_limits()
     notes: list[str] = []
-    measured = [each for count in sizes.rows for each in _measure(count, sizes, notes, host=host)]
+    measured = [
+        each
+        for kind, count in itertools.product(sizes.kinds, sizes.rows)
+        for each in _measure(kind, count, sizes, notes, host=host)
+    ]
     limits = tuple(map(best_of, before, find_limits()))
     rows = [row for params, seconds in measured for row in _rows(params, seconds, sizes, limits)]
     return report(rows, limits=limits, notes=notes)
@@ -108,25 +115,37 @@ def plot(report: Report, path: Path) -> None:
 
 
 def _measure(
-    rows: int, sizes: Sizes, notes: list[str], *, host: bool
+    kind: Kind, rows: int, sizes: Sizes, notes: list[str], *, host: bool
 ) -> Iterator[tuple[Params, Seconds]]:
-    """Yield the times of each system, for each B and K over N rows."""
+    """Yield the times of each system, for each B and K over N rows of a kind."""
     dataset = draw_dataset(
         rows=rows,
         width=sizes.width,
         queries=max(*sizes.batches, _LEAST_PROBES),
         group_sizes=[k + k // 2 for k in sizes.results] + [_COPIES] * _COPIES,
         dtype=sizes.dtype,
+        kind=kind,
     )
     truth = find_truth(dataset.corpus, dataset.probes, sizes.results[-1])
     systems = [ours(dataset.corpus, sizes.dtype), xla(dataset.corpus, sizes.dtype)]
-    systems += _host_peers(dataset, notes) if host else ()
+    if host:
+        systems += _other_searches(dataset.corpus, sizes.dtype)
+        systems += _host_peers(dataset, notes)
     for batch, k in itertools.product(sizes.batches, sizes.results):
         searches = {system.name: system.prepare(batch, k) for system in systems}
         _check(searches, truth.cut(k), dataset, batch, notes)
         queries = dataset.queries[:batch]
         calls = {name: partial(search, queries) for name, search in searches.items()}
-        yield {"rows": rows, "batch": batch, "k": k}, time_in_turns(calls, sizes.pace)
+        params = {"corpus": kind, "rows": rows, "batch": batch, "k": k}
+        yield params, time_in_turns(calls, sizes.pace)
+
+
+def _other_searches(corpus: Floats, dtype: str) -> Iterator[System]:
+    """Yield the searches of CPUs that have less, and of servers without the native library."""
+    for variant in ("avx2",):
+        if variant in variants(corpus.shape[1]):
+            yield ours(corpus, dtype, scan="native", variant=variant)
+    yield ours(corpus, dtype, scan="tiles")
 
 
 def _host_peers(dataset: Dataset, notes: list[str]) -> Iterator[System]:

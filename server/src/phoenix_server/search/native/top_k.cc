@@ -35,7 +35,8 @@ constexpr int64_t kScoredAtOnce = 64;
 constexpr int32_t kSampled = 16;              // one pair of groups in so many is sampled
 // About what it costs to scan a pair of groups, and to do so for one more query, where scoring a row
 // costs 1.
-constexpr double kScanCost = 12, kScanMoreCost = 0.7;
+constexpr double kScanCost = 4, kScanMoreCost = 0.17;
+constexpr int64_t kSpanRows = 32 * kTileRows;  // whose eligible rows one thread scores
 constexpr int32_t kManyHits = kTileRows / 4;  // so many rows of a tile are scored at once
 constexpr int64_t kMaxWorkBytes = 256 << 20;  // for candidates; more queries are searched in turns
 
@@ -287,26 +288,33 @@ class TopKSearch {
   void ScoreAllFor(const std::vector<Query*>& queries) {
     if (queries.empty()) return;
     Begin(queries, search_.k);
-    ForEach(shard_.rows / kTileRows, [this](int worker, int64_t tile) {
-      for (size_t i = 0; i < active_.size(); i++) ScoreTile(worker, i, tile);
+    const int64_t spans = (shard_.rows + kSpanRows - 1) / kSpanRows;
+    ForEach(spans * static_cast<int64_t>(queries.size()), [=](int worker, int64_t i) {
+      ScoreSpan(worker, i / spans, i % spans);
     });
     ForEach(static_cast<int64_t>(queries.size()), [this](int, int64_t i) { Finish(i); });
   }
 
-  // Scores the eligible rows of a tile.
-  void ScoreTile(int worker, size_t i, int64_t tile) {
+  // Scores the eligible rows of a span, many at a time: their memory is far apart.
+  void ScoreSpan(int worker, size_t i, int64_t span) {
     Query& query = *active_[i];
     Findings& findings = Of(worker, i);
-    int32_t rows[kTileRows];
+    int32_t rows[kTileRows] = {};
     float scores[kTileRows];
     int64_t count = 0;
-    for (int64_t pair = tile * kTileRows / kPair; pair < (tile + 1) * kTileRows / kPair; pair++) {
+    auto score = [&] {
+      variant_.score(shard_.vectors, shard_.width, rows, count, query.vector, scores);
+      AddScored(findings, query, rows, scores, count);
+      count = 0;
+    };
+    const int64_t last = std::min<int64_t>(shard_.rows, (span + 1) * kSpanRows) / kPair;
+    for (int64_t pair = span * kSpanRows / kPair; pair < last; pair++) {
       for (uint32_t word = query.eligible[pair]; word != 0; word &= word - 1) {
         rows[count++] = static_cast<int32_t>(pair) * kPair + __builtin_ctz(word);
       }
+      if (count + kPair > kTileRows) score();
     }
-    variant_.score(shard_.vectors, shard_.width, rows, count, query.vector, scores);
-    AddScored(findings, query, rows, scores, count);
+    score();
   }
 
   // Notes the scores of rows, and keeps the best of them.
