@@ -34,8 +34,8 @@ def _library() -> ctypes.CDLL:
     spec = importlib.util.find_spec(_EXTENSION)
     if spec is None or spec.origin is None:
         raise StartupError(
-            "the native search was not built, for lack of a C++ compiler when phoenix-server was "
-            "installed: install g++ 11 or newer, or clang++, and reinstall phoenix-server"
+            "the native search was not built when phoenix-server was installed: it needs g++ 11 or "
+            "newer, or clang++; install one, and reinstall phoenix-server"
         )
     try:
         library = ctypes.CDLL(spec.origin)
