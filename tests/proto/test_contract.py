@@ -28,6 +28,7 @@ SERVICES = {
     "RetrievalService": [
         "Retrieve",
         "BatchRetrieve",
+        "Search",
         "EncodeUser",
         "EncodeCandidates",
         "ScorePosts",
@@ -171,6 +172,7 @@ def test_scores_and_vectors_are_packed_float32() -> None:
     assert {field.full_name.removeprefix("phoenix_retrieval.v1.") for field in floats} == {
         "RetrieveResponse.scores",
         "RetrieveResponse.user_representation",
+        "SearchRequest.vectors",
         "EncodeUserResponse.user_representation",
         "EncodeUserResponse.user_norm",
         "EncodeCandidatesResponse.candidate_representations",
@@ -192,6 +194,15 @@ def test_columns_of_numbers_are_packed() -> None:
     assert len(reply.SerializeToString()) < 200 * 12 + 10
 
 
+def test_a_search_asks_for_columns_as_retrieve_does() -> None:
+    retrieve, search = (
+        {field.name: (field.type, field.message_type) for field in message.DESCRIPTOR.fields}
+        for message in (retrieval_service_pb2.RetrieveRequest, retrieval_service_pb2.SearchRequest)
+    )
+    del retrieve["user"]
+    assert retrieve.items() <= search.items()
+
+
 def test_a_result_of_a_batch_has_the_response_and_status_of_a_call() -> None:
     types = {
         (message.name, field.name): field.message_type.full_name
@@ -204,6 +215,7 @@ def test_a_result_of_a_batch_has_the_response_and_status_of_a_call() -> None:
         ("BatchRetrieveRequest", "requests"): "RetrieveRequest",
         ("BatchRetrieveResponse", "results"): "RetrieveResult",
         ("RequestStatus", "field_violations"): "FieldViolation",
+        ("SearchResponse", "results"): "RetrieveResult",
         ("RetrieveResult", "response"): "RetrieveResponse",
         ("RetrieveResult", "status"): "RequestStatus",
     }

@@ -118,6 +118,36 @@ class FieldViolation(_message.Message):
     description: str
     def __init__(self, field: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
 
+class SearchRequest(_message.Message):
+    __slots__ = ("vectors", "post_ids", "include_query_posts", "top_k", "return_user_representation", "return_author_ids", "return_labels", "return_created_at", "min_sequence", "filter")
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    POST_IDS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_QUERY_POSTS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    RETURN_USER_REPRESENTATION_FIELD_NUMBER: _ClassVar[int]
+    RETURN_AUTHOR_IDS_FIELD_NUMBER: _ClassVar[int]
+    RETURN_LABELS_FIELD_NUMBER: _ClassVar[int]
+    RETURN_CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    MIN_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    vectors: _containers.RepeatedScalarFieldContainer[float]
+    post_ids: _containers.RepeatedScalarFieldContainer[int]
+    include_query_posts: bool
+    top_k: int
+    return_user_representation: bool
+    return_author_ids: bool
+    return_labels: bool
+    return_created_at: bool
+    min_sequence: int
+    filter: Filter
+    def __init__(self, vectors: _Optional[_Iterable[float]] = ..., post_ids: _Optional[_Iterable[int]] = ..., include_query_posts: _Optional[bool] = ..., top_k: _Optional[int] = ..., return_user_representation: _Optional[bool] = ..., return_author_ids: _Optional[bool] = ..., return_labels: _Optional[bool] = ..., return_created_at: _Optional[bool] = ..., min_sequence: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
+
+class SearchResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[RetrieveResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[RetrieveResult, _Mapping]]] = ...) -> None: ...
+
 class EncodeUserRequest(_message.Message):
     __slots__ = ("user",)
     USER_FIELD_NUMBER: _ClassVar[int]

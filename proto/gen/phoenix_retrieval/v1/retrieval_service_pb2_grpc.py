@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RetrievalServiceStub:
-    """Returns the exact top-k posts for users.
+    """Returns the exact top-k posts for users, for vectors and for posts.
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
@@ -56,6 +56,11 @@ class RetrievalServiceStub:
                 request_serializer=phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.BatchRetrieveRequest.SerializeToString,
                 response_deserializer=phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.BatchRetrieveResponse.FromString,
                 _registered_method=True)
+        self.Search = channel.unary_unary(
+                '/phoenix_retrieval.v1.RetrievalService/Search',
+                request_serializer=phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.SearchRequest.SerializeToString,
+                response_deserializer=phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.SearchResponse.FromString,
+                _registered_method=True)
         self.EncodeUser = channel.unary_unary(
                 '/phoenix_retrieval.v1.RetrievalService/EncodeUser',
                 request_serializer=phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.EncodeUserRequest.SerializeToString,
@@ -74,7 +79,7 @@ class RetrievalServiceStub:
 
 
 class RetrievalServiceServicer:
-    """Returns the exact top-k posts for users.
+    """Returns the exact top-k posts for users, for vectors and for posts.
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
@@ -98,6 +103,15 @@ class RetrievalServiceServicer:
     def BatchRetrieve(self, request, context):
         """Retrieves for many users in one call. Each request has a status of its own; a request that
         fails does not fail the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Search(self, request, context):
+        """Returns the exact top k for unit vectors that the caller has, for example representations that
+        it keeps or that a tower of its own computes, or for posts of the corpus: posts like this post.
+        It runs no tower.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +153,11 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     request_deserializer=phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.BatchRetrieveRequest.FromString,
                     response_serializer=phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.BatchRetrieveResponse.SerializeToString,
             ),
+            'Search': grpc.unary_unary_rpc_method_handler(
+                    servicer.Search,
+                    request_deserializer=phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.SearchRequest.FromString,
+                    response_serializer=phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.SearchResponse.SerializeToString,
+            ),
             'EncodeUser': grpc.unary_unary_rpc_method_handler(
                     servicer.EncodeUser,
                     request_deserializer=phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.EncodeUserRequest.FromString,
@@ -163,7 +182,7 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetrievalService:
-    """Returns the exact top-k posts for users.
+    """Returns the exact top-k posts for users, for vectors and for posts.
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
@@ -221,6 +240,33 @@ class RetrievalService:
             '/phoenix_retrieval.v1.RetrievalService/BatchRetrieve',
             phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.BatchRetrieveRequest.SerializeToString,
             phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.BatchRetrieveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Search(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/phoenix_retrieval.v1.RetrievalService/Search',
+            phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.SearchRequest.SerializeToString,
+            phoenix__retrieval_dot_v1_dot_retrieval__service__pb2.SearchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RetrievalServiceStub:
-    """Returns the exact top-k posts for users.
+    """Returns the exact top-k posts for users, for vectors and for posts.
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
@@ -51,6 +51,11 @@ class RetrievalServiceStub:
     """Retrieves for many users in one call. Each request has a status of its own; a request that
     fails does not fail the others.
     """
+    Search: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.SearchRequest, _retrieval_service_pb2.SearchResponse]
+    """Returns the exact top k for unit vectors that the caller has, for example representations that
+    it keeps or that a tower of its own computes, or for posts of the corpus: posts like this post.
+    It runs no tower.
+    """
     EncodeUser: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.EncodeUserRequest, _retrieval_service_pb2.EncodeUserResponse]
     """Returns the vector that the user tower computes for a user."""
     EncodeCandidates: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.EncodeCandidatesRequest, _retrieval_service_pb2.EncodeCandidatesResponse]
@@ -64,7 +69,7 @@ class RetrievalServiceStub:
 
 @_typing.type_check_only
 class RetrievalServiceAsyncStub(RetrievalServiceStub):
-    """Returns the exact top-k posts for users.
+    """Returns the exact top-k posts for users, for vectors and for posts.
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
@@ -85,6 +90,11 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """Retrieves for many users in one call. Each request has a status of its own; a request that
     fails does not fail the others.
     """
+    Search: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.SearchRequest, _retrieval_service_pb2.SearchResponse]  # type: ignore[assignment]
+    """Returns the exact top k for unit vectors that the caller has, for example representations that
+    it keeps or that a tower of its own computes, or for posts of the corpus: posts like this post.
+    It runs no tower.
+    """
     EncodeUser: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.EncodeUserRequest, _retrieval_service_pb2.EncodeUserResponse]  # type: ignore[assignment]
     """Returns the vector that the user tower computes for a user."""
     EncodeCandidates: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.EncodeCandidatesRequest, _retrieval_service_pb2.EncodeCandidatesResponse]  # type: ignore[assignment]
@@ -97,7 +107,7 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """
 
 class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Returns the exact top-k posts for users.
+    """Returns the exact top-k posts for users, for vectors and for posts.
 
     Errors:
     * INVALID_ARGUMENT with `google.rpc.BadRequest`, which names up to 40 fields.
@@ -127,6 +137,17 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_retrieval_service_pb2.BatchRetrieveResponse, _abc.Awaitable[_retrieval_service_pb2.BatchRetrieveResponse]]:
         """Retrieves for many users in one call. Each request has a status of its own; a request that
         fails does not fail the others.
+        """
+
+    @_abc_1.abstractmethod
+    def Search(
+        self,
+        request: _retrieval_service_pb2.SearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.SearchResponse, _abc.Awaitable[_retrieval_service_pb2.SearchResponse]]:
+        """Returns the exact top k for unit vectors that the caller has, for example representations that
+        it keeps or that a tower of its own computes, or for posts of the corpus: posts like this post.
+        It runs no tower.
         """
 
     @_abc_1.abstractmethod
