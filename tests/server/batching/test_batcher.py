@@ -7,9 +7,11 @@ import threading
 from collections.abc import Coroutine
 from typing import Any
 
+import numpy as np
 import pytest
 
 from phoenix_server.config import QueueConfig
+from phoenix_server.engine.query import EncodedUser, LikePost, Query
 from phoenix_server.errors import NotReadyError, OverloadedError
 from server.batching.fakes import PATIENCE_S, Device, norms, query, running, start
 
@@ -235,3 +237,15 @@ async def test_stats_count_every_request_once() -> None:
 def test_invalid_queue_limits_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(changes))}: .* is n"):
         QueueConfig(**changes)
+
+
+async def test_only_users_that_any_tower_can_encode_are_recent() -> None:
+    async with running(Device(batch_s=0)) as (device, batcher):
+        encoded = EncodedUser(np.ones(1, np.float32), 1.0)
+        tasks = [
+            asyncio.create_task(batcher.retrieve(each))
+            for each in (query(1), Query(encoded, 2), Query(LikePost(5), 3), query(4))
+        ]
+        device.release(4)
+        await asyncio.gather(*tasks)
+        assert [each.top_k for each in batcher.recent] == [1, 4]

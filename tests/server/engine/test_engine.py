@@ -11,7 +11,7 @@ from phoenix_server.config import EngineConfig
 from phoenix_server.corpus.changes import NetChange
 from phoenix_server.corpus.disk.snapshot import Snapshot, open_snapshot
 from phoenix_server.engine.engine import Engine
-from phoenix_server.engine.query import Answer, EncodedUser, Query
+from phoenix_server.engine.query import Answer, EncodedUser, LikePost, Query
 from server.cases import (
     HISTORY_LENGTH,
     copied,
@@ -180,6 +180,7 @@ def test_nothing_compiles_after_the_engine_is_made(bundle: Bundle, snapshot: Sna
     )
     engine = Engine(bundle, snapshot, tuple(jax.devices()[:3]), config)
     necessary = engine.loaded_programs[1]
+    post = int(snapshot.columns().post_ids[0])
 
     def answer_everything() -> list[Answer]:
         answers: list[Answer] = []
@@ -189,6 +190,7 @@ def test_nothing_compiles_after_the_engine_is_made(bundle: Bundle, snapshot: Sna
                 answers += engine.retrieve(queries)
                 known = EncodedUser(answers[-1].representation, answers[-1].norm)
                 answers += engine.retrieve([Query(known, top_k), *queries[1:]])
+                answers += engine.retrieve([Query(LikePost(post), top_k), *queries[1:]])
         engine.score_posts(random_user(3), np.zeros(0, np.uint64))()
         engine.apply(NetChange(None, np.array([5], np.uint64)), engine.corpus.sequence)
         engine.encode_posts(*np.arange(1, 15, dtype=np.uint64).reshape(2, 7))

@@ -38,7 +38,7 @@ class Batcher:
     * the errors of the retriever or the call.
 
     Attributes:
-        recent: The last 8 queries, but for those that came encoded: they are of one tower.
+        recent: The last 8 queries with columns: the towers of any generation can answer these.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Batcher:
             query: The query.
             timeout_s: Time until its deadline, in seconds. None: it has no deadline.
         """
-        if isinstance(query.user, EncodedUser):
+        if not isinstance(query.user, UserColumns):
             return await self._answer(query, timeout_s)
         self.recent.append(query)
         if self._users is None:

@@ -7,12 +7,13 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from phoenix_server.bundle.bundle import Bundle
+from phoenix_server.bundle.towers import Towers
 from phoenix_server.cli.bundles import open_verified
 from phoenix_server.cli.console import say
 from phoenix_server.config import DEVICE, FLAT, TRUSTED_KEY, EngineConfig, ServeConfig
-from phoenix_server.engine.engine import compile_towers
 from phoenix_server.generations.loader import load_engine
-from phoenix_server.runtime.devices import choose_devices, split_cpu
+from phoenix_server.runtime.devices import Device, choose_devices, split_cpu
 from phoenix_server.runtime.persistent_cache import compiled_path, writing_compiled
 
 
@@ -42,7 +43,7 @@ def compile(
     path = compiled_path(bundle, device)
     with writing_compiled(path, opened.trusted):
         if corpus is None:
-            compile_towers(opened, device, engine)
+            _compile_towers(opened, device, engine)
         else:
             config = ServeConfig(
                 bundle=bundle,
@@ -56,3 +57,16 @@ def compile(
     say(f"Wrote {path} in {time.monotonic() - began:.1f} s.")
     if trusted_key:
         say("With --trusted-key, a server uses it once `phoenix-export sign` has signed it.")
+
+
+def _compile_towers(bundle: Bundle, device: Device, config: EngineConfig) -> None:
+    """Compile all programs of a bundle that do not depend on the corpus.
+
+    Raises:
+        BundleError: The bundle cannot be used, or fails its self-test.
+    """
+    towers = Towers(bundle, device)
+    towers.compile_candidates(config.candidate_batch)
+    for size in config.user_programs(bundle.manifest.model.history_length):
+        towers.compile_users(*size)
+    towers.self_test()

@@ -14,7 +14,8 @@ from phoenix_server.bundle.buckets import plan_users
 from phoenix_server.bundle.features import FeatureBuilder, HostArrays, UserColumns
 from phoenix_server.bundle.towers import EncodedUsers
 from phoenix_server.corpus.memory.index import CorpusIndex, Exclusions
-from phoenix_server.engine.query import Answer, EncodedUser, Query
+from phoenix_server.engine.filters import Filter
+from phoenix_server.engine.query import Answer, EncodedUser, LikePost, Query
 from phoenix_server.runtime.arrays import F32, I32
 from phoenix_server.search.sharded import TopK
 
@@ -39,12 +40,14 @@ class PreparedBatch(NamedTuple):
         encoded: Its users that came encoded.
         chunks: For each run of the user tower its inputs, and [n] i32, the places of its users in
             the batch; places from B on are padding. Empty if all users came encoded.
+        filters: The conditions of each query.
         excluded: The posts that each query may not find, as of the time of their look-up.
     """
 
     queries: tuple[Query, ...]
     encoded: HostUsers
     chunks: tuple[tuple[HostArrays, I32], ...]
+    filters: Sequence[Filter | None]
     excluded: Sequence[Exclusions | None]
 
     @property
@@ -68,19 +71,26 @@ class LaunchedBatch(NamedTuple):
         queries: The queries.
         users: The users, encoded now or before.
         found: The results of the search; None if no query wants posts.
+        missing: The places of queries whose post the corpus does not hold.
     """
 
     queries: tuple[Query, ...]
     users: EncodedUsers
     found: TopK | None
+    missing: frozenset[int] = frozenset()
 
 
 def place_encoded(queries: Sequence[Query], batch_size: int, width: int) -> HostUsers:
-    """Write the users that came encoded to their places in a batch of B users, D wide."""
+    """Write the users that came encoded to their places in a batch of B users, D wide.
+
+    The vectors of posts follow at the launch; their length is 1.
+    """
     users = HostUsers(np.zeros((batch_size, width), np.float32), np.zeros(batch_size, np.float32))
     for place, query in enumerate(queries):
         if isinstance(query.user, EncodedUser):
             users.representations[place], users.norms[place] = query.user
+        elif isinstance(query.user, LikePost):
+            users.norms[place] = 1
     return users
 
 
@@ -124,7 +134,8 @@ def collect_answers(launched: LaunchedBatch, corpus: CorpusIndex) -> list[Answer
     created_at = corpus.created_at_unix_ms[rows]
     answers: list[Answer] = []
     for i, query in enumerate(launched.queries):
-        count_eligible = int(eligible[i % len(eligible)]) if query.top_k else 0
+        finds = query.top_k and i not in launched.missing
+        count_eligible = int(eligible[i % len(eligible)]) if finds else 0
         count = min(query.top_k, count_eligible)
         if query.filter is not None and query.filter.min_score is not None:
             count = int(np.count_nonzero(scores[i, :count] >= query.filter.min_score))
@@ -142,6 +153,7 @@ def collect_answers(launched: LaunchedBatch, corpus: CorpusIndex) -> list[Answer
                 sequence=corpus.sequence,
                 representation=representations[i].copy(),
                 norm=float(norms[i]),
+                missing=i in launched.missing,
             )
         )
     return answers

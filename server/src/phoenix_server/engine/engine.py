@@ -39,6 +39,7 @@ from phoenix_server.engine.batch import (
 from phoenix_server.engine.compiled_search import CompiledSearch
 from phoenix_server.engine.filters import FilterMasks
 from phoenix_server.engine.pairing import check_pair, generation_name
+from phoenix_server.engine.post_vectors import PostVectors
 from phoenix_server.engine.query import Answer, EncodedUser, Query, Ranking
 from phoenix_server.runtime.arrays import F32, U64
 from phoenix_server.runtime.compile_counter import CompileCounter
@@ -114,6 +115,7 @@ class Engine:
                     _log.warning("%s", lack)
                 self.corpus.arrays.compile_updates(self._programs)
                 self._filters = FilterMasks(self.corpus, self._programs)
+                self._posts = PostVectors(self.corpus, self._programs)
                 self._searches = CompiledSearch(self.corpus, self._programs)
                 self._compile_necessary_searches()
             self._towers = loading.result()
@@ -160,9 +162,9 @@ class Engine:
     def user_seconds(self, query: Query) -> float:
         """Return the device time of one user's encoding in a full batch, in seconds.
 
-        It is 0 for a user who is encoded already.
+        It is 0 for a user who is encoded already, and for a post in place of a user.
         """
-        if isinstance(query.user, EncodedUser):
+        if not isinstance(query.user, UserColumns):
             return 0.0
         return self._towers.user_seconds(min(len(query.user.post_ids), self._longest))
 
@@ -179,21 +181,22 @@ class Engine:
         size = self._searches.batch_size(len(queries))
         encoded = place_encoded(queries, size, self.corpus.layout.width)
         chunks = plan_chunks(queries, size, self.bundle.features, self._towers.user_sizes)
-        excluded = self._filters.look_up([query.filter for query in queries])
-        return PreparedBatch(tuple(queries), encoded, chunks, excluded)
+        filters = [query.conditions for query in queries]
+        excluded = self._filters.look_up(filters)
+        return PreparedBatch(tuple(queries), encoded, chunks, filters, excluded)
 
     def launch(self, prepared: PreparedBatch) -> LaunchedBatch:
         """Start a batch on the device; returns while it runs, as far as the device allows."""
-        users = self._encode(prepared)
-        top_k = max(query.top_k for query in prepared.queries)
+        queries, filters = prepared.queries, prepared.filters
+        users, missing = self._posts.read(queries, self._encode(prepared))
+        top_k = max(query.top_k for query in queries)
         if not top_k:
-            return LaunchedBatch(prepared.queries, users, None)
+            return LaunchedBatch(queries, users, None, missing)
         masks = None
-        filters = [query.filter for query in prepared.queries]
         if any(each is not None and each.needs_mask for each in filters):
             masks = self._filters.masks(filters, prepared.excluded, prepared.batch_size)
         found = self._searches.top_k(users.representations, top_k, masks)
-        return LaunchedBatch(prepared.queries, users, found)
+        return LaunchedBatch(queries, users, found, missing)
 
     def collect(self, launched: LaunchedBatch) -> list[Answer]:
         """Wait for a batch, and return its answers in order; before the corpus changes."""
@@ -261,8 +264,9 @@ class Engine:
         self._searches.check()
 
     def _compile_search(self, batch_size: int, top_k: int) -> None:
-        """Compile a search, and before it the programs for its masks."""
+        """Compile a search, and before it the programs for its masks and posts."""
         self._filters.compile(batch_size)
+        self._posts.compile(batch_size)
         self._searches.compile(batch_size, top_k)
 
     def _encode(self, prepared: PreparedBatch) -> EncodedUsers:
@@ -285,16 +289,3 @@ class Engine:
             if size not in self.config.necessary_users(self._longest):
                 yield partial(self._towers.compile_users, *size)
         _log.info("compiled the other sizes in %.1f s", time.monotonic() - began)
-
-
-def compile_towers(bundle: Bundle, device: Device, config: EngineConfig) -> None:
-    """Compile all programs of a bundle that do not depend on the corpus.
-
-    Raises:
-        BundleError: The bundle cannot be used, or fails its self-test.
-    """
-    towers = Towers(bundle, device)
-    towers.compile_candidates(config.candidate_batch)
-    for size in config.user_programs(bundle.manifest.model.history_length):
-        towers.compile_users(*size)
-    towers.self_test()

@@ -53,6 +53,11 @@ class Filter(NamedTuple):
     excluded_author_ids: Ids = np.zeros(0, np.uint64)
     min_score: float | None = None
 
+    def without_post(self, post_id: int) -> "Filter":
+        """Return these conditions, and that a post is not the given one."""
+        excluded = np.append(self.excluded_post_ids, np.uint64(post_id))
+        return self._replace(excluded_post_ids=excluded)
+
     @property
     def excludes(self) -> bool:
         """Whether any post or author is excluded."""

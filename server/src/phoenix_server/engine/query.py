@@ -26,20 +26,42 @@ class EncodedUser(NamedTuple):
     norm: float
 
 
+class LikePost(NamedTuple):
+    """A post of the corpus in place of a user: its vector is the query.
+
+    The vector is the one that the corpus holds when the query is launched.
+
+    Attributes:
+        post_id: The post.
+        itself: Whether the post itself may be found.
+    """
+
+    post_id: int
+    itself: bool = False
+
+
 class Query(NamedTuple):
     """A user, and how many posts to retrieve; with `top_k` 0 the user is only encoded.
 
     Attributes:
-        user: The user. One that is encoded costs no tower; the vector is of the engine's tower.
+        user: The user. One that is encoded costs no tower; the vector is of the engine's tower. A
+            post may stand in place of a user.
         top_k: The number of posts wanted.
         labels: Whether the answer holds the labels of its posts.
         filter: The conditions that posts must meet. None: there are none.
     """
 
-    user: UserColumns | EncodedUser
+    user: UserColumns | EncodedUser | LikePost
     top_k: int
     labels: bool = False
     filter: Filter | None = None
+
+    @property
+    def conditions(self) -> Filter | None:
+        """All conditions that posts must meet: `filter`, and not to be the post of the query."""
+        if not isinstance(self.user, LikePost) or self.user.itself:
+            return self.filter
+        return (self.filter or Filter()).without_post(self.user.post_id)
 
 
 class Answer(NamedTuple):
@@ -56,6 +78,7 @@ class Answer(NamedTuple):
         sequence: The number of the last change of the corpus that was seen.
         representation: [D] f32, the user's unit vector.
         norm: The length of the user's vector before normalisation.
+        missing: Whether the corpus did not hold the post of a `LikePost`; then nothing is found.
     """
 
     post_ids: U64
@@ -68,6 +91,7 @@ class Answer(NamedTuple):
     sequence: int
     representation: F32
     norm: float
+    missing: bool = False
 
     @property
     def has_direction(self) -> bool:
