@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,6 +19,7 @@ from fake_server.server import (
 from phoenix_client import (
     Action,
     Engagement,
+    Filter,
     History,
     InvalidArgumentError,
     MalformedReplyError,
@@ -101,6 +103,60 @@ def test_a_batch_has_a_result_or_an_exception_for_each_query(ask: Ask) -> None:
     assert [len(one.candidates), len(three.candidates)] == [1, 3]
     assert isinstance(failed, InvalidArgumentError)
     assert failed.field_violations == (("top_k", "must be from 1 to 100"),)
+
+
+def test_search_sends_vectors_and_all_that_is_asked_for(server: FakeServer, ask: Ask) -> None:
+    server.sequence = 9
+    one, other = ask(
+        "search",
+        vectors=[REPRESENTATION, array("f", [0, 1, 0])],
+        top_k=2,
+        with_author_ids=True,
+        with_labels=True,
+        with_created_at=True,
+        with_representation=True,
+        min_sequence=7,
+        filter=Filter(any_labels=["news"]),
+    )
+    assert server.requests == [
+        retrieval_pb2.SearchRequest(
+            vectors=[*REPRESENTATION, 0, 1, 0],
+            top_k=2,
+            return_user_representation=True,
+            return_author_ids=True,
+            return_labels=True,
+            return_created_at=True,
+            min_sequence=7,
+            filter=retrieval_pb2.Filter(any_labels=["news"]),
+        )
+    ]
+    assert one == other
+    assert one.candidates[0].labels == ("football", "news")
+    assert one.user_representation == pytest.approx(REPRESENTATION, rel=FLOAT32)
+    assert one.sequence == 9
+
+
+def test_search_sends_posts(server: FakeServer, ask: Ask) -> None:
+    (found,) = ask("search", post_ids=[2**64 - 1], top_k=9)
+    assert found.candidates.post_ids == tuple(post.post_id for post in POSTS)
+    ask("search", post_ids=iter([3, 3]), top_k=1, include_query_posts=True)
+    assert server.requests == [
+        retrieval_pb2.SearchRequest(post_ids=[2**64 - 1], top_k=9),
+        retrieval_pb2.SearchRequest(post_ids=[3, 3], include_query_posts=True, top_k=1),
+    ]
+
+
+def test_a_query_of_a_search_that_fails_has_its_exception(ask: Ask) -> None:
+    failed, _ = ask("search", post_ids=[1, 2], top_k=0)
+    assert isinstance(failed, InvalidArgumentError)
+
+
+def test_what_encode_returns_can_be_searched_by(server: FakeServer, ask: Ask) -> None:
+    encoded = ask("encode_candidates", [1, 2], [3, 4])
+    assert len(ask("search", vectors=encoded, top_k=1)) == 2
+    request = server.requests[-1]
+    assert isinstance(request, retrieval_pb2.SearchRequest)
+    assert request.vectors == [1, 3, -1, 2, 4, -1]
 
 
 def test_encode_user(server: FakeServer, ask: Ask) -> None:

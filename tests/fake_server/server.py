@@ -121,6 +121,14 @@ class FakeServer(
             results=[batch_result(one, self.sequence) for one in request.requests]
         )
 
+    def Search(
+        self, request: retrieval_pb2.SearchRequest, context: Context
+    ) -> retrieval_pb2.SearchResponse:
+        count = len(request.post_ids) + len(request.vectors) // EMBEDDING_SIZE
+        return self._enter(request, context) or retrieval_pb2.SearchResponse(
+            results=[batch_result(request, self.sequence)] * count
+        )
+
     def EncodeUser(
         self, request: retrieval_pb2.EncodeUserRequest, context: Context
     ) -> retrieval_pb2.EncodeUserResponse:
@@ -206,7 +214,7 @@ class FakeServer(
 
 
 def top_k(
-    request: retrieval_pb2.RetrieveRequest, sequence: int = 0
+    request: retrieval_pb2.RetrieveRequest | retrieval_pb2.SearchRequest, sequence: int = 0
 ) -> retrieval_pb2.RetrieveResponse:
     posts = POSTS[: request.top_k]
     reply = retrieval_pb2.RetrieveResponse(
@@ -232,7 +240,7 @@ def top_k(
 
 
 def batch_result(
-    request: retrieval_pb2.RetrieveRequest, sequence: int
+    request: retrieval_pb2.RetrieveRequest | retrieval_pb2.SearchRequest, sequence: int
 ) -> retrieval_pb2.RetrieveResult:
     if 0 < request.top_k <= MAX_TOP_K:
         return retrieval_pb2.RetrieveResult(

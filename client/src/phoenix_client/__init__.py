@@ -13,6 +13,10 @@ A filter restricts the posts:
     fresh = Filter(created_since=datetime.now(UTC) - timedelta(days=1), none_labels=["nsfw"])
     result = client.retrieve(user, top_k=10, filter=fresh)
 
+Vectors and posts can be searched by, too; each query has a result of its own:
+
+    (similar,) = client.search(post_ids=[7], top_k=10)
+
 The client changes the corpus too:
 
     written = client.upsert_posts([Post(7, 8, datetime.now(UTC), labels=["news"])])

@@ -19,11 +19,14 @@ from .errors import UnauthenticatedError as UnauthenticatedError
 from .errors import UnavailableError as UnavailableError
 from .errors import UnimplementedError as UnimplementedError
 from .errors import UnknownStatusError as UnknownStatusError
+from .errors import VectorsFileError as VectorsFileError
 from .files.posts_file import load_posts as load_posts
 from .files.posts_file import parse_posts as parse_posts
 from .files.sequence import load_sequence as load_sequence
 from .files.sequence import load_sequences as load_sequences
 from .files.sequence import parse_sequence as parse_sequence
+from .files.vectors_file import load_vectors as load_vectors
+from .files.vectors_file import parse_vectors as parse_vectors
 from .types.corpus import CorpusState as CorpusState
 from .types.corpus import DeleteResult as DeleteResult
 from .types.corpus import FoundPosts as FoundPosts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from phoenix_client.corpus_calls import CorpusCalls
@@ -11,11 +11,11 @@ from phoenix_client.transport.defaults import DEFAULT_LOAD_TIMEOUT_S
 from phoenix_client.types.filters import Filter
 from phoenix_client.types.generations import Generation
 from phoenix_client.types.model import Model
-from phoenix_client.types.queries import RetrieveQuery
+from phoenix_client.types.queries import RetrieveQuery, SearchQueries
 from phoenix_client.types.results import EncodedCandidates, EncodedUser, RetrieveResult, ScoreResult
 from phoenix_client.types.stats import ServingStats
 from phoenix_client.types.users import User
-from phoenix_client.wire import generation_messages, messages
+from phoenix_client.wire import generation_messages, messages, search_messages
 
 
 class PhoenixClient(CorpusCalls):
@@ -83,6 +83,65 @@ class PhoenixClient(CorpusCalls):
             which is not raised.
         """
         return self._call(messages.batch_retrieve(queries), timeout_s)
+
+    def search(
+        self,
+        *,
+        vectors: Iterable[Sequence[float]] | None = None,
+        post_ids: Iterable[int] | None = None,
+        include_query_posts: bool = False,
+        top_k: int,
+        with_author_ids: bool = False,
+        with_labels: bool = False,
+        with_created_at: bool = False,
+        with_representation: bool = False,
+        min_sequence: int = 0,
+        filter: Filter | None = None,
+        timeout_s: float | None = None,
+    ) -> list[RetrieveResult | PhoenixClientError]:
+        """Return the exact top k for vectors, or for posts: posts like this post.
+
+        Give either `vectors` or `post_ids`; all else holds for each of these queries.
+
+        Args:
+            vectors: Unit vectors of `Model.embedding_size` floats each, for example
+                `EncodedUser.user_representation`, or the rows of an array.
+            post_ids: Posts of the corpus; their own vectors are the queries.
+            include_query_posts: Let a post of `post_ids` be in its own result. By default it is
+                not, and does not count in `rows_eligible`.
+            top_k: Number of posts for each query, from 1 to the server's limit (`Model.max_top_k`).
+            with_author_ids: Return the posts' authors.
+            with_labels: Return the posts' labels.
+            with_created_at: Return when the posts were created.
+            with_representation: Return the queries' vectors, as `user_representation`.
+            min_sequence: Wait, within the time limit, until the corpus holds the change of this
+                number (`UpsertResult.sequence`, `DeleteResult.sequence`).
+            filter: Conditions that the returned posts must meet. None: all posts are eligible.
+            timeout_s: Time limit of this call.
+
+        Returns:
+            One result per query, in order. The result of a query that failed by itself, for example
+            because the queue was full, is its exception, which is not raised.
+
+        Raises:
+            ValueError: Both or none of `vectors` and `post_ids` are given.
+            InvalidArgumentError: The server rejects the request; for example, a vector is not of
+                unit length.
+            NotFoundError: The corpus does not hold all of `post_ids`.
+        """
+        queries = SearchQueries(
+            vectors=vectors,
+            post_ids=post_ids,
+            include_query_posts=include_query_posts,
+            top_k=top_k,
+            with_author_ids=with_author_ids,
+            with_labels=with_labels,
+            with_created_at=with_created_at,
+            with_representation=with_representation,
+            min_sequence=min_sequence,
+            filter=filter,
+        )
+        return self._call(search_messages.search(queries), timeout_s)
 
     def encode_user(self, user: User, *, timeout_s: float | None = None) -> EncodedUser:
         """Return a user's representation."""

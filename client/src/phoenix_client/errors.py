@@ -16,7 +16,8 @@
     └── UnknownStatusError              any other status
     FileError(ValueError)               a file has a mistake; .name, .location, .problem
     ├── SequenceError                   a file of users' histories
-    └── PostsFileError                  a file of posts
+    ├── PostsFileError                  a file of posts
+    └── VectorsFileError                a file of vectors
 
 Values that cannot be sent at all (an id of more than 64 bits, columns of different lengths) raise
 `ValueError` where they are given, before any call.
@@ -209,3 +210,7 @@ class SequenceError(FileError):
 
 class PostsFileError(FileError):
     """A mistake in a file of posts; `location` is as in `line 3: labels[0]`."""
+
+
+class VectorsFileError(FileError):
+    """A mistake in a file of vectors; `location` is as in `line 3: [0]`."""

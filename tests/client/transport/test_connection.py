@@ -42,6 +42,7 @@ USER = User(2**64 - 1, History.from_engagements([Engagement(2**63, 5, {Action.RE
 CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("retrieve", (USER,), {"top_k": 1}),
     ("batch_retrieve", ([],), {}),
+    ("search", (), {"post_ids": [1], "top_k": 1}),
     ("encode_user", (USER,), {}),
     ("encode_candidates", ([1], [2]), {}),
     ("score_posts", (USER, [POSTS[0].post_id]), {}),

@@ -14,6 +14,7 @@ from phoenix_client.cli.failure import describe_call, fail
 _COMMANDS = (
     retrieve.retrieve,
     retrieve.request,
+    retrieve.search,
     model.model,
     model.stats,
     corpus.upsert,

@@ -224,6 +224,14 @@ sequence_option = click.option(
 )
 
 
+min_sequence_option = click.option(
+    "--min-sequence",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    help="Wait until the corpus holds the change of this number, as upsert prints it.",
+)
+
+
 def top_k_option(default: int) -> Callable[[Command], Command]:
     """Return the option of how many posts to retrieve."""
     number = click.IntRange(1, 2**32 - 1)
@@ -239,3 +247,12 @@ def read_user(sequence: Path) -> User:
     if sequence == Path("-"):
         return parse_sequence(sys.stdin.buffer.read(), name="standard input")
     return load_sequence(sequence)
+
+
+def read_vectors(file: Path) -> list[tuple[float, ...]]:
+    """Read vectors from a file, or from standard input if the file is `-`."""
+    from phoenix_client.files.vectors_file import load_vectors, parse_vectors
+
+    if file == Path("-"):
+        return parse_vectors(sys.stdin.buffer, name="standard input")
+    return load_vectors(file)

@@ -34,6 +34,15 @@ def shortest_float32(value: float) -> float:
 
 def result_json(result: RetrieveResult) -> str:
     """Write a result as one line of JSON. Ids are exact integers."""
+    return json.dumps(_result_document(result))
+
+
+def results_json(results: Iterable[RetrieveResult]) -> str:
+    """Write results as one line of JSON, each as `result_json` does."""
+    return json.dumps({"results": [_result_document(each) for each in results]})
+
+
+def _result_document(result: RetrieveResult) -> dict[str, object]:
     document: dict[str, object] = {
         **{name: getattr(result, name) for name in _RESULT_FIELDS},
         "candidates": [
@@ -48,7 +57,7 @@ def result_json(result: RetrieveResult) -> str:
     }
     if result.user_representation is not None:
         document["user_representation"] = [shortest_float32(x) for x in result.user_representation]
-    return json.dumps(document)
+    return document
 
 
 def message_json(message: Message) -> str:
@@ -107,6 +116,11 @@ def result_text(result: RetrieveResult, now: datetime | None = None) -> str:
         values = " ".join(str(shortest_float32(x)) for x in result.user_representation)
         lines.append(f"user representation: {values}")
     return "\n".join(lines)
+
+
+def results_text(results: Iterable[RetrieveResult], now: datetime | None = None) -> str:
+    """Write results, each as `result_text` does, with an empty line between two."""
+    return "\n\n".join(result_text(each, now) for each in results)
 
 
 def posts_text(found: FoundPosts, now: datetime | None = None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from phoenix_client.errors import FileError
 
@@ -16,6 +16,7 @@ MISSING: Any = object()
 _DIGITS = re.compile(r"0|[1-9][0-9]{0,19}")
 _NAMES: dict[type, str] = {dict: "an object", list: "an array", str: "a string"}
 _MAX_SHOWN = 40  # characters of a value in an error
+_MAX_FLOAT32 = (2 - 2**-23) * 2.0**127
 
 ErrorClass: TypeAlias = type[FileError]
 
@@ -85,6 +86,16 @@ class JsonValue:
             raise self.misfit(f"must be an integer from {minimum} to 2^{bits} - 1")
         return number
 
+    def floats(self) -> tuple[float, ...]:
+        """Return an array of numbers in float32 that is not empty."""
+        values = self.array()
+        if not values:
+            raise self.error("is empty")
+        if not all(map(_is_float32, values)):
+            wrong = next(each for each in self.elements() if not _is_float32(each.value))
+            raise wrong.misfit("must be a number in float32")
+        return tuple(map(float, values))
+
     def error(self, problem: str) -> FileError:
         """Return the exception for a problem with this value."""
         location = ": ".join(part for part in (self.line, self.path) if part)
@@ -105,3 +116,7 @@ class JsonValue:
 
     def _at(self, step: str, value: object) -> JsonValue:
         return JsonValue(value, self.error_class, self.file, self.line, self.path + step)
+
+
+def _is_float32(value: object) -> bool:
+    return type(value) in (int, float) and abs(cast("float", value)) <= _MAX_FLOAT32

@@ -13,14 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import cast
 
 from phoenix_client.errors import PostsFileError
 from phoenix_client.files.json_value import JsonValue
 from phoenix_client.types import times
 from phoenix_client.types.posts import Post
-
-_MAX_FLOAT32 = (2 - 2**-23) * 2.0**127
 
 
 def load_posts(path: str | Path) -> Iterator[Post]:
@@ -67,7 +64,7 @@ class _Reader:
         )
 
     def _vector(self, entry: JsonValue) -> tuple[float, ...] | None:
-        vector = None if entry.value is None else _floats(entry)
+        vector = None if entry.value is None else entry.floats()
         width = None if vector is None else len(vector)
         if not self._first_line:
             self._first_line, self._width = entry.line, width
@@ -105,17 +102,3 @@ def _labels(entry: JsonValue) -> tuple[str, ...]:
             raise element.misfit("must be text, without lone surrogates")
         labels.append(label)
     return tuple(labels)
-
-
-def _floats(entry: JsonValue) -> tuple[float, ...]:
-    values = entry.array()
-    if not values:
-        raise entry.error("is empty")
-    if not all(map(_is_float32, values)):
-        wrong = next(each for each in entry.elements() if not _is_float32(each.value))
-        raise wrong.misfit("must be a number in float32")
-    return tuple(map(float, values))
-
-
-def _is_float32(value: object) -> bool:
-    return type(value) in (int, float) and abs(cast("float", value)) <= _MAX_FLOAT32

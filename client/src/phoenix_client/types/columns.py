@@ -40,6 +40,34 @@ def _column(typecode: str, bits: int, name: str, values: Iterable[int]) -> tuple
         raise ValueError(f"{name}: must be integers from 0 to 2**{bits} - 1 ({error})") from error
 
 
+def vectors_column(vectors: Iterable[tuple[str, Sequence[float]]]) -> array[float]:
+    """Return the floats of vectors of one width, one vector after the other.
+
+    Args:
+        vectors: The name of each vector, for errors, and the vector.
+
+    Raises:
+        ValueError: A vector is empty, longer or shorter than the first, or does not hold floats.
+            The message starts with its name.
+    """
+    floats = array("f")
+    first, width = "", 0
+    for name, vector in vectors:
+        if len(vector) == 0:
+            raise ValueError(f"{name}: is empty")
+        if not first:
+            first, width = name, len(vector)
+        if len(vector) != width:
+            raise ValueError(f"{name}: has {len(vector)} floats where {first} has {width}")
+        try:
+            # An array extends by an array of its own type only; of others it takes the numbers.
+            whole = not isinstance(vector, array) or vector.typecode == floats.typecode
+            floats.extend(vector if whole else iter(vector))
+        except (OverflowError, TypeError) as error:
+            raise ValueError(f"{name}: must be floats ({error})") from error
+    return floats
+
+
 @dataclass(frozen=True)
 class Columns(Sequence[_Row]):
     """A sequence of rows that is stored as columns, each a field of the dataclass.

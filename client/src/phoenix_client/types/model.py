@@ -23,7 +23,7 @@ class Model:
         shards: Number of shards of the corpus.
         devices: The devices that hold them.
         max_top_k: Largest `top_k`.
-        max_batch_users: Largest number of queries in a batch.
+        max_batch_users: Largest number of queries in a batch or a search.
         max_candidates: Largest number of posts in a call that encodes, scores or changes posts.
         max_request_bytes: Size of the largest request.
         max_excluded: Largest number of posts and authors, together, that a `Filter` excludes.

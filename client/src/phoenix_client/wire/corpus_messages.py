@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC
 from functools import partial
 
 from phoenix_client.errors import MalformedReplyError
 from phoenix_client.types import times
-from phoenix_client.types.columns import u64_column
+from phoenix_client.types.columns import u64_column, vectors_column
 from phoenix_client.types.corpus import (
     CorpusState,
     DeleteResult,
@@ -79,27 +79,18 @@ def _time(row: Post, index: int) -> int:
 
 def _vectors(rows: Sequence[Post]) -> array[float]:
     """Return the posts' vectors, one after the other; an empty array if no post has one."""
-    floats = array("f")
+    return vectors_column(_named_vectors(rows))
+
+
+def _named_vectors(rows: Sequence[Post]) -> Iterator[tuple[str, Sequence[float]]]:
+    """Yield the name and the vector of each post; nothing if no post has one."""
     first = rows[0].vector if rows else None
     for index, row in enumerate(rows):
         at = f"posts[{index}].vector"
         if (row.vector is None) != (first is None):
             raise ValueError(f"{at}: all posts have vectors or none has, posts[0] is otherwise")
-        if row.vector is None or first is None:
-            continue
-        if len(first) == 0:
-            raise ValueError(f"{at}: is empty")
-        if len(row.vector) != len(first):
-            raise ValueError(
-                f"{at}: has {len(row.vector)} floats where posts[0].vector has {len(first)}"
-            )
-        try:
-            # An array extends by an array of its own type only; of others it takes the numbers.
-            whole = not isinstance(row.vector, array) or row.vector.typecode == floats.typecode
-            floats.extend(row.vector if whole else iter(row.vector))
-        except (OverflowError, TypeError) as error:
-            raise ValueError(f"{at}: must be floats ({error})") from error
-    return floats
+        if row.vector is not None:
+            yield at, row.vector
 
 
 def _write_labels(rows: Sequence[Post], request: corpus_pb2.UpsertPostsRequest) -> None:

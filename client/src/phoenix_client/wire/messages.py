@@ -1,7 +1,7 @@
 """Build requests and read replies of `RetrievalService` and `ModelService`.
 
-The sync and the async client share these pure functions. `corpus_messages` has those of
-`CorpusService`, `generation_messages` those of generations.
+The sync and the async client share these pure functions. `search_messages` has those of `Search`,
+`corpus_messages` those of `CorpusService`, `generation_messages` those of generations.
 """
 
 from __future__ import annotations
@@ -186,9 +186,12 @@ def malformed_reply() -> Generator[None, None, None]:
 
 
 def read_batch_retrieve(
-    reply: retrieval_pb2.BatchRetrieveResponse, num_queries: int
+    reply: retrieval_pb2.BatchRetrieveResponse | retrieval_pb2.SearchResponse, num_queries: int
 ) -> list[RetrieveResult | PhoenixClientError]:
-    """Read the results of a batch: one per query, in order; an exception where a query failed.
+    """Read the results of a batch or of a search.
+
+    Returns:
+        One per query, in order; an exception where a query failed.
 
     Raises:
         MalformedReplyError: There are not as many results as queries.
