@@ -101,6 +101,11 @@ def _with_vectors() -> bytes:
     return _posts(vectors=vectors.ravel().tolist())
 
 
+def _held_posts() -> list[int]:
+    with np.load(Path(__file__).parents[1] / "golden/published_layout/sports_corpus.npz") as file:
+        return file["post_ids"].tolist()
+
+
 _USER = user().SerializeToString()
 _IDS = np.ones(_FOUR_MIB // 8, np.uint64).tobytes()
 _REQUESTS: dict[str, tuple[str, Callable[[], bytes]]] = {
@@ -180,6 +185,22 @@ _REQUESTS: dict[str, tuple[str, Callable[[], bytes]]] = {
             ]
             * 256
         ).SerializeToString(),
+    ),
+    "many vectors": (
+        "RetrievalService/Search",
+        lambda: pb.SearchRequest(vectors=[0.0] * (_FOUR_MIB // 4), top_k=5).SerializeToString(),
+    ),
+    "vectors to search by": (
+        "RetrievalService/Search",
+        lambda: pb.SearchRequest(
+            vectors=([1.0] + [0.0] * 127) * 256,
+            top_k=100,
+            filter=pb.Filter(excluded_post_ids=range(1, 1 << 15)),
+        ).SerializeToString(),
+    ),
+    "posts to search by": (
+        "RetrievalService/Search",
+        lambda: pb.SearchRequest(post_ids=_held_posts()[:256], top_k=100).SerializeToString(),
     ),
     "posts to encode": (
         "RetrievalService/EncodeCandidates",

@@ -215,3 +215,38 @@ def test_requests_of_a_batch_are_refused_one_by_one(
     assert answered
     assert refused
     assert all(result.retry_after_s for result in refused)
+
+
+def test_queries_of_a_search_are_refused_one_by_one(
+    gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
+) -> None:
+    vector = client.encode_user(User(user_id=1)).user_representation
+    with gate.closed(user_s=PATIENCE_S / 15):
+        first = pool.submit(client.retrieve, User(user_id=1), top_k=1)
+        gate.wait_entered()
+        search = pool.submit(client.search, vectors=[vector] * 20, top_k=2, timeout_s=PATIENCE_S)
+        _await_stats(client, lambda stats: stats.waiting > 0)
+    assert len(first.result().candidates) == 1
+    results = search.result()
+    refused = [result for result in results if isinstance(result, ResourceExhaustedError)]
+    assert sum(isinstance(result, RetrieveResult) for result in results) + len(refused) == 20
+    assert 0 < len(refused) < 20
+    assert all(result.retry_after_s for result in refused)
+
+
+def test_a_search_that_would_be_late_as_the_last_one_was_is_refused_before_it_is_read(
+    gate: Gate, client: PhoenixClient, pool: ThreadPoolExecutor
+) -> None:
+    vectors = [client.encode_user(User(user_id=1)).user_representation] * 3
+    before = client.get_serving_stats()
+    with gate.closed(user_s=300.0):
+        first = pool.submit(client.retrieve, User(user_id=1), top_k=1)
+        gate.wait_entered()
+        results = client.search(vectors=vectors, top_k=2, timeout_s=50.0)
+        assert all(isinstance(result, ResourceExhaustedError) for result in results)
+        with pytest.raises(ResourceExhaustedError, match=r"would be .* late") as caught:
+            client.search(vectors=vectors, top_k=3, timeout_s=50.0)
+        assert caught.value.retry_after_s is not None
+    assert len(first.result().candidates) == 1
+    assert client.get_serving_stats().refused_late == before.refused_late + 3 + 1
+    assert not {2, 3} & set(gate.launched)

@@ -48,7 +48,7 @@ class Limits:
     """The largest requests that are accepted.
 
     Attributes:
-        max_batch_users: Maximum requests in a BatchRetrieve.
+        max_batch_users: Maximum requests in a BatchRetrieve, and queries in a Search.
         max_candidates: Maximum posts in a call that encodes, scores, looks up or changes posts.
         max_excluded: Maximum posts and authors that a request excludes.
         max_history: Maximum engagements of a user; the model looks at the newest of them.

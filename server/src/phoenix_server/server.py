@@ -45,7 +45,7 @@ SERVICES = (
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     corpus_service_pb2.DESCRIPTOR.services_by_name["CorpusService"].full_name,
 )
-_RETRIEVE = f"/{SERVICES[0]}/Retrieve"
+_REFUSED_UNREAD = tuple(f"/{SERVICES[0]}/{method}" for method in ("Retrieve", "Search"))
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _FAREWELL_S = 0.1
@@ -89,7 +89,7 @@ class Server:
             config.calls,
             config.limits.max_request_bytes,
             self._max_fields,
-            {_RETRIEVE: self._check_room},
+            dict.fromkeys(_REFUSED_UNREAD, self._check_room),
         )
         self._stopping = asyncio.Event()
         self._failure: FatalError | None = None

@@ -3,9 +3,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -14,18 +13,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2
 
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
-from phoenix_retrieval.v1.user_pb2 import User
 from phoenix_server.batching.batcher import Batcher
 from phoenix_server.batching.stats import QueueStats
-from phoenix_server.bundle.features import UserColumns
-from phoenix_server.config import Limits, QueueConfig, ServeConfig
+from phoenix_server.config import Limits, ServeConfig
 from phoenix_server.corpus.disk.snapshot import Snapshot
-from phoenix_server.corpus.disk.store import Store
-from phoenix_server.corpus.updates.worker import UpdateWorker
 from phoenix_server.engine.engine import Engine
 from phoenix_server.engine.query import Answer, Query
 from phoenix_server.errors import InvalidRequestError, NotReadyError, OverloadedError
-from phoenix_server.generations.generation import Generation
 from phoenix_server.generations.loader import Loader
 from phoenix_server.generations.manager import GenerationManager
 from phoenix_server.generations.sources import Sources
@@ -33,58 +27,14 @@ from phoenix_server.service.model import ModelServicer
 from phoenix_server.service.retrieval import RetrievalServicer
 from phoenix_server.service.state import ServingState
 from server.cases import random_user
+from server.service.cases import FakeContext, user_message
 
-
-class _Context:
-    """All of a call's context that handlers look at."""
-
-    def __init__(self, timeout_s: float | None = None) -> None:
-        self._timeout_s = timeout_s
-
-    def time_remaining(self) -> float | None:
-        return self._timeout_s
-
-
-_CONTEXT = cast(Any, _Context())
+_CONTEXT = cast(Any, FakeContext())
 _PATIENCE_S = 30.0
 
 
-@pytest.fixture
-def generation(engine: Engine, snapshot: Snapshot) -> Iterator[Generation]:
-    store = Store(snapshot.path, read_only=True)
-    generation = Generation(1, engine.bundle.path, store.path)
-    generation.attach(engine, store, QueueConfig(max_waiting=100))
-    yield generation
-    generation.batcher.close()
-
-
-@pytest.fixture
-def batcher(generation: Generation) -> Batcher:
-    return generation.batcher
-
-
-@pytest.fixture
-def state(generation: Generation) -> ServingState:
-    manager = SimpleNamespace(
-        active=generation,
-        updates=UpdateWorker(generation.update_target),
-        stats=generation.batcher.stats,
-    )
-    return ServingState(cast(Any, manager), Limits(max_batch_users=4, max_candidates=6))
-
-
-@pytest.fixture
-def servicer(state: ServingState) -> RetrievalServicer:
-    return RetrievalServicer(state)
-
-
-def _message(user: UserColumns) -> User:
-    columns = {name: np.asarray(column).tolist() for name, column in user._asdict().items()}
-    return User(**columns)
-
-
 def _request(length: int = 3, top_k: int = 5, **options: Any) -> pb.RetrieveRequest:
-    return pb.RetrieveRequest(user=_message(random_user(length)), top_k=top_k, **options)
+    return pb.RetrieveRequest(user=user_message(random_user(length)), top_k=top_k, **options)
 
 
 def _answer(engine: Engine, length: int = 3, top_k: int = 5) -> Answer:
@@ -189,8 +139,8 @@ async def test_every_call_queues_with_its_own_deadline(
 
     monkeypatch.setattr(batcher, "retrieve", note_query)
     monkeypatch.setattr(batcher, "call", note_call)
-    context = cast(Any, _Context(timeout_s))
-    user, post_ids = _message(random_user(3)), _answer(engine).post_ids[:1].tolist()
+    context = cast(Any, FakeContext(timeout_s))
+    user, post_ids = user_message(random_user(3)), _answer(engine).post_ids[:1].tolist()
     await servicer.Retrieve(_request(), context)
     await servicer.BatchRetrieve(pb.BatchRetrieveRequest(requests=[_request()] * 2), context)
     await servicer.EncodeUser(pb.EncodeUserRequest(user=user), context)
@@ -202,7 +152,7 @@ async def test_every_call_queues_with_its_own_deadline(
 
 async def test_a_call_without_time_left_is_refused_as_overload(servicer: RetrievalServicer) -> None:
     with pytest.raises(OverloadedError, match="would be"):
-        await servicer.Retrieve(_request(), cast(Any, _Context(1e-6)))
+        await servicer.Retrieve(_request(), cast(Any, FakeContext(1e-6)))
 
 
 @pytest.mark.parametrize("size", [0, 5])
@@ -215,7 +165,7 @@ async def test_a_batch_of_the_wrong_size_is_refused(servicer: RetrievalServicer,
 async def test_encode_user_returns_representation_and_norm(
     servicer: RetrievalServicer, engine: Engine
 ) -> None:
-    request = pb.EncodeUserRequest(user=_message(random_user(3)))
+    request = pb.EncodeUserRequest(user=user_message(random_user(3)))
     response = await servicer.EncodeUser(request, _CONTEXT)
     expected = _answer(engine)
     assert response.user_representation == expected.representation.tolist()
@@ -239,7 +189,7 @@ async def test_score_posts_ranks_as_retrieve_does(
     expected = _answer(engine, top_k=250)
     places = [0, 249, 7, 7]
     post_ids = expected.post_ids[places]
-    request = pb.ScorePostsRequest(user=_message(random_user(3)), post_ids=post_ids.tolist())
+    request = pb.ScorePostsRequest(user=user_message(random_user(3)), post_ids=post_ids.tolist())
     response = await servicer.ScorePosts(request, _CONTEXT)
     assert response.ranks == [place + 1 for place in places]
     assert response.scores == expected.scores[places].tolist()
@@ -276,7 +226,7 @@ async def test_get_serving_stats_counts_the_calls_by_outcome(
     model = ModelServicer(state)
     await servicer.BatchRetrieve(pb.BatchRetrieveRequest(requests=[_request()] * 3), _CONTEXT)
     with pytest.raises(OverloadedError):
-        await servicer.Retrieve(_request(), cast(Any, _Context(1e-6)))
+        await servicer.Retrieve(_request(), cast(Any, FakeContext(1e-6)))
     response = await model.GetServingStats(_CONTEXT, _CONTEXT)
     assert (response.accepted, response.answered, response.refused_late) == (3, 3, 1)
     assert (response.waiting, response.prepared, response.on_device) == (0, 0, 0)
@@ -307,7 +257,7 @@ async def test_a_ranking_whose_caller_leaves_keeps_its_turn_until_it_ends(
         return rank
 
     monkeypatch.setattr(batcher, "call", call)
-    request = pb.ScorePostsRequest(user=_message(random_user(3)), post_ids=[1])
+    request = pb.ScorePostsRequest(user=user_message(random_user(3)), post_ids=[1])
     tasks = [asyncio.create_task(servicer.ScorePosts(request, _CONTEXT)) for _ in range(6)]
     for _ in range(2):
         await asyncio.wait_for(running.acquire(), _PATIENCE_S)
@@ -336,7 +286,7 @@ async def test_a_bounded_number_of_rankings_wait(
         raise NotReadyError("the device is gone")
 
     monkeypatch.setattr(batcher, "call", call)
-    request = pb.ScorePostsRequest(user=_message(random_user(3)), post_ids=[1])
+    request = pb.ScorePostsRequest(user=user_message(random_user(3)), post_ids=[1])
     tasks = [asyncio.create_task(servicer.ScorePosts(request, _CONTEXT)) for _ in range(34)]
     for _ in range(3):
         await asyncio.sleep(0)

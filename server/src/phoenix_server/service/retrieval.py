@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TypeAlias, TypeVar
 
 from phoenix_retrieval.v1 import retrieval_service_pb2 as pb
 from phoenix_retrieval.v1 import retrieval_service_pb2_grpc
@@ -13,14 +14,16 @@ from phoenix_retrieval.v1.user_pb2 import User
 from phoenix_server.bundle.features import UserColumns
 from phoenix_server.corpus.changes import Labels
 from phoenix_server.engine.engine import Engine
-from phoenix_server.engine.query import Answer, Query
-from phoenix_server.errors import InvalidRequestError, OverloadedError
+from phoenix_server.engine.filters import Filter
+from phoenix_server.engine.query import Answer, LikePost, Query
+from phoenix_server.errors import InvalidRequestError, OverloadedError, PostNotFoundError
 from phoenix_server.generations.generation import Generation
 from phoenix_server.runtime.threads import run_to_end
-from phoenix_server.service.columns import check_count, read_ids
+from phoenix_server.service.columns import check_count, read_ids, to_u64
 from phoenix_server.service.encode_posts import encode_posts
 from phoenix_server.service.filter_request import read_filter
 from phoenix_server.service.requests import read_candidates, read_top_k, read_user
+from phoenix_server.service.search_request import read_queries
 from phoenix_server.service.state import Context, ServingState
 from phoenix_server.service.status import bounded_violations, retry_delay, to_status
 
@@ -29,6 +32,11 @@ _MAX_WAITING_RANKINGS = 32
 _RETRY_S = 0.1
 _READ_TOGETHER = 8  # requests of a batch
 _WRITTEN_TOGETHER = 256  # vectors
+
+_Asked: TypeAlias = pb.RetrieveRequest | pb.SearchRequest
+_Call: TypeAlias = Callable[[], Awaitable[pb.RetrieveResponse]]
+_Request = TypeVar("_Request", bound=_Asked)
+_Read = TypeVar("_Read")
 
 
 class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
@@ -49,14 +57,21 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         """Return the exact top k of many users; each succeeds or fails on its own."""
         check_count("requests", len(request.requests), self._state.limits.max_batch_users)
         timeout_s = context.time_remaining()  # shared by all
-        async with asyncio.TaskGroup() as group:
-            tasks: list[asyncio.Task[pb.RetrieveResult]] = []
-            for one in request.requests:
-                tasks.append(group.create_task(self._result(one, timeout_s)))
-                if len(tasks) % _READ_TOGETHER == 0:
-                    await asyncio.sleep(0)  # other calls have their turn
-        results = [task.result() for task in tasks]
-        return pb.BatchRetrieveResponse(results=results)
+        calls = (partial(self._retrieve, one, timeout_s) for one in request.requests)
+        return pb.BatchRetrieveResponse(results=await _results(calls))
+
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+        """Return the exact top k of vectors or posts; each succeeds or fails on its own."""
+        timeout_s = context.time_remaining()  # shared by all
+        generation, queries, timeout_s = await self._read(request, self._read_search, timeout_s)
+        engine = generation.engine
+        if request.post_ids:
+            engine.corpus.rows_of(to_u64(request.post_ids))  # raises where it does not hold one
+
+        async def search(query: Query) -> pb.RetrieveResponse:
+            return _response(request, await _answer(generation, query, timeout_s), engine)
+
+        return pb.SearchResponse(results=await _results(partial(search, each) for each in queries))
 
     async def EncodeUser(
         self, request: pb.EncodeUserRequest, context: Context
@@ -131,28 +146,50 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
     async def _retrieve(
         self, request: pb.RetrieveRequest, timeout_s: float | None
     ) -> pb.RetrieveResponse:
+        generation, query, timeout_s = await self._read(request, self._read_query, timeout_s)
+        answer = await _answer(generation, query, timeout_s)
+        return _response(request, answer, generation.engine)
+
+    async def _read(
+        self,
+        request: _Request,
+        read: Callable[[_Request, Generation], _Read],
+        timeout_s: float | None,
+    ) -> tuple[Generation, _Read, float | None]:
+        """Read a request, and wait for the change that it names.
+
+        Returns:
+            The active generation, the request as read for it, and the time that is left.
+        """
         generation = self._state.generation
-        query = self._read_query(request, generation)
+        found = read(request, generation)
         if request.min_sequence:
             timeout_s = await self._wait_for(request.min_sequence, timeout_s)
             if generation is not self._state.generation:  # another one was activated meanwhile
                 generation = self._state.generation
-                query = self._read_query(request, generation)
-        answer = await _answer(generation, query, timeout_s)
-        return _response(request, answer, generation.engine)
+                found = read(request, generation)
+        return generation, found, timeout_s
 
     def _read_user(self, user: User, generation: Generation) -> UserColumns:
         return read_user(user, _model(generation), self._state.limits.max_history)
 
     def _read_query(self, request: pb.RetrieveRequest, generation: Generation) -> Query:
-        engine = generation.engine
-        top_k = read_top_k(request.top_k, engine.config.max_top_k)
+        top_k = read_top_k(request.top_k, generation.engine.config.max_top_k)
         user = self._read_user(request.user, generation)
-        conditions = None
-        if request.HasField("filter"):
-            known = engine.corpus.labels.knows
-            conditions = read_filter(request.filter, self._state.limits.max_excluded, known)
-        return Query(user, top_k, request.return_labels, conditions)
+        return Query(user, top_k, request.return_labels, self._read_filter(request, generation))
+
+    def _read_search(self, request: pb.SearchRequest, generation: Generation) -> list[Query]:
+        top_k = read_top_k(request.top_k, generation.engine.config.max_top_k)
+        width = _model(generation).embedding_size
+        users = read_queries(request, self._state.limits.max_batch_users, width)
+        conditions = self._read_filter(request, generation)
+        return [Query(user, top_k, request.return_labels, conditions) for user in users]
+
+    def _read_filter(self, request: _Asked, generation: Generation) -> Filter | None:
+        if not request.HasField("filter"):
+            return None
+        known = generation.engine.corpus.labels.knows
+        return read_filter(request.filter, self._state.limits.max_excluded, known)
 
     async def _wait_for(self, sequence: int, timeout_s: float | None) -> float | None:
         """Wait until a change is visible; return the time that is left."""
@@ -160,14 +197,24 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         await self._state.updates.wait_for(sequence, timeout_s)
         return None if timeout_s is None else timeout_s - (time.monotonic() - began_s)
 
-    async def _result(
-        self, request: pb.RetrieveRequest, timeout_s: float | None
-    ) -> pb.RetrieveResult:
-        try:
-            response = await self._retrieve(request, timeout_s)
-        except Exception as exc:
-            return pb.RetrieveResult(status=_request_status(exc))
-        return pb.RetrieveResult(status=pb.RequestStatus(), response=response)
+
+async def _results(calls: Iterable[_Call]) -> list[pb.RetrieveResult]:
+    """Make calls at once; return the response or the error of each, in order."""
+    async with asyncio.TaskGroup() as group:
+        tasks: list[asyncio.Task[pb.RetrieveResult]] = []
+        for call in calls:
+            tasks.append(group.create_task(_result(call)))
+            if len(tasks) % _READ_TOGETHER == 0:
+                await asyncio.sleep(0)  # other calls have their turn
+    return [task.result() for task in tasks]
+
+
+async def _result(call: _Call) -> pb.RetrieveResult:
+    try:
+        response = await call()
+    except Exception as exc:
+        return pb.RetrieveResult(status=_request_status(exc))
+    return pb.RetrieveResult(status=pb.RequestStatus(), response=response)
 
 
 def _model(generation: Generation) -> ModelSizes:
@@ -176,12 +223,14 @@ def _model(generation: Generation) -> ModelSizes:
 
 async def _answer(generation: Generation, query: Query, timeout_s: float | None) -> Answer:
     answer = await generation.batcher.retrieve(query, timeout_s=timeout_s)
+    if answer.missing and isinstance(query.user, LikePost):  # deleted while the query waited
+        raise PostNotFoundError([query.user.post_id])
     if not answer.has_direction:
         raise ArithmeticError("the user tower returned a vector without a direction")
     return answer
 
 
-def _response(request: pb.RetrieveRequest, answer: Answer, engine: Engine) -> pb.RetrieveResponse:
+def _response(request: _Asked, answer: Answer, engine: Engine) -> pb.RetrieveResponse:
     labels = Labels.none(0) if answer.labels is None else answer.labels
     created_at = answer.created_at_unix_ms.tolist() if request.return_created_at else None
     vector = answer.representation.tolist() if request.return_user_representation else None
