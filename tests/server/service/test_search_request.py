@@ -6,7 +6,7 @@ import pytest
 from phoenix_retrieval.v1.retrieval_service_pb2 import SearchRequest
 from phoenix_server.engine.query import EncodedUser, LikePost
 from phoenix_server.errors import InvalidRequestError, Violation
-from phoenix_server.service.search_request import read_queries
+from phoenix_server.service.search_request import check_exclusions, read_queries
 
 _WIDTH = 3
 _ONE = [0.6, 0.0, -0.8]
@@ -81,3 +81,13 @@ def test_vectors_and_posts_together_are_refused() -> None:
     assert _violations(vectors=_ONE, post_ids=[1, 2]) == (
         ("post_ids", "has 2 entries, vectors are given too"),
     )
+
+
+def test_exclusions_are_bounded_for_all_queries_together() -> None:
+    request = SearchRequest(filter={"excluded_post_ids": [1, 2, 3], "excluded_author_ids": [4]})
+    check_exclusions(request, 20, max_excluded=5)
+    with pytest.raises(InvalidRequestError) as caught:
+        check_exclusions(request, 21, max_excluded=5)
+    what = "excludes 4 posts and authors for each of 21 queries; the product must not exceed 80"
+    assert caught.value.violations == (("filter", what),)
+    check_exclusions(SearchRequest(), 256, max_excluded=1)

@@ -23,7 +23,7 @@ from phoenix_server.service.columns import check_count, read_ids, to_u64
 from phoenix_server.service.encode_posts import encode_posts
 from phoenix_server.service.filter_request import read_filter
 from phoenix_server.service.requests import read_candidates, read_top_k, read_user
-from phoenix_server.service.search_request import read_queries
+from phoenix_server.service.search_request import check_exclusions, read_queries
 from phoenix_server.service.state import Context, ServingState
 from phoenix_server.service.status import bounded_violations, retry_delay, to_status
 
@@ -182,6 +182,7 @@ class RetrievalServicer(retrieval_service_pb2_grpc.RetrievalServiceServicer):
         top_k = read_top_k(request.top_k, generation.engine.config.max_top_k)
         width = _model(generation).embedding_size
         users = read_queries(request, self._state.limits.max_batch_users, width)
+        check_exclusions(request, len(users), self._state.limits.max_excluded)
         conditions = self._read_filter(request, generation)
         return [Query(user, top_k, request.return_labels, conditions) for user in users]
 

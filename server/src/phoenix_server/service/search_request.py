@@ -16,6 +16,9 @@ from phoenix_server.errors import InvalidRequestError, Violation
 from phoenix_server.runtime.arrays import F32
 from phoenix_server.service.columns import raise_any, read_ids
 
+EXCLUSIONS_SHARE = 16
+"""A search may exclude so many times what a query may, all queries together."""
+
 
 def read_queries(request: SearchRequest, limit: int, width: int) -> list[EncodedUser | LikePost]:
     """Return what to search by, [n].
@@ -36,6 +39,23 @@ def read_queries(request: SearchRequest, limit: int, width: int) -> list[Encoded
         post_ids = read_ids("post_ids", request.post_ids, limit)
         return [LikePost(post_id, request.include_query_posts) for post_id in post_ids.tolist()]
     return [EncodedUser(vector, 1.0) for vector in _read_vectors(request.vectors, limit, width)]
+
+
+def check_exclusions(request: SearchRequest, queries: int, max_excluded: int) -> None:
+    """Check what a search excludes: each query costs all exclusions, which the request holds once.
+
+    Raises:
+        InvalidRequestError: The product is more than `EXCLUSIONS_SHARE` times the limit of a query.
+    """
+    conditions = request.filter
+    count = len(conditions.excluded_post_ids) + len(conditions.excluded_author_ids)
+    limit = EXCLUSIONS_SHARE * max_excluded
+    if queries * count > limit:
+        what = (
+            f"excludes {count} posts and authors for each of {queries} queries; the product must "
+            f"not exceed {limit}"
+        )
+        raise InvalidRequestError([Violation("filter", what)])
 
 
 def _read_vectors(floats: Sequence[float], limit: int, width: int) -> F32:
