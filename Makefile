@@ -42,7 +42,9 @@ install: $(TESTABLE) ## Install all members and test tools into .venv
 
 NATIVE    := server/src/phoenix_server/search/native
 BUILT     := server/setup.py $(wildcard $(NATIVE)/*.cc) $(wildcard $(NATIVE)/*.h)
-SANITIZED := portable variants top_k $(if $(filter x86_64,$(shell uname -m)),amx avx512_vnni avx_vnni avx2)
+VARIANTS_x86_64  := amx avx512_vnni avx_vnni avx2
+VARIANTS_aarch64 := neon_dot
+SANITIZED := portable variants top_k $(VARIANTS_$(shell uname -m))
 
 $(INSTALLED): constraints.txt pyproject.toml $(wildcard */pyproject.toml) $(BUILT)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -17,7 +17,9 @@ FLAGS = [
     # A score has the same bits on every CPU: nothing is fused but what says so.
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 ]
-VARIANTS = {"x86_64": ("amx.cc", "avx512_vnni.cc", "avx_vnni.cc", "avx2.cc")}
+_X86 = ("amx.cc", "avx512_vnni.cc", "avx_vnni.cc", "avx2.cc")
+_ARM = ("neon_dot.cc",)
+VARIANTS = {"x86_64": _X86, "aarch64": _ARM, "arm64": _ARM}
 COMMON = ("handlers.cc", "top_k.cc", "variants.cc", "portable.cc")
 
 

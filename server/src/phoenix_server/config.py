@@ -139,7 +139,7 @@ class EngineConfig:
     user_batches: tuple[int, ...] = (1, 4, 8)
     batch_sizes: tuple[int, ...] = (1, 8, 16, 32)
     history_lengths: tuple[int, ...] = (16, 32, 64)
-    result_sizes: tuple[int, ...] = (128,)
+    result_sizes: tuple[int, ...] = (128, 1000)
     max_top_k: int = 1000
     candidate_batch: int = 512
     capacity: Annotated[int | None, CORPUS] = None

@@ -218,6 +218,8 @@ async def test_get_model_describes_what_is_served(state: ServingState, engine: E
     assert response.corpus == engine.snapshot.manifest
     assert (response.corpus_rows, response.shards, len(response.devices)) == (3000, 3, 3)
     assert (response.max_top_k, response.max_batch_users, response.max_candidates) == (250, 4, 6)
+    assert response.search == f"native ({engine.corpus.layout.variant})"
+    assert response.search_lack == ""
 
 
 async def test_get_serving_stats_counts_the_calls_by_outcome(
