@@ -14,7 +14,7 @@ from phoenix_bench.results import Limit, Report, Row, Timeline
 
 _LIBRARIES = (
     *("jax", "jaxlib", "dm-haiku", "numpy", "pyarrow", "grpcio"),
-    *("faiss-cpu", "usearch", "scann"),
+    *("faiss-cpu", "usearch", "scann", "scalable-vs"),
 )
 
 
