@@ -77,7 +77,7 @@ def draw_case(shape: tuple[int, int, int, int], kind: str, share: float, seed: i
         vectors = _unit(centres[rng.integers(0, 5, n)] + 0.03 * vectors)
         queries = _unit(vectors[rng.integers(0, n, batch)] + 0.01 * queries)
     elif kind == "short":
-        vectors = vectors * rng.choice([0.0, 1e-30, 1e-12, 0.3, 1.0], (n, 1))
+        vectors = vectors * rng.choice([0.0, 1e-37, 1e-30, 1e-12, 0.3, 1.0], (n, 1))
     elif kind == "equal":
         vectors = np.repeat(vectors[:1], n, axis=0)
     elif kind == "few":

@@ -15,6 +15,7 @@
 #include <string>
 #include <string_view>
 
+#include "float_mode.h"
 #include "scan.h"
 #include "top_k.h"
 #include "xla/ffi/api/ffi.h"
@@ -49,6 +50,7 @@ struct Team {
   }
 
   void Call(int worker) {
+    const IeeeFloats floats;
     try {
       (*function)(worker);
     } catch (...) {
@@ -77,6 +79,7 @@ int Workers(const ffi::ThreadPool& pool) {
 
 template <class Body>
 ffi::Error Guarded(Body body) {
+  const IeeeFloats floats;
   try {
     body();
   } catch (const std::exception& error) {
