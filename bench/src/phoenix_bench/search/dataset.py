@@ -19,8 +19,8 @@ Kind: TypeAlias = Literal["random", "clustered"]
 """Unit vectors at random, or around the centres of topics, with queries near posts."""
 
 _TOPICS = 12
-_SPREAD = 0.35  # length of the noise that is added to the centre of a topic
-_NEAR = 0.2  # length of the noise that is added to a post
+_SPREAD = np.float32(0.35)  # length of the noise that is added to the centre of a topic
+_NEAR = np.float32(0.2)  # length of the noise that is added to a post
 
 
 class Dataset(NamedTuple):
