@@ -19,8 +19,8 @@ Kind: TypeAlias = Literal["random", "clustered"]
 """Unit vectors at random, or around the centres of topics, with queries near posts."""
 
 _TOPICS = 12
-_SPREAD = np.float32(0.35)  # length of the noise that is added to the centre of a topic
-_NEAR = np.float32(0.2)  # length of the noise that is added to a post
+_SPREAD = 0.35  # length of the noise that is added to the centre of a topic
+_NEAR = 0.2  # length of the noise that is added to a post
 
 
 class Dataset(NamedTuple):
@@ -74,8 +74,12 @@ def draw_dataset(
 
     corpus, drawn, probes = draw(rows), draw(queries), draw(queries)
     if kind == "clustered":
-        corpus = _unit(draw(_TOPICS)[rng.integers(0, _TOPICS, rows)] + _SPREAD * corpus, dtype)
-        drawn = _unit(corpus[rng.integers(0, rows, queries)] + _NEAR * drawn, dtype)
+        corpus *= _SPREAD
+        corpus += draw(_TOPICS)[rng.integers(0, _TOPICS, rows)]
+        corpus = _unit(corpus, dtype)
+        drawn *= _NEAR
+        drawn += corpus[rng.integers(0, rows, queries)]
+        drawn = _unit(drawn, dtype)
     places = rng.permutation(rows)[: sum(group_sizes)]
     copies = [np.sort(part) for part in np.split(places, np.cumsum(group_sizes)[:-1])]
     for probe, group in zip(probes, copies, strict=False):
