@@ -114,6 +114,7 @@ struct alignas(2048) Products {
 struct Unit {
   int32_t pair;
   int first_query;
+  const uint32_t* words;  // [kQueries], the masks of the pair
 };
 
 void Multiply(const Tile& tile, Unit unit, const QueryBlock& block, Products* products) {
@@ -143,8 +144,6 @@ void Prefetch(const Tile& tile, int32_t pair) {
 
 void AddHits(const Tile& tile, Unit unit, const QueryBlock& block, const Products& products, int g,
              int q, uint32_t mask, Hits* hits) {
-  mask &= block.eligible[q][unit.pair] >> (g * kGroup);
-  if (mask == 0) return;
   const CodedQuery& query = block.coded[q];
   const float* bounds = tile.bounds + (2 * unit.pair + g) * 2 * kGroup;
   const __m512 scale = _mm512_loadu_ps(bounds), residual = _mm512_loadu_ps(bounds + kGroup);
@@ -173,7 +172,8 @@ void Compare(const Tile& tile, Unit unit, const QueryBlock& block, const Compari
         const __m512 margin = _mm512_fmsub_ps(residual, _mm512_set1_ps(all.norm[query]),
                                               _mm512_set1_ps(all.least[query]));
         const __m512 beyond = _mm512_fmadd_ps(sum, scale, margin);
-        masks[i] = _mm512_cmp_ps_mask(beyond, _mm512_setzero_ps(), _CMP_GE_OQ);
+        masks[i] = _mm512_cmp_ps_mask(beyond, _mm512_setzero_ps(), _CMP_GE_OQ) &
+                   (unit.words[query] >> (g * kGroup));
       }
       if (__builtin_expect((masks[0] | masks[1] | masks[2] | masks[3]) == 0, 1)) continue;
       for (int i = 0; i < 4; i++) {
@@ -190,20 +190,25 @@ void Scan(const Tile& tile, const QueryBlock& block, Hits* hits) {
   // The tiles multiply one unit while the vector units compare the one before.
   const TileRegisters registers;
   Products products[2];
-  Unit before = {-1, 0};
-  int turn = 0;
+  uint32_t words[2][kQueries] = {};  // of this pair and of the one before
+  Unit before = {-1, 0, nullptr};
+  int turn = 0, words_turn = 0;
   for (int32_t pair = 0; pair < tile.rows / kPair; pair++) {
     uint32_t any = 0;
-    for (int q = 0; q < block.queries; q++) any |= block.eligible[q][pair];
+    for (int q = 0; q < block.queries; q++) {
+      words[words_turn][q] = block.eligible[q][pair];
+      any |= words[words_turn][q];
+    }
     if (any == 0) continue;
     if (block.first) Prefetch(tile, pair + 6);  // of the last pairs, what follows the tile
     for (int first = 0; first < block.queries; first += kGroup) {
-      const Unit unit = {pair, first};
+      const Unit unit = {pair, first, words[words_turn]};
       Multiply(tile, unit, block, &products[turn]);
       turn = 1 - turn;
       if (before.pair >= 0) Compare(tile, before, block, comparisons, products[turn], hits);
       before = unit;
     }
+    words_turn = 1 - words_turn;
   }
   if (before.pair >= 0) Compare(tile, before, block, comparisons, products[1 - turn], hits);
 }

@@ -272,16 +272,17 @@ class TopKSearch {
 
   // Whether scoring the eligible rows costs less than scanning for them, with so many queries.
   bool HasFewRows(const Query& query, size_t queries) const {
+    const auto all = static_cast<double>(queries);
+    const double scan = kScanCost / all + kScanMoreCost;  // of a pair, for one query
+    const auto total = static_cast<double>(shard_.rows / kPair);
     int64_t rows = 0, pairs = 0;
     for (int64_t pair = 0; pair < shard_.rows / kPair; pair++) {
       rows += __builtin_popcount(query.eligible[pair]);
       pairs += query.eligible[pair] != 0;
+      if (static_cast<double>(rows) >= total * scan) return false;
     }
     // Queries share the pairs that they scan; at worst, no two of them want the same pair.
-    const auto all = static_cast<double>(queries);
-    const double scanned = std::min(static_cast<double>(pairs) * all,
-                                    static_cast<double>(shard_.rows / kPair));
-    return static_cast<double>(rows) < scanned * (kScanCost / all + kScanMoreCost);
+    return static_cast<double>(rows) < std::min(static_cast<double>(pairs) * all, total) * scan;
   }
 
   // Finds the answers of some queries by scoring all of their rows.
