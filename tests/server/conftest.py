@@ -21,7 +21,7 @@ def snapshot(golden_corpus: Path) -> Snapshot:
 
 @pytest.fixture(scope="session")
 def engine(bundle: Bundle, snapshot: Snapshot) -> Engine:
-    """Return a float32 engine on three shards that compiles for a few sizes."""
+    """Return a float32 engine on three shards and two lanes that compiles for a few sizes."""
     config = EngineConfig(
         user_batches=(1, 4),
         batch_sizes=(1, 4),
@@ -30,6 +30,8 @@ def engine(bundle: Bundle, snapshot: Snapshot) -> Engine:
         max_top_k=250,
         candidate_batch=5,
     )
-    engine = Engine(bundle, snapshot, tuple(jax.devices()[:3]), config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("phoenix_server.bundle.towers.count_lanes", lambda device: 2)
+        engine = Engine(bundle, snapshot, tuple(jax.devices()[:3]), config)
     engine.compile_rest()
     return engine

@@ -9,9 +9,9 @@ SIZES = [(b, s) for b in (1, 4, 8) for s in (16, 127)]
 
 def test_users_of_one_length_run_together() -> None:
     assert plan_users([3, 127, 16, 17, 0], SIZES) == [
-        Chunk((0, 2, 4), 4, 16),
         Chunk((1,), 1, 127),
         Chunk((3,), 1, 127),
+        Chunk((0, 2, 4), 4, 16),
     ]
 
 
@@ -29,12 +29,37 @@ def test_what_is_not_compiled_is_not_used() -> None:
         plan_users([128], SIZES)
 
 
+@pytest.mark.parametrize(
+    ("users", "lanes", "batches"),
+    [
+        (1, 2, [1]),
+        (2, 2, [1, 1]),
+        (5, 2, [1, 1, 1, 1, 1]),
+        (7, 2, [4, 4]),
+        (8, 2, [4, 4]),
+        (16, 2, [8, 8]),
+        (8, 8, [1] * 8),
+        (32, 8, [4] * 8),
+    ],
+)
+def test_users_are_shared_out_between_lanes(users: int, lanes: int, batches: list[int]) -> None:
+    assert [chunk.batch_size for chunk in plan_users([127] * users, SIZES, lanes)] == batches
+
+
+def test_lanes_take_the_costliest_runs_first() -> None:
+    chunks = plan_users([3, 127, 3, 3], SIZES, 2)
+    assert [chunk.length for chunk in chunks] == [127, 16]
+
+
 @given(
     lengths=st.lists(st.integers(0, 127), max_size=40),
     others=st.lists(st.integers(0, 127), max_size=10),
+    lanes=st.integers(1, 16),
 )
-def test_every_user_runs_once_in_a_program_that_fits(lengths: list[int], others: list[int]) -> None:
-    chunks = plan_users(lengths + others, SIZES)
+def test_every_user_runs_once_in_a_program_that_fits(
+    lengths: list[int], others: list[int], lanes: int
+) -> None:
+    chunks = plan_users(lengths + others, SIZES, lanes)
     places = [place for chunk in chunks for place in chunk.users]
     assert sorted(places) == list(range(len(lengths + others)))
     for users, batch, length in chunks:

@@ -15,7 +15,7 @@ from phoenix_server.errors import BundleError
 from phoenix_server.generations.loader import load_engine
 from phoenix_server.runtime.compile_counter import CompileCounter
 from phoenix_server.runtime.program_cache import ProgramCache
-from server.cases import copied, resum
+from server.cases import copied, random_user, resum
 
 Arrays = dict[str, Any]
 
@@ -190,6 +190,23 @@ def test_a_second_bundle_of_the_same_shapes_compiles_nothing(
         assert counts[0] == counts[1] > 0
     finally:
         compilations.close()
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_batches_in_lanes_are_encoded_as_alone(
+    own_bundle: Path, monkeypatch: pytest.MonkeyPatch, lanes: int, count: int
+) -> None:
+    monkeypatch.setattr("phoenix_server.bundle.towers.count_lanes", lambda device: lanes)
+    towers = _towers(own_bundle)
+    assert towers.lanes == lanes
+    assert towers.user_seconds(16) > 0
+    features = open_bundle(own_bundle).features
+    batches = [features.users([random_user(seed + 1, seed)], 2, 16) for seed in range(count)]
+    for batch, encoded in zip(batches, towers.encode_batches(batches), strict=True):
+        alone = towers.encode_users(batch)
+        np.testing.assert_array_equal(encoded.representations, alone.representations)
+        np.testing.assert_array_equal(encoded.norms, alone.norms)
 
 
 def test_a_size_that_was_not_compiled_is_a_mistake(own_towers: Towers, own_bundle: Path) -> None:

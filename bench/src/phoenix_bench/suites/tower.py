@@ -22,9 +22,11 @@ from phoenix_bench.suites import Options
 from phoenix_bench.timing import Pace, time_in_turns
 from phoenix_export.checkpoint import open_checkpoint
 from phoenix_export.programs import user_program
+from phoenix_server.bundle.buckets import Chunk, plan_users
 from phoenix_server.bundle.bundle import TABLES, Bundle, open_bundle
 from phoenix_server.bundle.features import UserColumns
 from phoenix_server.bundle.towers import Towers
+from phoenix_server.config import EngineConfig
 
 SUITE = "tower"
 
@@ -49,14 +51,7 @@ def run(options: Options) -> Report:
     """
     made = prepare(options)
     bundle = open_bundle(made.bundle)
-    towers = Towers(bundle, jax.devices()[0])
-    for batch, length in itertools.product(_BATCHES, _LENGTHS):
-        towers.compile_users(batch, length)
-
-    def ours(inputs: Inputs) -> npt.NDArray[np.float32]:
-        return np.asarray(towers.encode_users(inputs).representations)
-
-    encoders: dict[str, Encode] = {OURS: ours, _PEER: _haiku(made, bundle)}
+    encoders: dict[str, Encode] = {OURS: _server(bundle), _PEER: _haiku(made, bundle)}
     pace = (
         Pace(budget_s=0.2, fewest=3)
         if options.quick
@@ -73,6 +68,30 @@ def run(options: Options) -> Report:
 def plot(report: Report, path: Path) -> None:
     """Plot the time of a user over the length of the history, one panel for each B."""
     draw_lines(report, path, metric="time_per_user", x="history", title="User tower")
+
+
+def _server(bundle: Bundle) -> Encode:
+    """Return the server's towers, which cut a batch as the server does."""
+    towers = Towers(bundle, jax.devices()[0])
+    for batch, length in itertools.product(EngineConfig().user_batches, _LENGTHS):
+        towers.compile_users(batch, length)
+
+    def encode(inputs: Inputs) -> npt.NDArray[np.float32]:
+        users, length = inputs["history_product_surfaces"].shape
+        chunks = plan_users([length] * users, towers.user_sizes, towers.lanes)
+        batches = [_pick(inputs, chunk) for chunk in chunks]
+        encoded = np.empty((users, bundle.manifest.model.embedding_size), np.float32)
+        for chunk, found in zip(chunks, towers.encode_batches(batches), strict=True):
+            encoded[list(chunk.users)] = found.representations[: len(chunk.users)]
+        return encoded
+
+    return encode
+
+
+def _pick(inputs: Inputs, chunk: Chunk) -> Inputs:
+    """Return the inputs of a chunk's users, padded with further users."""
+    places = np.resize(chunk.users, chunk.batch_size)
+    return {name: array[places] for name, array in inputs.items()}
 
 
 def _haiku(made: Artifacts, bundle: Bundle) -> Encode:

@@ -10,9 +10,10 @@ is never compiled on the request path.
 
 import logging
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,10 @@ from phoenix_server.bundle.exported_tower import DeviceArrays, ExportedTower, To
 from phoenix_server.bundle.features import HashFunctions, HostArrays
 from phoenix_server.errors import BundleError
 from phoenix_server.runtime.arrays import F32, U64
-from phoenix_server.runtime.devices import Device
+from phoenix_server.runtime.devices import Device, count_lanes
 from phoenix_server.runtime.program_cache import ProgramCache, device_seconds
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +48,11 @@ class EncodedUsers(NamedTuple):
 
 
 class Towers:
-    """The towers of one bundle on one device."""
+    """The towers of one bundle on one device.
+
+    Attributes:
+        lanes: How many runs of the user tower the device takes at once.
+    """
 
     def __init__(
         self, bundle: Bundle, device: Device, programs: ProgramCache | None = None
@@ -76,6 +83,8 @@ class Towers:
         arrays = TowerArrays(weights, tables, device)
         self._users = ExportedTower(bundle, manifest.user_tower, arrays, programs)
         self._candidates = ExportedTower(bundle, manifest.candidate_tower, arrays, programs)
+        self.lanes = count_lanes(device)
+        self._pool = ThreadPoolExecutor(self.lanes, "tower")
         self._user_programs: dict[tuple[int, int], Callable[[DeviceArrays], DeviceArrays]] = {}
         self._user_seconds: dict[tuple[int, int], float] = {}
         self._candidate_programs: dict[int, Callable[[DeviceArrays], DeviceArrays]] = {}
@@ -88,7 +97,7 @@ class Towers:
     def user_seconds(self, length: int) -> float:
         """Return the time per user with so many engagements in the largest batch, in seconds.
 
-        It was measured when the program was compiled.
+        It was measured when the program was compiled, with all lanes in use.
         """
         batch, padded = max((b, -h) for b, h in self._user_seconds if h >= length)
         return self._user_seconds[batch, -padded] / batch
@@ -97,9 +106,13 @@ class Towers:
         """Compile the user tower for batches of [B, H], and measure its time."""
         size, sizes = (batch_size, length), {"b": batch_size, "s": length}
         program = self._users.compile(sizes)
-        inputs = self._bundle.features.users([], batch_size, length)
+        inputs = [self._bundle.features.users([], batch_size, length)] * self.lanes
+
+        def encode(batch: HostArrays) -> DeviceArrays:
+            return program(jax.device_put(batch, self._device))
+
         seconds = self._users.seconds(
-            sizes, lambda: device_seconds(lambda: program(jax.device_put(inputs, self._device)))
+            sizes, lambda: device_seconds(lambda: self._in_lanes(encode, inputs)) / self.lanes
         )
         # New dictionaries: another thread may be iterating over the old ones.
         self._user_seconds = {**self._user_seconds, size: seconds}
@@ -143,6 +156,10 @@ class Towers:
         run = self._user_programs[inputs["history_product_surfaces"].shape]
         outputs = run(jax.device_put(inputs, self._device))
         return EncodedUsers(outputs["user_representation"], outputs["user_norm"])
+
+    def encode_batches(self, batches: Sequence[HostArrays]) -> list[EncodedUsers]:
+        """Encode batches as `encode_users` does, as many at once as there are lanes."""
+        return self._in_lanes(self.encode_users, batches)
 
     def run_candidate_tower(self, inputs: HostArrays) -> jax.Array:
         """Encode a batch of a compiled size, as `FeatureBuilder.candidates` returns it: [B, D]."""
@@ -206,6 +223,11 @@ class Towers:
                 f"{name} differs by {worst:.2g} where {tolerance:.2g} is allowed: the programs do "
                 f"not work on {self._device}",
             )
+
+    def _in_lanes(self, run: Callable[[HostArrays], T], batches: Sequence[HostArrays]) -> list[T]:
+        if self.lanes == 1 or len(batches) == 1:
+            return list(map(run, batches))
+        return list(self._pool.map(lambda batch: jax.block_until_ready(run(batch)), batches))
 
     def _put(self, path: Path, name: str, array: F32) -> jax.Array:
         """Put an array on the device and check that it is finite."""

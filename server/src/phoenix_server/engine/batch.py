@@ -99,6 +99,7 @@ def plan_chunks(
     batch_size: int,
     features: FeatureBuilder,
     sizes: Collection[tuple[int, int]],
+    lanes: int,
 ) -> tuple[tuple[HostArrays, I32], ...]:
     """Return the runs of the user tower for the users with columns, as `PreparedBatch.chunks`.
 
@@ -107,11 +108,12 @@ def plan_chunks(
         batch_size: B.
         features: Builds the tower's inputs.
         sizes: The users and engagements that the tower is compiled for.
+        lanes: How many runs of the tower go on at once.
     """
     users = [(i, q.user) for i, q in enumerate(queries) if isinstance(q.user, UserColumns)]
     lengths = [min(len(user.post_ids), features.history_length) for _, user in users]
     chunks: list[tuple[HostArrays, I32]] = []
-    for members, size, length in plan_users(lengths, sizes):
+    for members, size, length in plan_users(lengths, sizes, lanes):
         chunk = [users[member] for member in members]
         places = np.full(size, batch_size, np.int32)
         places[: len(chunk)] = [place for place, _ in chunk]

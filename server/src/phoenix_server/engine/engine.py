@@ -180,7 +180,8 @@ class Engine:
         """Turn queries into inputs of the towers; uses the host only."""
         size = self._searches.batch_size(len(queries))
         encoded = place_encoded(queries, size, self.corpus.layout.width)
-        chunks = plan_chunks(queries, size, self.bundle.features, self._towers.user_sizes)
+        towers, features = self._towers, self.bundle.features
+        chunks = plan_chunks(queries, size, features, towers.user_sizes, towers.lanes)
         filters = [query.conditions for query in queries]
         excluded = self._filters.look_up(filters)
         return PreparedBatch(tuple(queries), encoded, chunks, filters, excluded)
@@ -271,11 +272,11 @@ class Engine:
 
     def _encode(self, prepared: PreparedBatch) -> EncodedUsers:
         """Run the user tower for each chunk, and write the results to their places."""
-        chunks = [(self._towers.encode_users(inputs), places) for inputs, places in prepared.chunks]
+        chunks = self._towers.encode_batches([inputs for inputs, _ in prepared.chunks])
         if prepared.is_in_place:
-            return chunks[0][0]
+            return chunks[0]
         users = EncodedUsers(*jax.device_put(prepared.encoded, self.corpus.layout.devices[0]))
-        for chunk, places in chunks:
+        for chunk, (_, places) in zip(chunks, prepared.chunks, strict=True):
             users = self._searches.assemble(users, chunk, places)
         return users
 

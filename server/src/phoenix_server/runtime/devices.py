@@ -1,6 +1,7 @@
 """The devices that hold the corpus."""
 
 import os
+import sys
 from typing import Any, TypeAlias
 
 import jax
@@ -54,3 +55,14 @@ def choose_devices(shards: int | None) -> tuple[Device, ...]:
             f"{', '.join(map(str, devices))}"
         )
     return tuple(devices[:shards])
+
+
+def count_lanes(device: Device) -> int:
+    """Return how many small programs a device should run at once.
+
+    An accelerator runs one after the other. XLA splits each operation between all cores of a CPU,
+    which pays for large operations only.
+    """
+    if device.platform != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
