@@ -150,7 +150,8 @@ def search(
     layout: ShardedLayout, corpus: DeviceCorpus, queries: jax.Array, k: int
 ) -> Callable[[], TopK]:
     """Return a call of the server's search."""
-    return partial(jax.jit(partial(layout.top_k, k=k)), corpus.shards, corpus.live, queries)
+    wanted = jnp.full(len(queries), k)
+    return partial(jax.jit(partial(layout.top_k, k=k)), corpus.shards, corpus.live, queries, wanted)
 
 
 def scan(

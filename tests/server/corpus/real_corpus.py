@@ -161,7 +161,8 @@ class RealCorpus:
                 filters, self._served.filters.look_up(filters), BATCH
             )
         first = corpus.layout.devices[0]
-        found = self._served.searches.top_k(jax.device_put(queries, first), self.top_k, masks)
+        wanted = [self.top_k] * len(queries)
+        found = self._served.searches.top_k(jax.device_put(queries, first), wanted, masks)
         scores, rows = np.asarray(found.scores), np.asarray(found.rows)
         eligible = np.resize(np.asarray(found.eligible), len(queries)).tolist()
         ids = corpus.post_ids[rows]

@@ -46,7 +46,7 @@ def test_a_search_runs_with_the_next_compiled_number_of_results(
     searches: CompiledSearch, corpus: CorpusIndex, top_k: int, compiled: int
 ) -> None:
     queries = _queries(searches, corpus, 4)
-    found = searches.top_k(queries, top_k)
+    found = searches.top_k(queries, [top_k] * 4)
     assert found.rows.shape == (4, compiled)
     for i in range(4):
         scores = searches.scores(queries[i])
@@ -94,9 +94,14 @@ def test_a_search_that_is_not_exact_on_its_device_never_serves(
     bundle: Bundle, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def all_but_the_best(
-        shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, config: ScanConfig
+        shard: Shard,
+        eligible: jax.Array,
+        queries: jax.Array,
+        wanted: jax.Array,
+        k: int,
+        config: ScanConfig,
     ) -> ShardTopK:
-        found = search_shard(shard, eligible, queries, k + 1, config)
+        found = search_shard(shard, eligible, queries, wanted + 1, k + 1, config)
         best = found.scores == found.scores.max(axis=1, keepdims=True)
         return found._replace(scores=jax.numpy.where(best, -1.0, found.scores))
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -100,4 +101,7 @@ def assert_best(
 
 @functools.cache
 def _compiled(layout: ShardedLayout, k: int) -> Callable[[Shard, jax.Array, jax.Array], TopK]:
-    return jax.jit(functools.partial(layout.top_k, k=k))
+    def top_k(shards: Shard, eligible: jax.Array, queries: jax.Array) -> TopK:
+        return layout.top_k(shards, eligible, queries, jnp.full(len(queries), k), k)
+
+    return jax.jit(top_k)

@@ -18,7 +18,9 @@ BATCH = 3
 K = 5
 
 
-_search = jax.jit(partial(search_shard, k=K, config=ScanConfig(tile_rows=128)))
+_search = jax.jit(
+    partial(search_shard, wanted=jnp.full(BATCH, K), k=K, config=ScanConfig(tile_rows=128))
+)
 
 
 def _shard(vectors: Floats) -> Shard:

@@ -75,7 +75,7 @@ def time_filters(
         masks = None
         if wanted is not None:
             masks = filters.masks(wanted, filters.look_up(wanted), batch)
-        jax.block_until_ready(searches.top_k(queries, top_k, masks))
+        jax.block_until_ready(searches.top_k(queries, [top_k] * batch, masks))
 
     def look_up() -> None:
         for each in only:

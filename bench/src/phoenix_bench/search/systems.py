@@ -63,10 +63,12 @@ def ours(corpus: Floats, dtype: str, scan: ScanOption = "auto", variant: str = "
 
     def prepare(batch: int, k: int) -> Search:
         queries = jax.ShapeDtypeStruct((batch, width), np.float32, sharding=layout.replicated)
-        compiled = jax.jit(partial(layout.top_k, k=k)).lower(shards, live, queries).compile()
+        wanted = jax.device_put(np.full(batch, k, np.int32), layout.replicated)
+        top_k = jax.jit(partial(layout.top_k, k=k))
+        compiled = top_k.lower(shards, live, queries, wanted).compile()
 
         def search(queries: Floats) -> SearchResult:
-            answer = compiled(shards, live, jax.device_put(queries, layout.replicated))
+            answer = compiled(shards, live, jax.device_put(queries, layout.replicated), wanted)
             return SearchResult(np.asarray(answer.scores), corpus_rows[np.asarray(answer.rows)])
 
         return search

@@ -6,6 +6,7 @@ Shapes:
     R  rows of the corpus in memory
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -44,22 +45,27 @@ class CompiledSearch:
         self._seconds: dict[tuple[int, int], float] = {}
         self._assemblies: dict[tuple[int, int], _Program] = {}
         self._programs = programs
-        layout, query = corpus.layout, self._spec(())
+        layout, query = corpus.layout, self._spec((corpus.layout.width,))
         self._score = programs.compile(("score", layout), layout.scores, layout.specs, query)
 
     def compile(self, batch_size: int, top_k: int) -> None:
         """Compile the search for B queries and K results, and measure its time."""
         layout, size = self._corpus.layout, (batch_size, top_k)
-        specs = layout.specs.shards, layout.mask_specs(batch_size), self._spec((batch_size,))
+        queries, wanted = (
+            self._spec((batch_size, layout.width)),
+            self._spec((batch_size,), np.int32),
+        )
+        specs = layout.specs.shards, layout.mask_specs(batch_size), queries, wanted
         key = "search", layout, size
         program = self._programs.compile(key, partial(layout.top_k, k=top_k), *specs)
         all_posts = self._all_posts(batch_size)  # also compiles the program that makes them
 
         def measure() -> float:
-            queries = jax.device_put(self._probes(batch_size), layout.replicated)
+            probes = self._probes(batch_size), np.full(batch_size, top_k, np.int32)
+            probes = jax.device_put(probes, layout.replicated)
             use = self._corpus.arrays.use
             return device_seconds(
-                lambda: use(lambda device, _: program(device.shards, all_posts, queries))
+                lambda: use(lambda device, _: program(device.shards, all_posts, *probes))
             )
 
         # New dictionaries: another thread may be iterating over the old ones.
@@ -87,7 +93,8 @@ class CompiledSearch:
         probes = self._probes(batch_size)
         scores = self.scores(probes[0])
         best = np.sort(scores[np.isfinite(scores)])[::-1][:top_k]
-        found = self.top_k(jax.device_put(probes, self._corpus.layout.devices[0]), top_k)
+        placed = jax.device_put(probes, self._corpus.layout.devices[0])
+        found = self.top_k(placed, [top_k] * batch_size)
         rows, claimed = np.asarray(found.rows)[0, : len(best)], np.asarray(found.scores)[0]
         # Within rounding: search and scoring are separate programs, and a device may compute
         # products differently in each. So rows are compared by score: near ties may swap.
@@ -117,22 +124,31 @@ class CompiledSearch:
         size = (len(chunk.norms), len(batch.norms))
         return EncodedUsers(*self._assemblies[size](*batch, *chunk, places))
 
-    def top_k(self, representations: jax.Array, top_k: int, masks: jax.Array | None = None) -> TopK:
-        """Find at least the `top_k` best rows.
+    def top_k(
+        self,
+        representations: jax.Array,
+        wanted: Sequence[int],
+        masks: jax.Array | None = None,
+    ) -> TopK:
+        """Find at least the best rows that each query wants.
 
         Args:
             representations: [B, D] f32, on the first device.
-            top_k: At most the largest compiled K.
+            wanted: The number of rows for each query, the largest compiled K at most. The queries
+                beyond are padding.
             masks: [B, R/32] u32, the rows that each query may find. Default: all posts.
         """
-        batch = len(representations)
+        batch, layout = len(representations), self._corpus.layout
+        top_k = max(wanted)
         size = min(size for size in self._searches if size[0] == batch and size[1] >= top_k)
-        queries = jax.device_put(representations, self._corpus.layout.replicated)
+        padded = np.zeros(batch, np.int32)
+        padded[: len(wanted)] = wanted
+        queries = jax.device_put((representations, padded), layout.replicated)
         program = self._searches[size]
         if masks is None:
             masks = self._all_posts(batch)
         use = self._corpus.arrays.use
-        return TopK(*use(lambda device, _: program(device.shards, masks, queries)))
+        return TopK(*use(lambda device, _: program(device.shards, masks, *queries)))
 
     def scores(self, representation: jax.Array | F32) -> F32:
         """Return the scores of all rows for [D] f32: [R], -inf where there is no post."""
@@ -151,11 +167,8 @@ class CompiledSearch:
         )
         return self._corpus.arrays.use(lambda device, _: program(device.live))
 
-    def _spec(self, leading: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-        layout = self._corpus.layout
-        return jax.ShapeDtypeStruct(
-            (*leading, layout.width), np.float32, sharding=layout.replicated
-        )
+    def _spec(self, shape: tuple[int, ...], dtype: Any = np.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self._corpus.layout.replicated)
 
     def _probes(self, batch_size: int) -> F32:
         """Return arbitrary queries to test and measure with: [B, D] f32."""

@@ -190,13 +190,13 @@ class Engine:
         """Start a batch on the device; returns while it runs, as far as the device allows."""
         queries, filters = prepared.queries, prepared.filters
         users, missing = self._posts.read(queries, self._encode(prepared))
-        top_k = max(query.top_k for query in queries)
-        if not top_k:
+        wanted = [query.top_k for query in queries]
+        if not any(wanted):
             return LaunchedBatch(queries, users, None, missing)
         masks = None
         if any(each is not None and each.needs_mask for each in filters):
             masks = self._filters.masks(filters, prepared.excluded, prepared.batch_size)
-        found = self._searches.top_k(users.representations, top_k, masks)
+        found = self._searches.top_k(users.representations, wanted, masks)
         return LaunchedBatch(queries, users, found, missing)
 
     def collect(self, launched: LaunchedBatch) -> list[Answer]:

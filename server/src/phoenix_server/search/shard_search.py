@@ -29,7 +29,8 @@ class ShardTopK(NamedTuple):
     """The best rows of a shard, K' = min(K, P).
 
     Attributes:
-        scores: [B, K'] f32, in any order; -inf where fewer rows are eligible.
+        scores: [B, K'] f32, in any order; -inf where fewer rows are eligible. The native search
+            returns only the rows that a query needs.
         rows: [B, K'] i32, rows of the shard.
         ids: [B, K', 2] u32, as in `Shard.ids`.
         widened: [] i32, the number of queries that needed the scores of all rows.
@@ -42,7 +43,12 @@ class ShardTopK(NamedTuple):
 
 
 def search_shard(
-    shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, config: ScanConfig
+    shard: Shard,
+    eligible: jax.Array,
+    queries: jax.Array,
+    wanted: jax.Array,
+    k: int,
+    config: ScanConfig,
 ) -> ShardTopK:
     """Return the K best rows for each query.
 
@@ -51,12 +57,13 @@ def search_shard(
         eligible: [B, P/32] u32, or [1, P/32] for all queries: bit i of word j says whether a query
             may find row 32 j + i.
         queries: [B, D] f32; a query of zeros is padding, and its result has no meaning.
+        wanted: [B] i32, the number of results that each query needs; K at most.
         k: K.
         config: How to scan.
     """
     batch, rows = len(queries), len(shard.vectors)
     if config.scan == "native":
-        scores, found_rows = native.top_k(shard, eligible, queries, min(k, rows), config)
+        scores, found_rows = native.top_k(shard, eligible, queries, wanted, min(k, rows), config)
         return ShardTopK(scores, found_rows, _ids(shard, found_rows), jnp.zeros((), jnp.int32))
     blocks = rows // config.block_rows
     chosen = k + 32 + k // 16  # C: a margin between the K-th score and the blocks left out

@@ -77,7 +77,7 @@ class TopK(NamedTuple):
     """The best rows of each query.
 
     Attributes:
-        scores: [B, K'] f32, descending; -inf where fewer than K' rows are eligible.
+        scores: [B, K'] f32, descending; -inf where fewer rows are eligible, or needed.
         rows: [B, K'] i32; meaningless where the score is -inf.
         eligible: [B or 1] i32, the number of rows that could be returned.
         widened: [] i32, the number of pairs of query and shard for which all rows were scored
@@ -229,7 +229,9 @@ class ShardedLayout(ScanConfig):
         mapped = self.map(change, (BY_ROWS, BY_WORDS, REPLICATED), (BY_ROWS, BY_WORDS))
         return DeviceCorpus(*mapped(*corpus, update))
 
-    def top_k(self, shards: Shard, eligible: jax.Array, queries: jax.Array, k: int) -> TopK:
+    def top_k(
+        self, shards: Shard, eligible: jax.Array, queries: jax.Array, wanted: jax.Array, k: int
+    ) -> TopK:
         """Return the K best rows of each query. To be jitted, with `k` static.
 
         Args:
@@ -237,11 +239,13 @@ class ShardedLayout(ScanConfig):
             eligible: [B, R/32] u32, the rows that each query may find, or [1, R/32] for all
                 queries, as `DeviceCorpus.live`.
             queries: [B, D] f32, replicated.
+            wanted: [B] i32, replicated: the number of results that each query needs, K at most.
+                More may be returned.
             k: K, at least 1.
         """
         top_k = partial(self._top_k_of_shard, k=k)
-        mapped = self.map(top_k, (BY_ROWS, BY_WORDS, REPLICATED), REPLICATED)
-        return mapped(shards, eligible, queries)
+        mapped = self.map(top_k, (BY_ROWS, BY_WORDS, REPLICATED, REPLICATED), REPLICATED)
+        return mapped(shards, eligible, queries, wanted)
 
     def scores(self, corpus: DeviceCorpus, query: jax.Array) -> jax.Array:
         """Return every score for a query [D]: [R], sharded by rows, -inf if free. To be jitted."""
@@ -273,10 +277,10 @@ class ShardedLayout(ScanConfig):
         return jnp.where((local >= 0) & (local < size), local, size)
 
     def _top_k_of_shard(
-        self, shard: Shard, eligible: jax.Array, queries: jax.Array, k: int
+        self, shard: Shard, eligible: jax.Array, queries: jax.Array, wanted: jax.Array, k: int
     ) -> TopK:
         """Return the K best rows of all shards, the same on each. Runs inside `shard_map`."""
-        scores, rows, ids, widened = search_shard(shard, eligible, queries, k, self)
+        scores, rows, ids, widened = search_shard(shard, eligible, queries, wanted, k, self)
         in_order_already = self.scan == "native" and self.shards == 1
         rows = rows + lax.axis_index(AXIS) * self.padded_rows
         count = jnp.sum(lax.population_count(eligible).astype(jnp.int32), axis=1)

@@ -74,7 +74,7 @@ class _Corpus:
         device = self.index.layout.devices[0]
         for query, own, top_k in zip(_QUERIES, scores, (_TOP_K, 5, 1, _TOP_K), strict=True):
             best = np.argsort(-own, kind="stable")[:top_k]
-            found = self.searches.top_k(jax.device_put(query[None], device), top_k)
+            found = self.searches.top_k(jax.device_put(query[None], device), [top_k])
             assert np.asarray(found.eligible).tolist() == [len(ids)]
             rows, claimed = np.asarray(found.rows)[0], np.asarray(found.scores)[0]
             np.testing.assert_array_equal(self.index.post_ids[rows[: len(best)]], ids[best])

@@ -179,11 +179,12 @@ def test_the_search_lowers_to_kernels_for_cuda_at_real_sizes(
     words = (batch if own_masks else 1, layout.padded_rows // 32)
     eligible = jax.ShapeDtypeStruct(words, np.uint32, sharding=layout.words)
     queries = jax.ShapeDtypeStruct((batch, 128), np.float32, sharding=layout.replicated)
+    wanted = jax.ShapeDtypeStruct((batch,), np.int32, sharding=layout.replicated)
     kernel = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
     lowered = export.export(
         jax.jit(functools.partial(layout.top_k, k=1000)),
         platforms=["cuda"],
         disabled_checks=[kernel],
-    )(shards, eligible, queries).mlir_module()
+    )(shards, eligible, queries, wanted).mlir_module()
     names = ("block_maxima", "kth_largest", "keep_largest", "block_scores")
     assert all(f'name = "{name}"' in lowered for name in names)

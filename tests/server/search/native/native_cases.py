@@ -48,6 +48,7 @@ class Case:
         queries: [B, D] f32.
         eligible: [B, N] or [1, N].
         k: K.
+        wanted: [B] i32, the results that each query wants, from 0 to K. None: all want K.
     """
 
     vectors: Floats
@@ -55,6 +56,7 @@ class Case:
     queries: Floats
     eligible: Bools
     k: int
+    wanted: npt.NDArray[np.int32] | None = None
 
 
 def draw_case(shape: tuple[int, int, int, int], kind: str, share: float, seed: int) -> Case:
@@ -86,7 +88,8 @@ def draw_case(shape: tuple[int, int, int, int], kind: str, share: float, seed: i
         vectors = vectors[np.argsort(vectors @ queries[0])]
     masks = rng.random((batch, n)) < share if share <= 1 else np.ones((1, n), np.bool_)
     ids = rng.permutation(n).astype(np.uint64) * np.uint64(2**32 + 1) + np.uint64(1)
-    return Case(vectors.astype(np.float32), ids, queries.astype(np.float32), masks, k)
+    wanted = rng.integers(0, k + 1, batch, np.int32) if rng.random() < 0.5 else None
+    return Case(vectors.astype(np.float32), ids, queries.astype(np.float32), masks, k, wanted)
 
 
 def find(case: Case, variant: str) -> tuple[Floats, npt.NDArray[np.int32]]:
@@ -99,7 +102,8 @@ def find(case: Case, variant: str) -> tuple[Floats, npt.NDArray[np.int32]]:
 def search(case: Case, codes: RowCodes, config: ScanConfig) -> tuple[Floats, npt.NDArray[np.int32]]:
     """Search with codes that are given."""
     words = pack(case.eligible).reshape(len(case.eligible), -1)
-    scores, rows = _top_k(config, case.k)(_shard(case, codes), words, case.queries)
+    wanted = _wanted(case)
+    scores, rows = _top_k(config, case.k)(_shard(case, codes), words, case.queries, wanted)
     return np.asarray(scores), np.asarray(rows)
 
 
@@ -108,6 +112,10 @@ def score_all(case: Case, config: ScanConfig) -> Floats:
     score = jax.jit(functools.partial(scan.all_scores, config=config))
     codes = encoder(config)(case.vectors)
     return np.asarray(score(_shard(case, codes), pack(case.eligible[0]), case.queries[0]))
+
+
+def _wanted(case: Case) -> npt.NDArray[np.int32]:
+    return np.full(len(case.queries), case.k, np.int32) if case.wanted is None else case.wanted
 
 
 def _shard(case: Case, codes: RowCodes) -> Shard:
@@ -126,9 +134,9 @@ def check(case: Case, scores: Floats, rows: npt.NDArray[np.int32]) -> None:
     exact = case.queries.astype(np.float64) @ case.vectors.astype(np.float64).T
     lengths = np.linalg.norm(case.vectors.astype(np.float64), axis=1).max()
     error = (case.vectors.shape[1] / 16 + 8) * 2.0**-24 * 1.1 * lengths + 1e-40
-    for i, query in enumerate(case.queries):
+    for i, (query, wanted) in enumerate(zip(case.queries, _wanted(case), strict=True)):
         eligible = np.flatnonzero(case.eligible[i % len(case.eligible)])
-        count = min(case.k, len(eligible))
+        count = min(int(wanted), len(eligible))
         assert np.isneginf(scores[i, count:]).all()
         if not count:
             continue

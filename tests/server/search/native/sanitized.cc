@@ -82,8 +82,10 @@ bool IsExact(const Variant& variant, const Corpus& corpus, int32_t batch, int32_
   std::vector<int32_t> rows(batch * k);
   const Shard shard = {corpus.vectors.data(), corpus.ids.data(), corpus.codes.data(),
                        corpus.bounds.data(),  corpus.longest,    corpus.width, corpus.rows};
-  const Search search = {queries.data(), batch,         k,          eligible.data(),
-                         words,          scores.data(), rows.data()};
+  std::vector<int32_t> wanted(batch);
+  for (auto& count : wanted) count = static_cast<int32_t>(random() % (k + 1));
+  const Search search = {queries.data(),  wanted.data(), batch,         k,
+                         eligible.data(), words,         scores.data(), rows.data()};
   FindTopK(variant, shard, search, kWorkers, RunThreads);
   std::vector<float> all(corpus.rows);
   std::vector<int32_t> numbers(corpus.rows);
@@ -102,7 +104,7 @@ bool IsExact(const Variant& variant, const Corpus& corpus, int32_t batch, int32_
       return all[a] > all[b] || (all[a] == all[b] && id(a) < id(b));
     });
     for (int32_t i = 0; i < k; i++) {
-      const bool there = i < static_cast<int32_t>(order.size());
+      const bool there = i < std::min(wanted[q], static_cast<int32_t>(order.size()));
       const float score = there ? all[order[i]] : -INFINITY;
       if (scores[q * k + i] != score || (there && rows[q * k + i] != order[i])) return false;
     }

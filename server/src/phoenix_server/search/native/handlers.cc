@@ -102,8 +102,8 @@ ffi::Error TopK(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> vectors, ffi::Buffer
                 ffi::Buffer<ffi::U8> codes, ffi::Buffer<ffi::F32> bounds,
                 ffi::Buffer<ffi::F32> longest, ffi::Buffer<ffi::S32> tiles,
                 ffi::Buffer<ffi::U32> eligible, ffi::Buffer<ffi::F32> queries,
-                ffi::ResultBuffer<ffi::F32> scores, ffi::ResultBuffer<ffi::S32> rows,
-                int64_t tile_rows, std::string_view variant) {
+                ffi::Buffer<ffi::S32> wanted, ffi::ResultBuffer<ffi::F32> scores,
+                ffi::ResultBuffer<ffi::S32> rows, int64_t tile_rows, std::string_view variant) {
   return Guarded([&] {
     const auto batch = queries.dimensions()[0];
     const Shard shard = {vectors.typed_data(),
@@ -114,6 +114,7 @@ ffi::Error TopK(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> vectors, ffi::Buffer
                          vectors.dimensions()[1],
                          static_cast<int32_t>(tiles.typed_data()[0] * tile_rows)};
     const Search search = {queries.typed_data(),
+                           wanted.typed_data(),
                            static_cast<int32_t>(batch),
                            static_cast<int32_t>(scores->dimensions()[1]),
                            eligible.typed_data(),
@@ -226,6 +227,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(phoenix_top_k, phoenix::TopK,
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Arg<ffi::Buffer<ffi::U32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::S32>>()
                                   .Attr<int64_t>("tile_rows")

@@ -61,7 +61,12 @@ def write(
 
 
 def top_k(
-    shard: Shard, eligible: jax.Array, queries: jax.Array, k: int, config: ScanConfig
+    shard: Shard,
+    eligible: jax.Array,
+    queries: jax.Array,
+    wanted: jax.Array,
+    k: int,
+    config: ScanConfig,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the K best rows of each query, by score descending, then id ascending.
 
@@ -70,19 +75,20 @@ def top_k(
         eligible: [B, P/32] u32, or [1, P/32] for all queries: bit i of word j says whether a query
             may find row 32 j + i.
         queries: [B, D] f32; a query of zeros is padding, and costs nothing.
+        wanted: [B] i32, the number of results that each query gets; K at most.
         k: K, at most P.
         config: How the shard is scanned.
 
     Returns:
-        [B, K] f32, the scores, -inf where fewer rows are eligible, NaN for a query that is not
-        finite; [B, K] i32, the rows.
+        [B, K] f32, the scores, -inf where fewer rows are eligible or wanted, NaN for a query that
+        is not finite; [B, K] i32, the rows.
     """
     shapes: Any = tuple(jax.ShapeDtypeStruct((len(queries), k), t) for t in (np.float32, np.int32))
     call = jax.ffi.ffi_call("phoenix_top_k", shapes)
     vectors, ids, longest, tiles, codes = shard
     assert codes is not None
     return call(
-        *(vectors, ids, *codes, longest, tiles, eligible, queries),
+        *(vectors, ids, *codes, longest, tiles, eligible, queries, wanted),
         tile_rows=np.int64(config.tile_rows),
         variant=config.variant,
     )

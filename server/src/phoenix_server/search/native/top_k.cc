@@ -22,9 +22,11 @@
 #include <deque>
 #include <limits>
 #include <memory>
-#include <mutex>
 #include <numeric>
 #include <vector>
+
+#include "findings.h"
+#include "query_codes.h"
 
 namespace phoenix {
 namespace {
@@ -40,97 +42,6 @@ constexpr int64_t kSpanRows = 32 * kTileRows;  // whose eligible rows one thread
 constexpr int32_t kManyHits = kTileRows / 4;  // so many rows of a tile are scored at once
 constexpr int64_t kMaxWorkBytes = 256 << 20;  // for candidates; more queries are searched in turns
 
-struct Scored {
-  float score;
-  int32_t row;
-};
-
-struct Candidate {
-  float upper;
-  int32_t row;
-};
-
-// What one worker knows of one query.
-struct Findings {
-  std::vector<Scored> best;          // with others that were scored since the best were chosen
-  bool full;                         // whether the best k were chosen before
-  Scored last;                       // the k-th of them
-  std::vector<Candidate> candidates;
-};
-
-struct Work {
-  std::vector<Findings> findings;    // [workers * batch]
-  std::vector<std::unique_ptr<Hits[]>> hits;  // [workers], of a block of queries each
-};
-
-// Keeps the memory of a search for the next one: fresh memory costs more than the search.
-class WorkPool {
- public:
-  std::unique_ptr<Work> Take() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (free_.empty()) return std::make_unique<Work>();
-    std::unique_ptr<Work> work = std::move(free_.back());
-    free_.pop_back();
-    return work;
-  }
-  void Give(std::unique_ptr<Work> work) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back(std::move(work));
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Work>> free_;
-};
-
-WorkPool& Pool() {
-  static WorkPool* const pool = new WorkPool;  // never destroyed: threads may outlive main
-  return *pool;
-}
-
-float RoundUp(double value) {
-  const auto rounded = static_cast<float>(value);
-  return rounded >= value ? rounded : std::nextafter(rounded, INFINITY);
-}
-
-// Codes a query, [J * 4] twice, and bounds the errors that do not depend on a row.
-CodedQuery Code(const float* query, int64_t width, float longest, bool fine, int8_t* codes,
-                int8_t* fine_codes) {
-  const int64_t padded = Quads(width) * 4;
-  float largest = 0;
-  for (int64_t i = 0; i < width; i++) largest = std::max(largest, std::fabs(query[i]));
-  // Below this, the scale would lose its precision: the query is all error.
-  const float scale = largest > 1e-30f ? largest / 127.0f : 1.0f;
-  const float fine_scale = fine ? scale / 254.0f : 0.0f;
-  double error = 0, norm = 0, length = 0;
-  int32_t sum = 0, fine_sum = 0;
-  for (int64_t i = 0; i < padded; i++) {
-    const double value = i < width ? query[i] : 0.0f;
-    const auto code = static_cast<int>(std::clamp(std::nearbyint(value / scale), -127.0, 127.0));
-    double coded = double{scale} * code;
-    int fine_code = 0;
-    if (fine) {
-      fine_code = static_cast<int>(
-          std::clamp(std::nearbyint((value - coded) / fine_scale), -127.0, 127.0));
-      coded += double{fine_scale} * fine_code;
-    }
-    codes[i] = static_cast<int8_t>(code);
-    fine_codes[i] = static_cast<int8_t>(fine_code);
-    sum += code;
-    fine_sum += fine_code;
-    error += (value - coded) * (value - coded);
-    norm += coded * coded;
-    length += value * value;
-  }
-  // |q x - q^ x^| <= |q^| |x - x^| + |q - q^| |x|, and the rounding of three things: the score
-  // itself, the sums of products that exceed 24 bits, and the arithmetic of the bound.
-  const double rounding = std::ldexp(static_cast<double>(width) / 16 + 24, -24) *
-                          1.1 * std::sqrt(length) * longest;
-  const double slack = std::sqrt(error) * longest * (1 + 1e-6) + rounding + 1e-30;
-  return {scale,          fine_scale,     -128 * sum, -128 * fine_sum,
-          RoundUp(std::sqrt(norm) * (1 + 1e-6)), RoundUp(slack)};
-}
-
 class TopKSearch {
  public:
   TopKSearch(const Variant& variant, const Shard& shard, const Search& search, int workers,
@@ -145,7 +56,9 @@ class TopKSearch {
   void Run() {
     Prepare();
     work_ = Pool().Take();
-    const int64_t each = workers_ * (2 * Limit(search_.k) + kTileRows) * 8;
+    int32_t most = 1;
+    for (const Query& query : queries_) most = std::max(most, query.wanted);
+    const int64_t each = workers_ * (2 * Limit(most) + kTileRows) * 8;
     const auto at_once =
         static_cast<size_t>(std::clamp<int64_t>(kMaxWorkBytes / each, 1, search_.batch));
     for (size_t first = 0; first < queries_.size(); first += at_once) {
@@ -172,10 +85,13 @@ class TopKSearch {
 
  private:
   struct Query {
-    Query(size_t number, int32_t place, const float* vector, const uint32_t* eligible)
-        : number(number), place(place), vector(vector), eligible(eligible) {}
-    size_t number;  // among those that are no padding
-    int32_t place;  // in the batch
+    Query(size_t number, int32_t place, int32_t wanted, const float* vector,
+          const uint32_t* eligible)
+        : number(number), place(place), wanted(wanted), vector(vector), eligible(eligible) {}
+    size_t number;   // among those that are no padding
+    int32_t place;   // in the batch
+    int32_t wanted;  // rows of its answer
+    int32_t k = 0;   // the best rows that are looked for: of a sample, or those wanted
     const float* vector;
     const uint32_t* eligible;
     CodedQuery coded;
@@ -187,7 +103,7 @@ class TopKSearch {
   // How many candidates, or scored rows, are kept before the worst of them are dropped.
   static int64_t Limit(int32_t k) { return int64_t{k} + std::max(k, kFewest); }
 
-  // Codes the queries; a query of zeros is padding.
+  // Codes the queries; a query of zeros is padding, as is one that wants nothing.
   void Prepare() {
     std::fill_n(search_.scores, int64_t{search_.batch} * search_.k, kNone);
     std::fill_n(search_.rows, int64_t{search_.batch} * search_.k, 0);
@@ -200,8 +116,9 @@ class TopKSearch {
       }
       if (!finite) {
         std::fill_n(search_.scores + int64_t{place} * search_.k, search_.k, NAN);
-      } else if (!zero) {
-        queries_.emplace_back(queries_.size(), place, vector,
+      } else if (const int32_t wanted = std::min(search_.wanted[place], search_.k);
+                 !zero && wanted > 0) {
+        queries_.emplace_back(queries_.size(), place, wanted, vector,
                               search_.eligible + place * search_.eligible_stride);
       }
     }
@@ -215,10 +132,9 @@ class TopKSearch {
     }
   }
 
-  // Begins the search of some queries for the best k rows of each.
-  void Begin(const std::vector<Query*>& queries, int32_t k) {
+  // Begins the search of some queries, whose `k` is set.
+  void Begin(const std::vector<Query*>& queries) {
     active_ = queries;
-    k_ = k;
     const size_t count = active_.size();
     work_->findings.resize(std::max(work_->findings.size(), workers_ * count));
     work_->hits.resize(std::max<size_t>(work_->hits.size(), workers_));
@@ -253,19 +169,23 @@ class TopKSearch {
 
   // Guesses thresholds from a sample of the rows, where that is worth it.
   void Guess(const std::vector<Query*>& queries) {
-    const double share = static_cast<double>(search_.k) / kSampled;
-    const auto rank = static_cast<int32_t>(share + 3 * std::sqrt(share) + 4);
     const int64_t pairs = shard_.rows / kPair / kSampled;
-    if (queries.empty() || pairs * kPair < 4 * int64_t{rank}) return;
-    Begin(queries, rank);
+    std::vector<Query*> guessed;
+    for (Query* query : queries) {
+      const double share = static_cast<double>(query->wanted) / kSampled;
+      query->k = static_cast<int32_t>(share + 3 * std::sqrt(share) + 4);
+      if (pairs * kPair >= 4 * int64_t{query->k}) guessed.push_back(query);
+    }
+    if (guessed.empty()) return;
+    Begin(guessed);
     ForEach(pairs, [this](int worker, int64_t i) {
       // One of each sixteen, at a place that no regular order of the rows can follow.
       const uint64_t random = static_cast<uint64_t>(i + 1) * 0x9E3779B97F4A7C15u >> 60;
       Scan(worker, (i * kSampled + static_cast<int64_t>(random)) * kPair, kPair);
     });
-    ForEach(static_cast<int64_t>(queries.size()), [this](int, int64_t i) {
+    ForEach(static_cast<int64_t>(guessed.size()), [this](int, int64_t i) {
       const Findings& all = FindBest(i);
-      const bool enough = static_cast<int64_t>(all.best.size()) >= k_;
+      const bool enough = static_cast<int64_t>(all.best.size()) >= active_[i]->k;
       active_[i]->threshold.store(enough ? all.best.back().score : kNone);
     });
   }
@@ -288,7 +208,8 @@ class TopKSearch {
   // Finds the answers of some queries by scoring all of their rows.
   void ScoreAllFor(const std::vector<Query*>& queries) {
     if (queries.empty()) return;
-    Begin(queries, search_.k);
+    for (Query* query : queries) query->k = query->wanted;
+    Begin(queries);
     const int64_t spans = (shard_.rows + kSpanRows - 1) / kSpanRows;
     ForEach(spans * static_cast<int64_t>(queries.size()), [=](int worker, int64_t i) {
       ScoreSpan(worker, i / spans, i % spans);
@@ -330,13 +251,14 @@ class TopKSearch {
       }
       findings.best.push_back(scored);
     }
-    if (static_cast<int64_t>(findings.best.size()) >= Limit(k_)) KeepBest(findings, query);
+    if (static_cast<int64_t>(findings.best.size()) >= Limit(query.k)) KeepBest(findings, query);
   }
 
   // Searches for the answers of some queries; those with a bad guess are not done.
   void SearchFor(const std::vector<Query*>& queries) {
     if (queries.empty()) return;
-    Begin(queries, search_.k);
+    for (Query* query : queries) query->k = query->wanted;
+    Begin(queries);
     const int64_t tiles = shard_.rows / kTileRows;
     // A step that is coprime with the number of tiles, near its golden section: early tiles are
     // spread evenly.
@@ -396,9 +318,9 @@ class TopKSearch {
     }
     auto& candidates = findings.candidates;
     for (int32_t i = 0; i < hits.count; i++) candidates.push_back({hits.upper[i], hits.rows[i]});
-    const int64_t limit = Limit(k_);
+    const int64_t limit = Limit(query.k);
     if (static_cast<int64_t>(candidates.size()) < limit) return;
-    for (int64_t count = k_; DropHopeless(findings, query) > limit / 2; count *= 4) {
+    for (int64_t count = query.k; DropHopeless(findings, query) > limit / 2; count *= 4) {
       ScoreBest(findings, query, count);
     }
   }
@@ -445,7 +367,7 @@ class TopKSearch {
   // Keeps the best k rows of those that are scored, the k-th last, and raises the threshold to it.
   void KeepBest(Findings& findings, Query& query) {
     auto& best = findings.best;
-    const auto k = static_cast<size_t>(k_);
+    const auto k = static_cast<size_t>(query.k);
     if (best.size() < k) return;
     std::nth_element(best.begin(), best.begin() + (k - 1), best.end(), Better{*this});
     best.resize(k);
@@ -475,7 +397,7 @@ class TopKSearch {
     }
     KeepBest(all, query);
     if (DropHopeless(all, query) > 0) {
-      ScoreBest(all, query, k_);  // the best first: they raise the threshold
+      ScoreBest(all, query, query.k);  // the best first: they raise the threshold
       if (const int64_t left = DropHopeless(all, query)) ScoreBest(all, query, left);
     }
     return all;
@@ -486,7 +408,7 @@ class TopKSearch {
     Query& query = *active_[i];
     auto& best = FindBest(i).best;
     const bool guessed = query.threshold.load() > kNone;
-    if (guessed && static_cast<int32_t>(best.size()) < k_) return;
+    if (guessed && static_cast<int32_t>(best.size()) < query.k) return;
     query.done = true;
     std::sort(best.begin(), best.end(), Better{*this});
     int64_t out = int64_t{query.place} * search_.k;
@@ -511,7 +433,6 @@ class TopKSearch {
 
   // Of the search that has begun:
   std::vector<Query*> active_;
-  int32_t k_ = 0;
   std::vector<CodedQuery> coded_;
   std::vector<int8_t> packed_;
   size_t block_bytes_ = 0;

@@ -28,11 +28,12 @@ struct Shard {
 
 struct Search {
   const float* queries;      // [B, D]; a query of zeros is padding, and gets no result
+  const int32_t* wanted;     // [B], the results that each query gets, K at most
   int32_t batch;             // B
   int32_t k;                 // K, at least 1
   const uint32_t* eligible;  // words of 32 rows, lowest first
   int64_t eligible_stride;   // words from one query's mask to the next; 0 if all share one
-  float* scores;             // [B, K], descending; -inf where fewer rows are eligible
+  float* scores;             // [B, K], descending; -inf where there is no result
   int32_t* rows;             // [B, K]; equal scores are in ascending order of their ids
 };
 
