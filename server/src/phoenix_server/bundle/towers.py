@@ -84,7 +84,7 @@ class Towers:
         self._users = ExportedTower(bundle, manifest.user_tower, arrays, programs)
         self._candidates = ExportedTower(bundle, manifest.candidate_tower, arrays, programs)
         self.lanes = count_lanes(device)
-        self._pool = ThreadPoolExecutor(self.lanes, "tower")
+        self._pool = ThreadPoolExecutor(max(1, self.lanes - 1), "lane")
         self._user_programs: dict[tuple[int, int], Callable[[DeviceArrays], DeviceArrays]] = {}
         self._user_seconds: dict[tuple[int, int], float] = {}
         self._candidate_programs: dict[int, Callable[[DeviceArrays], DeviceArrays]] = {}
@@ -225,9 +225,18 @@ class Towers:
             )
 
     def _in_lanes(self, run: Callable[[HostArrays], T], batches: Sequence[HostArrays]) -> list[T]:
-        if self.lanes == 1 or len(batches) == 1:
+        """Run batches in order, on the caller's thread and on those of the other lanes."""
+        if self.lanes == 1 or len(batches) < 2:
             return list(map(run, batches))
-        return list(self._pool.map(lambda batch: jax.block_until_ready(run(batch)), batches))
+        rest = [
+            self._pool.submit(lambda batch: jax.block_until_ready(run(batch)), batch)
+            for batch in batches[1:]
+        ]
+        own = {0: run(batches[0])}
+        for number, (future, batch) in enumerate(zip(rest, batches[1:], strict=True), 1):
+            if future.cancel():  # no other lane has taken it
+                own[number] = run(batch)
+        return [own[i] if i in own else rest[i - 1].result() for i in range(len(batches))]
 
     def _put(self, path: Path, name: str, array: F32) -> jax.Array:
         """Put an array on the device and check that it is finite."""
