@@ -127,7 +127,8 @@ class EngineConfig:
         user_batches: Batch sizes of the user tower, ascending.
         batch_sizes: Batch sizes of the search, ascending.
         history_lengths: History lengths to compile besides the model's own, ascending.
-        result_sizes: Numbers of results to compile besides max_top_k, ascending.
+        result_sizes: Numbers of results to compile besides max_top_k, ascending; not for the native
+            search of one shard, which needs no programs for them.
         max_top_k: Maximum top_k of a request.
         candidate_batch: Batch size of the candidate tower.
         capacity: Maximum posts in the corpus. Default: 25% more than it was built with.

@@ -131,7 +131,9 @@ def collect_answers(launched: LaunchedBatch, corpus: CorpusIndex) -> list[Answer
         scores = np.empty((len(norms), 0), np.float32)
         rows, eligible = np.empty(scores.shape, np.int32), np.zeros(1, np.int32)
     else:
+        most = max(query.top_k for query in launched.queries)
         scores, rows, eligible = map(np.asarray, launched.found[:3])
+        scores, rows = scores[:, :most], rows[:, :most]
     post_ids, author_ids = corpus.post_ids[rows], corpus.author_ids[rows]
     created_at = corpus.created_at_unix_ms[rows]
     answers: list[Answer] = []

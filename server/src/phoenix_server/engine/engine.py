@@ -283,9 +283,11 @@ class Engine:
     def _rest(self) -> Iterator[Callable[[], None]]:
         """Yield a function for each size that is not compiled, the most useful first."""
         began = time.monotonic()
-        for size in self.config.searches():
-            if size not in self.config.necessary_searches():
-                yield partial(self._compile_search, *size)
+        any_count = self.corpus.layout.serves_any_count
+        for batch, top_k in self.config.searches():
+            is_useful = top_k == self.config.max_top_k or not any_count
+            if is_useful and (batch, top_k) not in self.config.necessary_searches():
+                yield partial(self._compile_search, batch, top_k)
         for size in self.config.user_programs(self._longest):
             if size not in self.config.necessary_users(self._longest):
                 yield partial(self._towers.compile_users, *size)

@@ -150,6 +150,11 @@ class ShardedLayout(ScanConfig):
         """Bytes of memory that a row's vector takes, with its codes if it has any."""
         return 4 * self.width + (native.code_bytes(self.width) if self.scan == "native" else 0)
 
+    @property
+    def serves_any_count(self) -> bool:
+        """Whether the program for many results is as fast for few as one compiled for few."""
+        return self.scan == "native" and self.shards == 1
+
     @cached_property
     def mesh(self) -> Mesh:
         """The devices along the axis `corpus`."""
