@@ -6,7 +6,7 @@ Shapes:
 A user's history is padded to the shortest compiled length that holds it, independent of the other
 users of the batch. Users of one length run together.
 
-A CPU runs several programs at once, one a lane. Many small operations make up a tower, and to split
+A CPU may run several programs at once, one a lane. Many small operations make up a tower, and to split
 each of them between cores takes longer than to give each core other users.
 """
 
