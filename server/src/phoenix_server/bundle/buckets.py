@@ -6,8 +6,8 @@ Shapes:
 A user's history is padded to the shortest compiled length that holds it, independent of the other
 users of the batch. Users of one length run together.
 
-A CPU may run several programs at once, one a lane. Many small operations make up a tower, and to split
-each of them between cores takes longer than to give each core other users.
+A CPU may run several programs at once, one a lane. Many small operations make up a tower, and to
+split each of them between cores takes longer than to give each core other users.
 """
 
 import heapq
