@@ -4,8 +4,8 @@ Shapes:
     B  users of a batch        n  posts of a call        D  width of a representation
 
 Programs are compiled ahead, for a few sizes. A user's history is padded to the next compiled
-length; users of one length run together in a batch of the next compiled size; one search serves
-all users of a batch. So the padding of a history does not depend on the other users of the batch.
+length; users of one length run together, in batches of compiled sizes; one search serves all users
+of a batch. So the padding of a history does not depend on the other users of the batch.
 
 A user alone and the same user in a batch may run through tower programs of different batch sizes,
 which order float operations differently: the representations differ by up to 1e-6 in float32 and

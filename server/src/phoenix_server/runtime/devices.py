@@ -61,8 +61,8 @@ def count_lanes(device: Device) -> int:
     """Return how many small programs a device should run at once.
 
     An accelerator runs one after the other. XLA splits each operation between all cores of a CPU,
-    which pays for large operations only. One core is left to the event loop: without it, calls that
-    are refused wait ten times as long, and fewer are answered in time.
+    which pays for large operations only. One core is left to the event loop: without it, a server
+    under overload answers fewer calls in time.
     """
     if device.platform != "cpu":
         return 1

@@ -16,7 +16,7 @@ inline float RoundUp(double value) {
 
 // Codes a query, [J * 4] twice, and bounds the errors that do not depend on a row.
 inline CodedQuery Code(const float* query, int64_t width, float longest, bool fine, int8_t* codes,
-                int8_t* fine_codes) {
+                       int8_t* fine_codes) {
   const int64_t padded = Quads(width) * 4;
   float largest = 0;
   for (int64_t i = 0; i < width; i++) largest = std::max(largest, std::fabs(query[i]));
