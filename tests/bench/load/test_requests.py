@@ -10,6 +10,7 @@ from phoenix_bench.load.requests import (
     RequestMix,
     draw_requests,
     history_lengths,
+    let_users_repeat,
     read_requests,
     write_requests,
 )
@@ -41,6 +42,15 @@ def test_the_same_seed_draws_the_same_requests() -> None:
     mix = RequestMix(count=50, seed=3)
     assert draw_requests(a_model(), mix) == draw_requests(a_model(), mix)
     assert draw_requests(a_model(), mix) != draw_requests(a_model(), RequestMix(count=50, seed=4))
+
+
+def test_half_of_the_requests_are_of_regular_users() -> None:
+    requests = draw_requests(a_model(), RequestMix(count=50))
+    new, regulars = requests[:40], requests[40:]
+    mixed = let_users_repeat(new, regulars)
+    assert mixed[::2] == new
+    assert all(each in regulars for each in mixed[1::2])
+    assert len({each.user.user_id for each in mixed[1::2]}) > 1
 
 
 def test_histories_are_short_long_and_longer_than_the_model_reads() -> None:

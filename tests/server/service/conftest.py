@@ -1,7 +1,8 @@
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
+import grpc
 import pytest
 
 from phoenix_server.batching.batcher import Batcher
@@ -13,6 +14,7 @@ from phoenix_server.engine.engine import Engine
 from phoenix_server.generations.generation import Generation
 from phoenix_server.service.retrieval import RetrievalServicer
 from phoenix_server.service.state import ServingState
+from server.service.listener_cases import Running, run_listener
 
 
 @pytest.fixture
@@ -42,3 +44,15 @@ def state(generation: Generation) -> ServingState:
 @pytest.fixture
 def servicer(state: ServingState) -> RetrievalServicer:
     return RetrievalServicer(state)
+
+
+@pytest.fixture
+async def running() -> AsyncGenerator[Running]:
+    async with run_listener() as server:
+        yield server
+
+
+@pytest.fixture
+async def channel(running: Running) -> AsyncGenerator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        yield channel

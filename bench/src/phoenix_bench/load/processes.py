@@ -76,10 +76,13 @@ def spawn_child(
 
 
 @contextmanager
-def spawn_server(arguments: Sequence[str | Path]) -> Generator[str, None, None]:
+def spawn_server(
+    arguments: Sequence[str | Path], *, user_cache: int = 0
+) -> Generator[str, None, None]:
     """Run `phoenix-server serve` on a free port; yield its address when it is idle.
 
-    It has no user cache: the same requests are sent again and again, and each runs the user tower.
+    By default it has no user cache: most suites send the same requests again and again, and each is
+    to run the user tower.
 
     The server continues to compile after it is SERVING. To keep that out of measurements, this
     waits until it is idle.
@@ -88,7 +91,7 @@ def spawn_server(arguments: Sequence[str | Path]) -> Generator[str, None, None]:
         ChildError: It ended before, or did not become idle.
     """
     command = [sys.executable, "-m", "phoenix_server", "serve", "--listen", "127.0.0.1:0"]
-    command += ["--user-cache", "0"]
+    command += ["--user-cache", str(user_cache)]
     with subprocess.Popen(
         [*command, *map(str, arguments)], stderr=subprocess.PIPE, text=True
     ) as process:

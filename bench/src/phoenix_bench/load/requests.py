@@ -81,6 +81,14 @@ def draw_requests(model: Model, mix: RequestMix) -> list[RetrieveRequest]:
     ]
 
 
+def let_users_repeat(
+    new: Sequence[RetrieveRequest], regulars: Sequence[RetrieveRequest], *, seed: int = 0
+) -> list[RetrieveRequest]:
+    """Return the new requests, each followed by one that is drawn from the regulars."""
+    drawn = np.random.default_rng(seed).integers(0, len(regulars), len(new))
+    return [each for i, first in zip(drawn, new, strict=True) for each in (first, regulars[i])]
+
+
 def write_requests(requests: Iterable[RetrieveRequest], path: Path) -> None:
     """Write length-prefixed requests, the format of ghz and `read_requests`."""
     buffer = BytesIO()

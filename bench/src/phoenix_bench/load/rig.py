@@ -1,10 +1,12 @@
-"""Run the four systems of the suite `serve` side by side; one works at a time."""
+"""Run the systems of the suite `serve` side by side; one works at a time."""
 
 import tempfile
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 import numpy as np
@@ -17,12 +19,13 @@ from phoenix_bench.load.requests import (
     RequestMix,
     draw_requests,
     history_lengths,
+    let_users_repeat,
     read_requests,
     write_requests,
 )
 from phoenix_bench.load.target import ClosedRun, run_closed
 from phoenix_bench.results import OURS
-from phoenix_client import PhoenixClient
+from phoenix_client import Model, PhoenixClient
 
 DIRECT = "engine in process"
 THREADS = "threaded gRPC server"
@@ -31,6 +34,20 @@ ECHO = "grpc.aio echo"
 _WARM_UP_S = 2.0
 _WARM_UP_CALLERS = 64
 _SETTLE_S = 2.0
+_REGULARS = 300  # users who come again
+_USER_CACHE = 1 << 16
+
+
+class MixedRun(NamedTuple):
+    """A run in which half of the requests are of users who come again.
+
+    Attributes:
+        rate: Answers per second.
+        hit_share: Share of the users whose representation was in the server's cache.
+    """
+
+    rate: float
+    hit_share: float
 
 
 class Rig:
@@ -41,12 +58,21 @@ class Rig:
     """
 
     def __init__(
-        self, *, ghz: Path, requests: Path, addresses: Mapping[str, str], engine: Child
+        self,
+        *,
+        ghz: Path,
+        model: Model,
+        requests: Path,
+        addresses: Mapping[str, str],
+        engine: Child,
+        caching: str,
     ) -> None:
         self._ghz = ghz
+        self._model = model
         self._requests = requests
         self._addresses = addresses
         self._engine = engine
+        self._caching = caching
         drawn = read_requests(requests)
         self.described = (
             f"top {drawn[0].top_k}, histories of {history_lengths(drawn).mean():.0f} engagements "
@@ -66,6 +92,27 @@ class Rig:
             callers=callers,
             duration_s=duration_s,
         )
+
+    def run_repeating(self, *, callers: int, duration_s: float, turn: int) -> MixedRun:
+        """Keep calls in flight to the server with a user cache, half of them of regular users.
+
+        The others come once; another `turn` has others.
+        """
+        regulars = read_requests(self._requests)[:_REGULARS]
+        new = draw_requests(self._model, RequestMix(top_k=regulars[0].top_k, seed=turn + 1))
+        mixed = self._requests.with_name("mixed.bin")
+        known = self._requests.with_name("regulars.bin")
+        write_requests(regulars, known)
+        write_requests(let_users_repeat(new, regulars, seed=turn), mixed)
+        to = partial(run_closed, self._ghz, self._caching, callers=callers)
+        to(known, duration_s=_WARM_UP_S)
+        with PhoenixClient(self._caching) as client:
+            before = client.get_stats()
+            run = to(mixed, duration_s=duration_s)
+            after = client.get_stats()
+        hits = after.user_cache_hits - before.user_cache_hits
+        misses = after.user_cache_misses - before.user_cache_misses
+        return MixedRun(run.rate, hits / (hits + misses))
 
     def run_alone(self, calls: int) -> Mapping[str, Seconds]:
         """Send the first requests one by one to each system; return the time of each call.
@@ -120,6 +167,9 @@ def start_rig(bundle: Path, corpus: Path, ghz: Path) -> Generator[Rig, None, Non
         ours = stack.enter_context(
             spawn_server(["--bundle", bundle, "--corpus", corpus, "--log-level", "INFO"])
         )
+        caching = stack.enter_context(
+            spawn_server(["--bundle", bundle, "--corpus", corpus], user_cache=_USER_CACHE)
+        )
         requests = directory / "requests.bin"
         with PhoenixClient(ours) as client:
             model = client.get_model()
@@ -134,9 +184,11 @@ def start_rig(bundle: Path, corpus: Path, ghz: Path) -> Generator[Rig, None, Non
         )
         rig = Rig(
             ghz=ghz,
+            model=model,
             requests=requests,
             addresses={OURS: ours, THREADS: engine.address, ECHO: echo.address},
             engine=engine,
+            caching=caching,
         )
         for system in (OURS, THREADS, ECHO):
             rig.run_closed(system, callers=_WARM_UP_CALLERS, duration_s=_WARM_UP_S)

@@ -71,6 +71,7 @@ def run(options: Options) -> Report:
         rig = stack.enter_context(start_rig(made.bundle, made.corpus, ghz))
         for i in range(plan.rounds):
             capacity = _measure_throughput(rig, plan, samples, turn=i)
+            _measure_repeating(rig, plan, samples, capacity, turn=i)
             _measure_alone(rig, plan, samples)
             _measure_load(rig, plan, samples, capacity, seed=i)
             _measure_overload(rig, plan, samples, seed=i)
@@ -101,6 +102,15 @@ def _measure_throughput(rig: Rig, plan: Plan, samples: Samples, turn: int) -> fl
         if name in (OURS, THREADS):
             samples.add("throughput_share", "1", rate / rates[DIRECT], {"callers": _CALLERS}, name)
     return rates[OURS]
+
+
+def _measure_repeating(rig: Rig, plan: Plan, samples: Samples, capacity: float, turn: int) -> None:
+    """Measure ours with a user cache, where half of the users come again."""
+    run = rig.run_repeating(callers=_CALLERS, duration_s=plan.closed_s, turn=turn)
+    params: Params = {"callers": _CALLERS, "users": "half repeat"}
+    samples.add("throughput", "calls/s", run.rate, params)
+    samples.add("hit_share", "1", run.hit_share, params)
+    samples.add("over_new_users", "1", run.rate / capacity, params)
 
 
 def _measure_alone(rig: Rig, plan: Plan, samples: Samples) -> None:

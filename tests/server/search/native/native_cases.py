@@ -5,7 +5,7 @@ Shapes:
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,6 +148,16 @@ def check(case: Case, scores: Floats, rows: npt.NDArray[np.int32]) -> None:
         order = np.lexsort((case.ids[near], -defined))[:count]
         np.testing.assert_array_equal(rows[i, :count], near[order])
         assert scores[i, :count].tobytes() == defined[order].tobytes()
+
+
+def check_variants(case: Case, names: Sequence[str]) -> None:
+    """Search as every variant: the first is exact, and the others find the same, to the bit."""
+    scores, rows = find(case, names[0])
+    check(case, scores, rows)
+    for name in names[1:]:
+        found = find(case, name)
+        np.testing.assert_array_equal(found[1], rows, err_msg=name)
+        assert found[0].tobytes() == scores.tobytes(), name
 
 
 def defined_scores(vectors: Floats, query: Floats) -> Floats:

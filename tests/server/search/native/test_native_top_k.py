@@ -17,6 +17,7 @@ from server.search.native.native_cases import (
     SHAPES,
     Case,
     check,
+    check_variants,
     defined_scores,
     draw_case,
     encoder,
@@ -40,14 +41,7 @@ from server.search.native.native_cases import (
 def test_every_variant_is_exact(
     shape: tuple[int, int, int, int], kind: str, share: float, seed: int
 ) -> None:
-    case = draw_case(shape, kind, share, seed)
-    names = variants_for(shape[1])
-    scores, rows = find(case, names[0])
-    check(case, scores, rows)
-    for name in names[1:]:
-        others = find(case, name)
-        assert others[0].tobytes() == scores.tobytes()
-        np.testing.assert_array_equal(others[1], rows)
+    check_variants(draw_case(shape, kind, share, seed), variants_for(shape[1]))
 
 
 def test_portable_code_runs_everywhere() -> None:
