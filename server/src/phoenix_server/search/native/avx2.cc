@@ -58,6 +58,6 @@ bool Available(int64_t) {
 }  // namespace
 
 const Variant kAvx2 = {"avx2",               4,         2, Available, PackRuns<4>,
-                       ScanRuns<Ops, 4, 1>, EncodeRow, ScoreRows};
+                       ScanRuns<Ops, 4>, EncodeRow, ScoreRows};
 
 }  // namespace phoenix

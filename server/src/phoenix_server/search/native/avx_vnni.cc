@@ -48,6 +48,6 @@ bool Available(int64_t) {
 }  // namespace
 
 const Variant kAvxVnni = {"avx-vnni",           4,         2, Available, PackRuns<4>,
-                          ScanRuns<Ops, 4, 1>, EncodeRow, ScoreRows};
+                          ScanRuns<Ops, 4>, EncodeRow, ScoreRows};
 
 }  // namespace phoenix

@@ -133,6 +133,6 @@ void ScoreRows(const float* vectors, int64_t width, const int32_t* rows, int64_t
 }  // namespace
 
 const Variant kNeonDot = {"neon-dot",         4,         2, Available, PackRuns<4>,
-                          ScanRuns<Ops, 4, 1>, EncodePortable, ScoreRows};
+                          ScanRuns<Ops, 4>, EncodePortable, ScoreRows};
 
 }  // namespace phoenix

@@ -86,6 +86,6 @@ void Score(const float* vectors, int64_t width, const int32_t* rows, int64_t cou
 }  // namespace
 
 const Variant kPortable = {"portable", 4,          2,     Available, PackRuns<4>,
-                           ScanRuns<Ops, 4, 1>, EncodePortable, Score};
+                           ScanRuns<Ops, 4>, EncodePortable, Score};
 
 }  // namespace phoenix
