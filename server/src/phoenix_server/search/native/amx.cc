@@ -24,8 +24,12 @@ constexpr int kFewQueries = 6;  // up to which AVX-512 is at least as fast
 constexpr int kStep = 64;       // components of one tile
 constexpr int kQuadsOfStep = kStep / 4;
 
-#include "avx512_hits.h"
+template <int N>
+using Count = std::integral_constant<int, N>;
+
 #include "rows.h"
+#include "x86_512.h"
+#include "scan_impl.h"
 #include "x86_rows.h"
 
 struct alignas(64) TileConfig {
@@ -67,8 +71,8 @@ bool Available(int64_t quads) {
 }
 
 // Packs queries as [2][J/16][16][64]: the left operands of each step, zeros where there is no query.
-void Pack(const int8_t* codes, const int8_t* fine, int queries, int64_t quads, int8_t* packed) {
-  if (queries <= kFewQueries) return kAvx512Vnni.pack(codes, fine, queries, quads, packed);
+void Pack(const int8_t* codes, int queries, int64_t quads, int8_t* packed) {
+  if (queries <= kFewQueries) return kAvx512Vnni.pack(codes, queries, quads, packed);
   const int64_t width = quads * 4;
   std::memset(packed, 0, static_cast<size_t>(kQueries * width));
   for (int q = 0; q < queries; q++) {
@@ -79,27 +83,18 @@ void Pack(const int8_t* codes, const int8_t* fine, int queries, int64_t quads, i
   }
 }
 
-// The comparisons of the queries, scaled so that a sum of products needs few operations:
-// (sum + offset) * row_scale + residual * norm >= least. Queries that are none reach nothing.
+// How the queries of a block reach their thresholds. Queries that are none reach nothing.
 struct Comparisons {
   int32_t offset[kQueries];
-  float norm[kQueries];
-  float least[kQueries];
+  Reach reach[kQueries];
 };
 
 Comparisons ComparisonsOf(const QueryBlock& block) {
   Comparisons all;
   for (int q = 0; q < kQueries; q++) {
-    all.offset[q] = 0;
-    all.norm[q] = 0;
-    all.least[q] = INFINITY;
-    if (q >= block.queries) continue;
-    const CodedQuery& query = block.coded[q];
-    const float least = (block.thresholds[q] - query.slack) / query.scale;
-    all.offset[q] = query.offset;
-    // The factors cover the rounding of the divisions and of the comparison itself.
-    all.norm[q] = query.norm / query.scale * (1.0f + 1e-6f);
-    all.least[q] = least - 1e-6f * __builtin_fabsf(least);
+    const bool none = q >= block.queries;
+    all.offset[q] = none ? 0 : block.coded[q].coarse.offset;
+    all.reach[q] = none ? Reach{0, -INFINITY} : ReachOf(block.coded[q], block.thresholds[q]);
   }
   return all;
 }
@@ -142,22 +137,8 @@ void Prefetch(const Tile& tile, int32_t pair) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(codes + i);
 }
 
-void AddHits(const Tile& tile, Unit unit, const QueryBlock& block, const Products& products, int g,
-             int q, uint32_t mask, Hits* hits) {
-  const CodedQuery& query = block.coded[q];
-  const float* bounds = tile.bounds + (2 * unit.pair + g) * 2 * kGroup;
-  const __m512 scale = _mm512_loadu_ps(bounds), residual = _mm512_loadu_ps(bounds + kGroup);
-  const __m512i sums = _mm512_load_si512(products.sums[g][q - unit.first_query]);
-  const __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums, _mm512_set1_epi32(query.offset)));
-  const __m512 error =
-      _mm512_fmadd_ps(residual, _mm512_set1_ps(query.norm), _mm512_set1_ps(query.slack));
-  const __m512 upper =
-      _mm512_fmadd_ps(sum, _mm512_mul_ps(scale, _mm512_set1_ps(query.scale)), error);
-  AppendHits(hits[q], upper, mask, tile.first_row + (2 * unit.pair + g) * kGroup);
-}
-
-void Compare(const Tile& tile, Unit unit, const QueryBlock& block, const Comparisons& all,
-             const Products& products, Hits* hits) {
+void Compare(const Tile& tile, Unit unit, const Comparisons& all, const Products& products,
+             Hits* hits) {
   for (int g = 0; g < 2; g++) {
     const float* bounds = tile.bounds + (2 * unit.pair + g) * 2 * kGroup;
     const __m512 scale = _mm512_loadu_ps(bounds), residual = _mm512_loadu_ps(bounds + kGroup);
@@ -169,8 +150,8 @@ void Compare(const Tile& tile, Unit unit, const QueryBlock& block, const Compari
         const __m512i sums = _mm512_load_si512(products.sums[g][q + i]);
         const __m512 sum =
             _mm512_cvtepi32_ps(_mm512_add_epi32(sums, _mm512_set1_epi32(all.offset[query])));
-        const __m512 margin = _mm512_fmsub_ps(residual, _mm512_set1_ps(all.norm[query]),
-                                              _mm512_set1_ps(all.least[query]));
+        const __m512 margin = _mm512_fmadd_ps(residual, _mm512_set1_ps(all.reach[query].norm),
+                                              _mm512_set1_ps(all.reach[query].margin));
         const __m512 beyond = _mm512_fmadd_ps(sum, scale, margin);
         masks[i] = _mm512_cmp_ps_mask(beyond, _mm512_setzero_ps(), _CMP_GE_OQ) &
                    (unit.words[query] >> (g * kGroup));
@@ -178,7 +159,11 @@ void Compare(const Tile& tile, Unit unit, const QueryBlock& block, const Compari
       if (__builtin_expect((masks[0] | masks[1] | masks[2] | masks[3]) == 0, 1)) continue;
       for (int i = 0; i < 4; i++) {
         const int query = unit.first_query + q + i;
-        if (masks[i] != 0) AddHits(tile, unit, block, products, g, query, masks[i], hits);
+        if (masks[i] == 0) continue;
+        const __m512i sums = _mm512_load_si512(products.sums[g][q + i]);
+        Ops512::Append(hits[query],
+                       _mm512_add_epi32(sums, _mm512_set1_epi32(all.offset[query])), masks[i],
+                       tile.first_row + (2 * unit.pair + g) * kGroup);
       }
     }
   }
@@ -205,16 +190,19 @@ void Scan(const Tile& tile, const QueryBlock& block, Hits* hits) {
       const Unit unit = {pair, first, words[words_turn]};
       Multiply(tile, unit, block, &products[turn]);
       turn = 1 - turn;
-      if (before.pair >= 0) Compare(tile, before, block, comparisons, products[turn], hits);
+      if (before.pair >= 0) Compare(tile, before, comparisons, products[turn], hits);
       before = unit;
     }
     words_turn = 1 - words_turn;
   }
-  if (before.pair >= 0) Compare(tile, before, block, comparisons, products[1 - turn], hits);
+  if (before.pair >= 0) Compare(tile, before, comparisons, products[1 - turn], hits);
+  for (int q = 0; q < block.queries; q++) {
+    Refine<Ops512>(tile, block.coded[q], block.thresholds[q], hits[q]);
+  }
 }
 
 }  // namespace
 
-const Variant kAmx = {"amx", kQueries, 2, Available, Pack, Scan, EncodeRow, ScoreRows};
+const Variant kAmx = {"amx", kQueries, Available, Pack, Scan, EncodeRow, ScoreRows};
 
 }  // namespace phoenix

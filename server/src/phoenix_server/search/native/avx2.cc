@@ -17,6 +17,7 @@ namespace {
 template <int N>
 using Count = std::integral_constant<int, N>;
 
+#include "hits.h"
 #include "rows.h"
 #include "x86_256.h"
 #include "x86_rows.h"
@@ -57,7 +58,7 @@ bool Available(int64_t) {
 
 }  // namespace
 
-const Variant kAvx2 = {"avx2",               4,         2, Available, PackRuns<4>,
+const Variant kAvx2 = {"avx2",           4,         Available, PackRuns<4>,
                        ScanRuns<Ops, 4>, EncodeRow, ScoreRows};
 
 }  // namespace phoenix

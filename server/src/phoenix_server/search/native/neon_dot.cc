@@ -16,6 +16,7 @@ namespace {
 template <int N>
 using Count = std::integral_constant<int, N>;
 
+#include "hits.h"
 #include "rows.h"
 
 struct Ops {
@@ -47,6 +48,11 @@ struct Ops {
     __builtin_memcpy(&four, query, 4);
     const int8x16_t all = vreinterpretq_s8_s32(vdupq_n_s32(four));
     for (int i = 0; i < 4; i++) sums.part[i] = vdotq_s32(sums.part[i], rows.part[i], all);
+  }
+  static Ints Add(const Ints& a, const Ints& b) {
+    Ints ints;
+    for (int i = 0; i < 4; i++) ints.part[i] = vaddq_s32(a.part[i], b.part[i]);
+    return ints;
   }
   static Floats ToFloats(const Ints& ints) {
     Floats floats;
@@ -82,14 +88,13 @@ struct Ops {
     }
     return mask;
   }
-  static void Append(Hits& hits, const Floats& upper, uint32_t mask, int32_t first_row) {
-    float lanes[kGroup];
-    for (int i = 0; i < 4; i++) vst1q_f32(lanes + i * 4, upper.part[i]);
-    for (; mask != 0; mask &= mask - 1) {
-      const int lane = __builtin_ctz(mask);
-      hits.upper[hits.count] = lanes[lane];
-      hits.rows[hits.count++] = first_row + lane;
-    }
+  static void Store(const Ints& ints, int32_t* to) {
+    for (int i = 0; i < 4; i++) vst1q_s32(to + i * 4, ints.part[i]);
+  }
+  static void Append(Hits& hits, const Ints& sums, uint32_t mask, int32_t first_row) {
+    int32_t lanes[kGroup];
+    Store(sums, lanes);
+    AppendLanes(hits, lanes, mask, first_row);
   }
 };
 
@@ -132,7 +137,7 @@ void ScoreRows(const float* vectors, int64_t width, const int32_t* rows, int64_t
 
 }  // namespace
 
-const Variant kNeonDot = {"neon-dot",         4,         2, Available, PackRuns<4>,
+const Variant kNeonDot = {"neon-dot",       4,              Available, PackRuns<4>,
                           ScanRuns<Ops, 4>, EncodePortable, ScoreRows};
 
 }  // namespace phoenix

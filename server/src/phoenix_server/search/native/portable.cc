@@ -9,6 +9,7 @@ namespace {
 template <int N>
 using Count = std::integral_constant<int, N>;
 
+#include "hits.h"
 #include "rows.h"
 
 struct Ops {
@@ -31,6 +32,11 @@ struct Ops {
     for (int i = 0; i < kGroup; i++) {
       for (int c = 0; c < 4; c++) sums.lane[i] += int32_t{line[i * 4 + c]} * int32_t{query[c]};
     }
+  }
+  static Ints Add(const Ints& a, const Ints& b) {
+    Ints ints;
+    for (int i = 0; i < kGroup; i++) ints.lane[i] = a.lane[i] + b.lane[i];
+    return ints;
   }
   static Floats ToFloats(const Ints& ints) {
     Floats floats;
@@ -62,12 +68,13 @@ struct Ops {
     for (int i = 0; i < kGroup; i++) mask |= uint32_t{values.lane[i] >= threshold} << i;
     return mask;
   }
-  static void Append(Hits& hits, const Floats& upper, uint32_t mask, int32_t first_row) {
-    for (; mask != 0; mask &= mask - 1) {
-      const int lane = __builtin_ctz(mask);
-      hits.upper[hits.count] = upper.lane[lane];
-      hits.rows[hits.count++] = first_row + lane;
-    }
+  static void Store(const Ints& ints, int32_t* to) {
+    for (int i = 0; i < kGroup; i++) to[i] = ints.lane[i];
+  }
+  static void Append(Hits& hits, const Ints& sums, uint32_t mask, int32_t first_row) {
+    int32_t lanes[kGroup];
+    Store(sums, lanes);
+    AppendLanes(hits, lanes, mask, first_row);
   }
 };
 
@@ -85,7 +92,7 @@ void Score(const float* vectors, int64_t width, const int32_t* rows, int64_t cou
 
 }  // namespace
 
-const Variant kPortable = {"portable", 4,          2,     Available, PackRuns<4>,
+const Variant kPortable = {"portable",       4,              Available, PackRuns<4>,
                            ScanRuns<Ops, 4>, EncodePortable, Score};
 
 }  // namespace phoenix

@@ -20,19 +20,40 @@ constexpr int kHits = kTileRows + kGroup; // room for the hits of a tile: stores
 
 inline int64_t Quads(int64_t width) { return (width + 3) / 4; }
 
-// A query as the scan sees it: q = scale * codes + fine_scale * fine_codes + error.
-struct CodedQuery {
+// Codes of a query, and the bound of a score's error for a query that is coded so far.
+struct QueryPart {
   float scale;
-  float fine_scale;
-  int32_t offset;      // -128 * the sum of the codes: rows are stored with 128 added
-  int32_t fine_offset;
-  float norm;          // of the coded query, rounded up: the factor of a row's residual norm
-  float slack;         // the part of the error bound that is the same for all rows
+  int32_t offset;  // -128 * the sum of the codes: rows are stored with 128 added
+  float norm;      // of the coded query, rounded up: the factor of a row's residual norm
+  float slack;     // the part of the error bound that is the same for all rows
 };
+
+// A query as the scan sees it: q = coarse.scale * codes + fine.scale * fine_codes + error. The codes
+// are compared with all rows; only where they reach the threshold, the fine codes are as well.
+struct CodedQuery {
+  QueryPart coarse;
+  QueryPart fine;            // its bound is of both
+  const int8_t* fine_codes;  // [J * 4]
+};
+
+// When codes reach a threshold, with few operations a row:
+// (sum + offset) * row_scale + residual * norm + margin >= 0.
+struct Reach {
+  float norm;
+  float margin;
+};
+
+inline Reach ReachOf(const CodedQuery& query, float threshold) {
+  const QueryPart& part = query.coarse;
+  const float margin = (part.slack - threshold) / part.scale;
+  // The factors cover the rounding of the divisions and of the comparison itself.
+  return {part.norm / part.scale * (1.0f + 1e-6f), margin + 1e-6f * __builtin_fabsf(margin)};
+}
 
 // Rows whose upper bound reaches the threshold.
 struct Hits {
   float upper[kHits];
+  int32_t sums[kHits];  // of the products of the coarse codes
   int32_t rows[kHits];
   int32_t count;
 };
@@ -48,7 +69,6 @@ struct Tile {
 // The queries of one call of `scan`.
 struct QueryBlock {
   int queries;
-  bool fine;                        // whether fine codes are used
   bool first;                       // whether no other block has been scanned in this tile
   const CodedQuery* coded;          // [queries]
   const int8_t* packed;             // as `pack` has written it
@@ -58,13 +78,12 @@ struct QueryBlock {
 
 struct Variant {
   const char* name;
-  int block;         // the most queries of one call of `scan`
-  int fine_queries;  // batches of at most so many queries use fine codes
+  int block;  // the most queries of one call of `scan`
   bool (*available)(int64_t quads);
 
-  // Rearranges the codes of a block, [queries][J * 4], and its fine codes.
-  // `packed` has room for 2 * block * J * 4 bytes, rounded up to a multiple of 64.
-  void (*pack)(const int8_t* codes, const int8_t* fine, int queries, int64_t quads, int8_t* packed);
+  // Rearranges the codes of a block, [queries][J * 4].
+  // `packed` has room for block * J * 4 bytes, rounded up to a multiple of 64.
+  void (*pack)(const int8_t* codes, int queries, int64_t quads, int8_t* packed);
 
   // Adds the rows to `hits` that are eligible and whose upper bound is at least the threshold.
   void (*scan)(const Tile& tile, const QueryBlock& block, Hits* hits);

@@ -32,7 +32,7 @@ namespace phoenix {
 namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
-constexpr int32_t kFewest = 1024;             // beyond k, so that the best are chosen seldom
+constexpr int32_t kFewest = 256;              // beyond k, so that the best are chosen seldom
 constexpr int64_t kScoredAtOnce = 64;
 constexpr int32_t kSampled = 16;              // one pair of groups in so many is sampled
 // About what it costs to scan a pair of groups, and to do so for one more query, where scoring a row
@@ -122,13 +122,12 @@ class TopKSearch {
                               search_.eligible + place * search_.eligible_stride);
       }
     }
-    fine_ = static_cast<int>(queries_.size()) <= variant_.fine_queries;
     codes_.resize(queries_.size() * padded_);
     fine_codes_.resize(codes_.size());
     for (Query& query : queries_) {
       const size_t at = query.number * padded_;
-      query.coded = Code(query.vector, shard_.width, shard_.longest, fine_, &codes_[at],
-                         &fine_codes_[at]);
+      query.coded =
+          Code(query.vector, shard_.width, shard_.longest, &codes_[at], &fine_codes_[at]);
     }
   }
 
@@ -145,20 +144,18 @@ class TopKSearch {
     }
     // The codes of each block, one after the other.
     const size_t block = variant_.block;
-    block_bytes_ = (2 * block * padded_ + 63) / 64 * 64;
+    block_bytes_ = (block * padded_ + 63) / 64 * 64;
     packed_.resize((count + block - 1) / block * block_bytes_ + 63);
     coded_.clear();
-    std::vector<int8_t> codes(block * padded_), fine_codes(block * padded_);
+    std::vector<int8_t> codes(block * padded_);
     for (size_t from = 0; from < count; from += block) {
       const size_t size = std::min(block, count - from);
       for (size_t i = 0; i < size; i++) {
         const size_t at = active_[from + i]->number * padded_;
         std::copy_n(&codes_[at], padded_, &codes[i * padded_]);
-        std::copy_n(&fine_codes_[at], padded_, &fine_codes[i * padded_]);
         coded_.push_back(active_[from + i]->coded);
       }
-      variant_.pack(codes.data(), fine_codes.data(), static_cast<int>(size), padded_ / 4,
-                    Packed(from));
+      variant_.pack(codes.data(), static_cast<int>(size), padded_ / 4, Packed(from));
     }
   }
 
@@ -299,7 +296,7 @@ class TopKSearch {
         eligible[i] = query.eligible + row / kPair;
         hits[i].count = 0;
       }
-      const QueryBlock block = {count,        fine_,      from == 0, &coded_[from],
+      const QueryBlock block = {count,        from == 0,  &coded_[from],
                                 Packed(from), thresholds, eligible};
       variant_.scan(tile, block, hits.get());
       for (int i = 0; i < count; i++) {
@@ -429,7 +426,6 @@ class TopKSearch {
   std::unique_ptr<Work> work_;
   std::deque<Query> queries_;  // without padding; a deque, for a query does not move
   std::vector<int8_t> codes_, fine_codes_;
-  bool fine_ = false;
 
   // Of the search that has begun:
   std::vector<Query*> active_;

@@ -15,6 +15,9 @@ struct Ops256 : DotOps {
   static Ints Set(int32_t value) {
     return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)};
   }
+  static Ints Add(Ints a, Ints b) {
+    return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+  }
   static Floats ToFloats(Ints ints) {
     return {_mm256_cvtepi32_ps(ints.low), _mm256_cvtepi32_ps(ints.high)};
   }
@@ -34,14 +37,13 @@ struct Ops256 : DotOps {
     const int high = _mm256_movemask_ps(_mm256_cmp_ps(values.high, least, _CMP_GE_OQ));
     return static_cast<uint32_t>(low | high << 8);
   }
-  static void Append(Hits& hits, Floats upper, uint32_t mask, int32_t first_row) {
-    float lanes[kGroup];
-    _mm256_storeu_ps(lanes, upper.low);
-    _mm256_storeu_ps(lanes + 8, upper.high);
-    for (; mask != 0; mask &= mask - 1) {
-      const int lane = __builtin_ctz(mask);
-      hits.upper[hits.count] = lanes[lane];
-      hits.rows[hits.count++] = first_row + lane;
-    }
+  static void Store(Ints ints, int32_t* to) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), ints.low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 8), ints.high);
+  }
+  static void Append(Hits& hits, Ints sums, uint32_t mask, int32_t first_row) {
+    int32_t lanes[kGroup];
+    Store(sums, lanes);
+    AppendLanes(hits, lanes, mask, first_row);
   }
 };
