@@ -107,9 +107,9 @@ class Rig:
         to = partial(run_closed, self._ghz, self._caching, callers=callers)
         to(known, duration_s=_WARM_UP_S)
         with PhoenixClient(self._caching) as client:
-            before = client.get_stats()
+            before = client.get_serving_stats()
             run = to(mixed, duration_s=duration_s)
-            after = client.get_stats()
+            after = client.get_serving_stats()
         hits = after.user_cache_hits - before.user_cache_hits
         misses = after.user_cache_misses - before.user_cache_misses
         return MixedRun(run.rate, hits / (hits + misses))
@@ -168,7 +168,9 @@ def start_rig(bundle: Path, corpus: Path, ghz: Path) -> Generator[Rig, None, Non
             spawn_server(["--bundle", bundle, "--corpus", corpus, "--log-level", "INFO"])
         )
         caching = stack.enter_context(
-            spawn_server(["--bundle", bundle, "--corpus", corpus], user_cache=_USER_CACHE)
+            spawn_server(
+                ["--bundle", bundle, "--corpus", corpus, "--read-only"], user_cache=_USER_CACHE
+            )
         )
         requests = directory / "requests.bin"
         with PhoenixClient(ours) as client:

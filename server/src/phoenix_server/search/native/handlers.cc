@@ -4,7 +4,6 @@
 //     P  rows of the shard         D  width of a vector     J  D / 4, rounded up
 //     B  queries                   K  results               n  rows that are written
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <condition_variable>
 #include <exception>
@@ -16,6 +15,7 @@
 #include <string_view>
 
 #include "float_mode.h"
+#include "for_each.h"
 #include "scan.h"
 #include "top_k.h"
 #include "xla/ffi/api/ffi.h"
@@ -77,6 +77,22 @@ int Workers(const ffi::ThreadPool& pool) {
   return static_cast<int>(threads < 1 ? 1 : threads);
 }
 
+RunTogether Runner(ffi::ThreadPool& pool) {
+  return [&pool](int workers, const std::function<void(int)>& function) {
+    RunOn(pool, workers, function);
+  };
+}
+
+// Calls a function (first, count) for each tile of some rows.
+template <class Function>
+void ForEachTile(ffi::ThreadPool& pool, int64_t rows, Function function) {
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  ForEach(Runner(pool), Workers(pool), tiles, [&](int, int64_t tile) {
+    const int64_t first = tile * kTileRows;
+    function(first, std::min<int64_t>(kTileRows, rows - first));
+  });
+}
+
 template <class Body>
 ffi::Error Guarded(Body body) {
   const IeeeFloats floats;
@@ -121,10 +137,7 @@ ffi::Error TopK(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> vectors, ffi::Buffer
                            eligible.dimensions()[0] > 1 ? eligible.dimensions()[1] : 0,
                            scores->typed_data(),
                            rows->typed_data()};
-    FindTopK(VariantFor(variant, shard.width), shard, search, Workers(pool),
-             [&](int workers, const std::function<void(int)>& function) {
-               RunOn(pool, workers, function);
-             });
+    FindTopK(VariantFor(variant, shard.width), shard, search, Workers(pool), Runner(pool));
   });
 }
 
@@ -133,21 +146,15 @@ ffi::Error Scores(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> vectors,
                   ffi::ResultBuffer<ffi::F32> scores, std::string_view variant) {
   return Guarded([&] {
     const int64_t rows = vectors.dimensions()[0], width = vectors.dimensions()[1];
-    const int64_t parts = (rows + kTileRows - 1) / kTileRows;
     const Variant& chosen = VariantFor(variant, width);
-    std::atomic<int64_t> next{0};
-    RunOn(pool, Workers(pool), [&](int) {
+    ForEachTile(pool, rows, [&](int64_t first, int64_t count) {
       int32_t numbers[kTileRows];
-      for (int64_t part; (part = next.fetch_add(1)) < parts;) {
-        const int64_t first = part * kTileRows;
-        const int64_t count = std::min<int64_t>(kTileRows, rows - first);
-        for (int64_t i = 0; i < count; i++) numbers[i] = static_cast<int32_t>(first + i);
-        float* out = scores->typed_data() + first;
-        chosen.score(vectors.typed_data(), width, numbers, count, query.typed_data(), out);
-        for (int64_t i = 0; i < count; i++) {
-          const uint32_t word = eligible.typed_data()[(first + i) / kPair];
-          if ((word >> ((first + i) % kPair) & 1) == 0) out[i] = -INFINITY;
-        }
+      for (int64_t i = 0; i < count; i++) numbers[i] = static_cast<int32_t>(first + i);
+      float* out = scores->typed_data() + first;
+      chosen.score(vectors.typed_data(), width, numbers, count, query.typed_data(), out);
+      for (int64_t i = 0; i < count; i++) {
+        const uint32_t word = eligible.typed_data()[(first + i) / kPair];
+        if ((word >> ((first + i) % kPair) & 1) == 0) out[i] = -INFINITY;
       }
     });
   });
@@ -169,17 +176,12 @@ ffi::Error Encode(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> vectors,
                   std::string_view variant) {
   return Guarded([&] {
     const int64_t rows = vectors.dimensions()[0], width = vectors.dimensions()[1];
-    const int64_t parts = (rows + kTileRows - 1) / kTileRows;
     const Variant& chosen = VariantFor(variant, width);
-    std::atomic<int64_t> next{0};
-    RunOn(pool, Workers(pool), [&](int) {
-      for (int64_t part; (part = next.fetch_add(1)) < parts;) {
-        const int64_t last = std::min<int64_t>(rows, (part + 1) * kTileRows);
-        for (int64_t row = part * kTileRows; row < last; row++) {
-          const RowPlace place(codes->typed_data(), bounds->typed_data(), row, width);
-          chosen.encode(vectors.typed_data() + row * width, width, place.lane, place.codes,
-                        place.bounds);
-        }
+    ForEachTile(pool, rows, [&](int64_t first, int64_t count) {
+      for (int64_t row = first; row < first + count; row++) {
+        const RowPlace place(codes->typed_data(), bounds->typed_data(), row, width);
+        chosen.encode(vectors.typed_data() + row * width, width, place.lane, place.codes,
+                      place.bounds);
       }
     });
   });

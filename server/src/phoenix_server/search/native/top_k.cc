@@ -270,12 +270,7 @@ class TopKSearch {
   // Calls a function (worker, i) for each i below `count`, on all workers.
   template <class Function>
   void ForEach(int64_t count, Function function) {
-    std::atomic<int64_t> next{0};
-    run_(static_cast<int>(std::clamp<int64_t>(count, 1, workers_)), [&](int worker) {
-      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-        function(worker, i);
-      }
-    });
+    phoenix::ForEach(run_, workers_, count, function);
   }
 
   Findings& Of(int worker, size_t query) { return work_->findings[worker * active_.size() + query]; }

@@ -6,15 +6,10 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-
+#include "for_each.h"
 #include "scan.h"
 
 namespace phoenix {
-
-// Runs a function on several threads at once, one of them the caller's, and returns when all calls
-// have ended. The function takes the number of its worker, below the number given.
-using RunTogether = std::function<void(int workers, const std::function<void(int)>&)>;
 
 struct Shard {
   const float* vectors;     // [P, D]
