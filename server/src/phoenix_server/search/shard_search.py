@@ -29,17 +29,19 @@ class ShardTopK(NamedTuple):
     """The best rows of a shard, K' = min(K, P).
 
     Attributes:
-        scores: [B, K'] f32, in any order; -inf where fewer rows are eligible. The native search
-            returns only the rows that a query needs.
+        scores: [B, K'] f32; -inf where fewer rows are eligible. The native search returns only the
+            rows that a query needs.
         rows: [B, K'] i32, rows of the shard.
         ids: [B, K', 2] u32, as in `Shard.ids`.
         widened: [] i32, the number of queries that needed the scores of all rows.
+        in_order: Whether rows are in the order of an answer; else they are in any order.
     """
 
     scores: jax.Array
     rows: jax.Array
     ids: jax.Array
     widened: jax.Array
+    in_order: bool = False
 
 
 def search_shard(
@@ -64,7 +66,8 @@ def search_shard(
     batch, rows = len(queries), len(shard.vectors)
     if config.scan == "native":
         scores, found_rows = native.top_k(shard, eligible, queries, wanted, min(k, rows), config)
-        return ShardTopK(scores, found_rows, _ids(shard, found_rows), jnp.zeros((), jnp.int32))
+        none = jnp.zeros((), jnp.int32)
+        return ShardTopK(scores, found_rows, _ids(shard, found_rows), none, in_order=True)
     blocks = rows // config.block_rows
     chosen = k + 32 + k // 16  # C: a margin between the K-th score and the blocks left out
     if 2 * chosen >= blocks:  # the chosen blocks would be most of the shard

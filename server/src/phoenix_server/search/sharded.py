@@ -285,8 +285,8 @@ class ShardedLayout(ScanConfig):
         self, shard: Shard, eligible: jax.Array, queries: jax.Array, wanted: jax.Array, k: int
     ) -> TopK:
         """Return the K best rows of all shards, the same on each. Runs inside `shard_map`."""
-        scores, rows, ids, widened = search_shard(shard, eligible, queries, wanted, k, self)
-        in_order_already = self.scan == "native" and self.shards == 1
+        found = search_shard(shard, eligible, queries, wanted, k, self)
+        scores, rows, ids, widened = found[:4]
         rows = rows + lax.axis_index(AXIS) * self.padded_rows
         count = jnp.sum(lax.population_count(eligible).astype(jnp.int32), axis=1)
         count, widened = lax.psum((count, widened), AXIS)
@@ -299,7 +299,7 @@ class ShardedLayout(ScanConfig):
             scores = jnp.take_along_axis(scores, best, axis=1, mode="fill", fill_value=-jnp.inf)
             rows = jnp.take_along_axis(rows, best, axis=1, mode="clip")
             ids = jnp.take_along_axis(ids, best[..., None], axis=1, mode="clip")
-        if not in_order_already:
+        if self.shards > 1 or not found.in_order:
             scores, rows = in_order(scores, rows, ids, queries)
         return TopK(scores, rows, count, widened)
 
