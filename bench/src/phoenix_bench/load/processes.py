@@ -77,12 +77,12 @@ def spawn_child(
 
 @contextmanager
 def spawn_server(
-    arguments: Sequence[str | Path], *, user_cache: int = 0
+    arguments: Sequence[str | Path], *, caches_users: bool = False
 ) -> Generator[str, None, None]:
     """Run `phoenix-server serve` on a free port; yield its address when it is idle.
 
-    By default it has no user cache: most suites send the same requests again and again, and each is
-    to run the user tower.
+    Unless it `caches_users`, as a server does by default, it has no user cache: most suites send
+    the same requests again and again, and each is to run the user tower.
 
     The server continues to compile after it is SERVING. To keep that out of measurements, this
     waits until it is idle.
@@ -91,7 +91,8 @@ def spawn_server(
         ChildError: It ended before, or did not become idle.
     """
     command = [sys.executable, "-m", "phoenix_server", "serve", "--listen", "127.0.0.1:0"]
-    command += ["--user-cache", str(user_cache)]
+    if not caches_users:
+        command += ["--user-cache", "0"]
     with subprocess.Popen(
         [*command, *map(str, arguments)], stderr=subprocess.PIPE, text=True
     ) as process:

@@ -35,7 +35,6 @@ _WARM_UP_S = 2.0
 _WARM_UP_CALLERS = 64
 _SETTLE_S = 2.0
 _REGULARS = 300  # users who come again
-_USER_CACHE = 1 << 16
 
 
 class MixedRun(NamedTuple):
@@ -104,11 +103,11 @@ class Rig:
         known = self._requests.with_name("regulars.bin")
         write_requests(regulars, known)
         write_requests(let_users_repeat(new, regulars, seed=turn), mixed)
-        to = partial(run_closed, self._ghz, self._caching, callers=callers)
-        to(known, duration_s=_WARM_UP_S)
+        load = partial(run_closed, self._ghz, self._caching, callers=callers)
+        load(known, duration_s=_WARM_UP_S)
         with PhoenixClient(self._caching) as client:
             before = client.get_serving_stats()
-            run = to(mixed, duration_s=duration_s)
+            run = load(mixed, duration_s=duration_s)
             after = client.get_serving_stats()
         hits = after.user_cache_hits - before.user_cache_hits
         misses = after.user_cache_misses - before.user_cache_misses
@@ -168,9 +167,7 @@ def start_rig(bundle: Path, corpus: Path, ghz: Path) -> Generator[Rig, None, Non
             spawn_server(["--bundle", bundle, "--corpus", corpus, "--log-level", "INFO"])
         )
         caching = stack.enter_context(
-            spawn_server(
-                ["--bundle", bundle, "--corpus", corpus, "--read-only"], user_cache=_USER_CACHE
-            )
+            spawn_server(["--bundle", bundle, "--corpus", corpus, "--read-only"], caches_users=True)
         )
         requests = directory / "requests.bin"
         with PhoenixClient(ours) as client:

@@ -24,9 +24,6 @@ constexpr int kFewQueries = 6;  // up to which AVX-512 is at least as fast
 constexpr int kStep = 64;       // components of one tile
 constexpr int kQuadsOfStep = kStep / 4;
 
-template <int N>
-using Count = std::integral_constant<int, N>;
-
 #include "rows.h"
 #include "x86_512.h"
 #include "scan_impl.h"

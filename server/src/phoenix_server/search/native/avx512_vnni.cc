@@ -11,9 +11,6 @@
 namespace phoenix {
 namespace {
 
-template <int N>
-using Count = std::integral_constant<int, N>;
-
 #include "rows.h"
 #include "x86_512.h"
 #include "x86_rows.h"

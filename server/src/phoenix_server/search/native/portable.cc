@@ -6,9 +6,6 @@
 namespace phoenix {
 namespace {
 
-template <int N>
-using Count = std::integral_constant<int, N>;
-
 #include "hits.h"
 #include "rows.h"
 

@@ -1,5 +1,6 @@
 // The scan of a tile, for an instruction set that `Ops` describes. Include it inside an anonymous
-// namespace: each variant is compiled with its own flags, and must not share a symbol with others.
+// namespace, and <type_traits> before: each variant is compiled with its own flags, and must not share
+// a symbol with others.
 
 // Keeps those hits of a query whose upper bound by all of its codes reaches the threshold. Before,
 // `sums` are the products of the coarse codes; the hits of a group lie together.
@@ -105,6 +106,9 @@ void PackRuns(const int8_t* codes, int queries, int64_t quads, int8_t* packed) {
     q += run;
   }
 }
+
+template <int N>
+using Count = std::integral_constant<int, N>;
 
 template <class Ops, int LONGEST>
 void ScanRuns(const Tile& tile, const QueryBlock& block, Hits* hits) {
