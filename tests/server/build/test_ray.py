@@ -131,6 +131,23 @@ def test_an_unreachable_cluster_is_reported(posts: Path, bundle: Bundle, tmp_pat
     assert list(tmp_path.iterdir()) == [posts]
 
 
+def test_a_cluster_that_does_not_start_is_reported(
+    posts: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time_out(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    ray: Any = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", time_out)
+    with pytest.raises(
+        StartupError,
+        match=r"^Ray at this machine does not answer: The current node timed out during startup\.",
+    ):
+        build_corpus([posts], bundle, tmp_path / "corpus", _RAY)
+    assert not (tmp_path / "corpus").exists()
+
+
 def test_a_missing_ray_package_is_reported_with_the_extra(
     posts: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
